@@ -1,0 +1,57 @@
+"""A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail."""
+
+from retryexec._attempt import Attempt, current_attempt
+from retryexec._backoff import (
+    Backoff,
+    ConstantBackoff,
+    DecorrelatedJitterBackoff,
+    EqualJitterBackoff,
+    ExponentialBackoff,
+    FibonacciBackoff,
+    FullJitterBackoff,
+    LinearBackoff,
+    StopBackoff,
+    ZeroBackoff,
+)
+from retryexec._clock import Clock
+from retryexec._errors import (
+    Cancelled,
+    PendingLimitError,
+    PermanentError,
+    RetryAfter,
+    ShutdownError,
+)
+from retryexec._events import Failure, GiveUp, Retry, ShutdownReport, Stats, StopReason
+from retryexec._executor import Retriable, RetryingExecutor
+from retryexec._future import RetryFuture
+from retryexec._policy import RetryPolicy
+
+__all__ = [
+    "Attempt",
+    "Backoff",
+    "Cancelled",
+    "Clock",
+    "ConstantBackoff",
+    "DecorrelatedJitterBackoff",
+    "EqualJitterBackoff",
+    "ExponentialBackoff",
+    "Failure",
+    "FibonacciBackoff",
+    "FullJitterBackoff",
+    "GiveUp",
+    "LinearBackoff",
+    "PendingLimitError",
+    "PermanentError",
+    "Retriable",
+    "Retry",
+    "RetryAfter",
+    "RetryFuture",
+    "RetryPolicy",
+    "RetryingExecutor",
+    "ShutdownError",
+    "ShutdownReport",
+    "Stats",
+    "StopReason",
+    "ZeroBackoff",
+    "current_attempt",
+]

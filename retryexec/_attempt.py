@@ -1,0 +1,68 @@
+"""What a running job may ask about its own attempt."""
+
+from contextvars import ContextVar
+
+from retryexec._errors import Cancelled
+from retryexec._policy import Progress, Terms
+
+# Set inside the context of one attempt: the job that it is an attempt of.
+running: ContextVar[Progress] = ContextVar("retryexec.running")
+
+
+class Attempt:
+    """One attempt of a job, as the job itself sees it; get it from `current_attempt`.
+
+    Attributes:
+        number: the attempt's number, from 1.
+        previous: what the attempt before raised; None for a first attempt. It has given up its
+            traceback, which would keep that attempt's variables alive through the wait.
+    """
+
+    __slots__ = ("_clock", "_deadline", "_progress", "number", "previous")
+
+    def __init__(self, progress: Progress, terms: Terms) -> None:
+        self.number = progress.attempts
+        self.previous = progress._previous
+        self._progress = progress
+        self._clock = terms.clock
+        self._deadline = progress._deadline(terms.policy)
+
+    def remaining(self) -> float | None:
+        """Return the seconds until the attempt's or the job's limit, whichever is sooner.
+
+        0.0 once it has passed; None if the policy has neither limit.
+        """
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - self._clock.now())
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody has cancelled this job, or shut its executor down for good.
+
+        The attempt runs on all the same, and its outcome is the job's; look here, or call
+        `checkpoint`, where a long attempt can stop early.
+        """
+        return self._progress._is_cancelled()
+
+    def checkpoint(self) -> None:
+        """Raise `Cancelled` if the attempt is `cancelled`."""
+        if self.cancelled:
+            msg = f"cancelled during attempt {self.number}"
+            raise Cancelled(msg) from self.previous
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number}{', cancelled' if self.cancelled else ''}>"
+
+
+def current_attempt() -> Attempt:
+    """Return the attempt that this code runs in.
+
+    Raises:
+        LookupError: no job of an executor or of `retry` is running here.
+    """
+    progress = running.get(None)
+    if progress is None:
+        msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
+        raise LookupError(msg)
+    return Attempt(progress, progress._terms)

@@ -1,0 +1,374 @@
+"""How long to wait: delay sequences.
+
+A backoff is any re-iterable of delays in seconds (numbers or timedeltas); every job iterates
+its own copy, and the end of the sequence means that no retry is left. A list or tuple is one,
+and so is any class with ``__iter__``. The ones here are frozen values that never end, unless
+`Backoff.take` says so.
+"""
+
+import random as _random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import chain, islice, repeat
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from retryexec._validate import Seconds, seconds, whole, within
+
+Random: TypeAlias = Callable[[], float]
+"""Gives floats in [0, 1), as `random.random` does."""
+
+Delays: TypeAlias = Iterable[float] | Iterable[timedelta] | Iterable[Seconds]
+"""Any re-iterable of delays."""
+
+S = TypeVar("S")
+_set = object.__setattr__  # how a frozen dataclass fills its fields
+
+
+class Backoff(ABC):
+    """A delay sequence with combinators; subclass it, or bring any re-iterable instead."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[float]:
+        """Start the sequence: the delays before the first retry, the second, and so on."""
+
+    def take(self, n: int) -> "Backoff":
+        """Return this sequence, ended after *n* delays: at most *n* retries."""
+        return _Take(self, n)
+
+    def then(self, other: Delays) -> "Backoff":
+        """Return this sequence followed by *other*; an endless one never gets that far."""
+        return _Then(self, other)
+
+    def jittered(self, fraction: float, *, random: Random = _random.random) -> "Backoff":
+        """Return this sequence with every delay drawn from delay·(1 ± *fraction*)."""
+        return _Jittered(self, fraction, random)
+
+
+def reiterable(name: str, value: Any) -> Iterable[Any]:
+    """Return *value* if jobs can share it as a backoff; lists and tuples become checked tuples.
+
+    Raises:
+        TypeError: *value* is not iterable, is text, or can be iterated only once.
+        ValueError: a delay in a list or tuple is negative, infinite or NaN.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        msg = (
+            f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
+            f"ExponentialBackoff() (got {value!r})"
+        )
+        raise TypeError(msg)
+    if iter(value) is value:
+        msg = (
+            f"{name} takes a sequence that every job can iterate anew; {value!r} is an iterator, "
+            "used up by the first job: give a list, a tuple, or an object whose __iter__ "
+            "starts afresh"
+        )
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
+
+
+class _Steps(Iterator[float], Generic[S]):
+    """One run through a `_Stepped` backoff: 64 bytes, where a generator would take 340."""
+
+    __slots__ = ("_backoff", "_state")
+
+    def __init__(self, backoff: "_Stepped[S]") -> None:
+        self._backoff = backoff
+        self._state = backoff._start()
+
+    def __next__(self) -> float:
+        delay, self._state = self._backoff._step(self._state)
+        return delay
+
+
+class _Stepped(Backoff, Generic[S]):
+    """An endless backoff, told by its first state and the step from one state to the next."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[float]:
+        return _Steps(self)
+
+    @abstractmethod
+    def _start(self) -> S: ...
+
+    @abstractmethod
+    def _step(self, state: S) -> tuple[float, S]:
+        """Return the delay for *state*, and the state after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroBackoff(Backoff):
+    """Retry at once, for ever."""
+
+    def __iter__(self) -> Iterator[float]:
+        return repeat(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class StopBackoff(Backoff):
+    """Never retry."""
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ConstantBackoff(Backoff):
+    """Wait *interval* seconds before every retry."""
+
+    interval: float
+
+    def __init__(self, interval: Seconds) -> None:
+        _set(self, "interval", seconds("interval", interval))
+
+    def __iter__(self) -> Iterator[float]:
+        return repeat(self.interval)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class LinearBackoff(_Stepped[float]):
+    """Wait *initial* seconds, then *increment* more each time, at most *max_interval*."""
+
+    initial: float
+    increment: float
+    max_interval: float
+
+    def __init__(
+        self, initial: Seconds, increment: Seconds, max_interval: Seconds = 60.0
+    ) -> None:
+        _set(self, "initial", seconds("initial", initial))
+        _set(self, "increment", seconds("increment", increment))
+        _set(self, "max_interval", seconds("max_interval", max_interval))
+
+    def _start(self) -> float:
+        return min(self.initial, self.max_interval)
+
+    def _step(self, state: float) -> tuple[float, float]:
+        return state, min(state + self.increment, self.max_interval)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class FibonacciBackoff(_Stepped[tuple[float, float]]):
+    """Wait *initial* seconds times 1, 1, 2, 3, 5, 8…, at most *max_interval*."""
+
+    initial: float
+    max_interval: float
+
+    def __init__(self, initial: Seconds, max_interval: Seconds = 60.0) -> None:
+        _set(self, "initial", seconds("initial", initial))
+        _set(self, "max_interval", seconds("max_interval", max_interval))
+
+    def _start(self) -> tuple[float, float]:
+        first = min(self.initial, self.max_interval)
+        return first, first
+
+    def _step(self, state: tuple[float, float]) -> tuple[float, tuple[float, float]]:
+        now, after = state
+        return now, (after, min(now + after, self.max_interval))
+
+
+class _Geometric(_Stepped[float]):
+    """An interval that grows by a factor up to a cap, and a draw around it.
+
+    The cap is on the interval, before the draw: a draw clamped afterwards would have every
+    client retry at the same instant, just when the outage is long.
+    """
+
+    __slots__ = ()
+    max_interval: float
+    multiplier: float
+
+    def _step(self, state: float) -> tuple[float, float]:
+        # A product past the largest float is inf, which the cap takes care of.
+        return self._draw(state), min(state * self.multiplier, self.max_interval)
+
+    @abstractmethod
+    def _draw(self, interval: float) -> float: ...
+
+
+def _random_field() -> Random:
+    return field(default=_random.random, repr=False)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class ExponentialBackoff(_Geometric):
+    """Wait about *initial_interval* seconds, then *multiplier* times longer each time.
+
+    The n-th delay is uniform in interval·(1 ± *randomization_factor*), where interval is
+    ``min(max_interval, initial_interval · multiplier**(n - 1))``; names, defaults and formula
+    are those of cenkalti/backoff.
+
+    Args:
+        initial_interval, max_interval: seconds, or timedeltas.
+        multiplier: 1 or more.
+        randomization_factor: 0 (exact) to 1.
+        random: gives floats in [0, 1).
+    """
+
+    initial_interval: float = 0.5
+    multiplier: float = 1.5
+    randomization_factor: float = 0.5
+    max_interval: float = 60.0
+    random: Random = _random_field()
+
+    def __init__(
+        self,
+        initial_interval: Seconds = 0.5,
+        multiplier: float = 1.5,
+        randomization_factor: float = 0.5,
+        max_interval: Seconds = 60.0,
+        *,
+        random: Random = _random.random,
+    ) -> None:
+        _set(self, "initial_interval", seconds("initial_interval", initial_interval))
+        _set(self, "multiplier", _multiplier(multiplier))
+        factor = within("randomization_factor", randomization_factor, 0.0, 1.0)
+        _set(self, "randomization_factor", factor)
+        _set(self, "max_interval", seconds("max_interval", max_interval))
+        _set(self, "random", _checked(random))
+
+    def _start(self) -> float:
+        return min(self.initial_interval, self.max_interval)
+
+    def _draw(self, interval: float) -> float:
+        factor = self.randomization_factor
+        return interval * (1.0 - factor + 2.0 * factor * self.random()) if factor else interval
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class _Jitter(_Geometric):
+    base: float
+    multiplier: float
+    max_interval: float
+    random: Random = _random_field()
+
+    def __init__(
+        self,
+        base: Seconds = 0.5,
+        multiplier: float = 2.0,
+        max_interval: Seconds = 60.0,
+        *,
+        random: Random = _random.random,
+    ) -> None:
+        _set(self, "base", seconds("base", base))
+        _set(self, "multiplier", _multiplier(multiplier))
+        _set(self, "max_interval", seconds("max_interval", max_interval))
+        _set(self, "random", _checked(random))
+
+    def _start(self) -> float:
+        return min(self.base, self.max_interval)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class FullJitterBackoff(_Jitter):
+    """Wait anything between 0 and an interval that grows *multiplier* times each time.
+
+    ``uniform(0, min(max_interval, base · multiplier**(n - 1)))``; *base* and *max_interval* in
+    seconds. Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (Full Jitter).
+    """
+
+    def _draw(self, interval: float) -> float:
+        return interval * self.random()
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class EqualJitterBackoff(_Jitter):
+    """Wait between half and all of an interval that grows *multiplier* times each time.
+
+    ``v/2 + uniform(0, v/2)`` with ``v = min(max_interval, base · multiplier**(n - 1))``; *base*
+    and *max_interval* in seconds. Source: AWS Architecture Blog, as above (Equal Jitter).
+    """
+
+    def _draw(self, interval: float) -> float:
+        return interval * (0.5 + 0.5 * self.random())
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class DecorrelatedJitterBackoff(_Stepped[float]):
+    """Wait anything between *base* and three times the wait before.
+
+    ``uniform(base, min(max_interval, 3 · previous))``, in seconds, with *base* as the first
+    previous. Source: AWS Architecture Blog, as above (Decorrelated Jitter), but with the range
+    clamped rather than the draw, so that draws do not pile up at *max_interval*.
+    """
+
+    base: float
+    max_interval: float
+    random: Random = _random_field()
+
+    def __init__(
+        self,
+        base: Seconds = 0.5,
+        max_interval: Seconds = 60.0,
+        *,
+        random: Random = _random.random,
+    ) -> None:
+        _set(self, "base", seconds("base", base))
+        _set(self, "max_interval", seconds("max_interval", max_interval))
+        _set(self, "random", _checked(random))
+
+    def _start(self) -> float:
+        return self.base
+
+    def _step(self, state: float) -> tuple[float, float]:
+        high = min(self.max_interval, 3.0 * state)
+        low = min(self.base, high)
+        delay = low + (high - low) * self.random()
+        return delay, delay
+
+
+@dataclass(frozen=True, slots=True)
+class _Take(Backoff):
+    backoff: Backoff
+    n: int
+
+    def __post_init__(self) -> None:
+        whole("n", self.n, least=0)
+
+    def __iter__(self) -> Iterator[float]:
+        return islice(self.backoff, self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class _Then(Backoff):
+    first: Backoff
+    second: Delays
+
+    def __post_init__(self) -> None:
+        _set(self, "second", reiterable("other", self.second))
+
+    def __iter__(self) -> Iterator[float]:
+        return chain(self.first, (seconds("a delay", delay) for delay in self.second))
+
+
+@dataclass(frozen=True, slots=True)
+class _Jittered(Backoff):
+    backoff: Backoff
+    fraction: float
+    random: Random = _random_field()
+
+    def __post_init__(self) -> None:
+        _set(self, "fraction", within("fraction", self.fraction, 0.0, 1.0))
+        _checked(self.random)
+
+    def __iter__(self) -> Iterator[float]:
+        low, width = 1.0 - self.fraction, 2.0 * self.fraction
+        return (seconds("a delay", d) * (low + width * self.random()) for d in self.backoff)
+
+
+def _multiplier(value: float) -> float:
+    return within("multiplier", value, 1.0, float("inf"))
+
+
+def _checked(random: Any) -> Random:
+    if not callable(random):
+        msg = f"random takes a callable that gives floats in [0, 1), as random.random (got {random!r})"
+        raise TypeError(msg)
+    return random  # type: ignore[no-any-return]

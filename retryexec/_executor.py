@@ -1,0 +1,310 @@
+"""RetryingExecutor: what users hold, over the pool that does the work."""
+
+import inspect
+import os
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextvars import copy_context
+from itertools import count, islice
+from time import monotonic
+from types import TracebackType
+from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
+
+from typing_extensions import Self
+
+from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
+from retryexec._future import RetryFuture
+from retryexec._policy import RetryPolicy
+from retryexec._pool import JobTerms, Pool, Setup, Worker, after_shutdown
+from retryexec._process import register
+from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
+
+P = ParamSpec("P")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_prefixes = count()
+
+
+@runtime_checkable
+class Retriable(Protocol[T_co]):
+    """A job: anything with an ``exec()``, which is called for each attempt."""
+
+    def exec(self) -> T_co:
+        """Do the work once; raise if it failed."""
+        ...
+
+
+class RetryingExecutor(Executor):
+    """A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail.
+
+    Used as `ThreadPoolExecutor` is, ``with`` included. A job between two attempts holds no
+    thread, so *max_workers* bounds the attempts at one time and nothing else.
+
+    Args:
+        max_workers: the most threads, started as they are needed; by default as many as
+            ThreadPoolExecutor would take.
+        thread_name_prefix: how the threads' names begin.
+        initializer, initargs: called as ``initializer(*initargs)`` in each new thread. If it
+            raises, the executor is broken: pending jobs fail, and so does `submit`.
+        policy: when to try again; `using` gives another one to some of the jobs.
+        max_pending: the most jobs unresolved at a time; `submit` blocks until there is room.
+            None for no limit.
+        on_retry: called with a `Retry` before each wait, in the worker and the job's context.
+        on_give_up: called with a `GiveUp` when a job fails for good, before its future does.
+            With neither hook, a failure that nobody reads off the future is logged, once.
+        exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
+            jobs, before it abandons them and logs their names. None waits for all of them.
+        clock: where the time comes from.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be right; the message names it.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen, so one serves all
+        max_pending: int | None = None,
+        on_retry: Callable[[Retry], object] | None = None,
+        on_give_up: Callable[[GiveUp], object] | None = None,
+        exit_timeout: Seconds | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if max_workers is None:
+            # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
+            max_workers = min(32, (_cpu_count() or 1) + 4)
+        setup = Setup(
+            max_workers=whole("max_workers", max_workers, least=1),
+            thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{next(_prefixes)}",
+            initializer=function("initializer", initializer),
+            initargs=tuple(initargs),
+            max_pending=None if max_pending is None else whole("max_pending", max_pending, least=1),
+            on_retry=function("on_retry", on_retry),
+            on_give_up=function("on_give_up", on_give_up),
+            exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
+            clock=SYSTEM_CLOCK if clock is None else clock,
+        )
+        self._whole: RetryingExecutor | None = None  # the executor that this is a view of
+        self._policy = _checked_policy(policy)
+        self._move(Pool(setup))
+
+    def _move(self, pool: Pool) -> None:
+        """Hand all further jobs to *pool*."""
+        self._pool = pool
+        self._terms = JobTerms(self._policy, pool.setup.clock, pool)
+        register(self)
+        if self._whole is None:
+            # A forgotten executor takes no more jobs, so its threads end once its jobs have.
+            weakref.finalize(self, pool.close, after_shutdown).atexit = False
+
+    @overload
+    def submit(self, fn: Retriable[T], /, *args: Any, **kwargs: Any) -> RetryFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> RetryFuture[T]: ...
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> RetryFuture[Any]:
+        """Take a job and return its future at once.
+
+        Args:
+            fn: a `Retriable`, run by its ``exec()``, or a callable.
+            args, kwargs: what it is called with, each time.
+
+        Raises:
+            TypeError: *fn* is neither.
+            RuntimeError: the executor is shut down, or broken.
+            PendingLimitError: `max_pending` is reached and this is one of its own workers.
+        """
+        future: RetryFuture[Any] = RetryFuture()
+        # On the class, so that an object which answers to every name is still just called.
+        if not hasattr(fn.__class__, "exec"):
+            call = fn if callable(fn) and not hasattr(fn, "exec") else _unusual_call(fn)
+        elif callable(call := fn.exec):
+            pass
+        else:
+            call = _unusual_call(fn)
+        if getattr(call, "__code__", _PLAIN).co_flags & inspect.CO_COROUTINE:
+            raise TypeError(_coroutine_refusal(fn))
+        future: RetryFuture[Any] = RetryFuture()
+        future._terms = self._terms
+        future._work = (fn, call, args, kwargs, copy_context())
+        self._pool.accept(future)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator like ``map(fn, *iterables)``, whose calls run concurrently.
+
+        Args:
+            fn: called with one item of each iterable.
+            timeout: seconds from this call until the last result must be there.
+            chunksize: taken for the sake of other executors; threads need no chunks.
+            buffersize: the most jobs submitted ahead of the results taken; None submits all
+                items at once, and so cannot take an endless iterable.
+
+        Raises:
+            TimeoutError: from the iterator, when *timeout* has passed.
+            Exception: from the iterator, what a call finally failed with.
+        """
+        whole("chunksize", chunksize, least=1)
+        if buffersize is not None:
+            buffersize = whole("buffersize", buffersize, least=1)
+        deadline = None if timeout is None else monotonic() + timeout
+        items = zip(*iterables, strict=False)
+        futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
+        return self._results(fn, items, futures, deadline)
+
+    def _results(
+        self,
+        fn: Callable[..., T],
+        items: Iterator[tuple[Any, ...]],
+        futures: deque[RetryFuture[T]],
+        deadline: float | None,
+    ) -> Iterator[T]:
+        try:
+            while futures:
+                for item in islice(items, 1):
+                    futures.append(self.submit(fn, *item))
+                timeout = None if deadline is None else deadline - monotonic()
+                # No name for future or result: while it is out, it is the caller's alone.
+                yield _result_or_cancel(futures.popleft(), timeout)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def using(self, policy: RetryPolicy | None = None, **changes: Any) -> "RetryingExecutor":
+        """Return a view of this executor, with the same threads, that submits by another policy.
+
+        Args:
+            policy: the view's policy; by default this executor's own.
+            changes: changes to it, as in ``using(max_attempts=3)``.
+
+        Raises:
+            TypeError, ValueError: a change cannot be right; the message names it.
+        """
+        view = object.__new__(RetryingExecutor)
+        view._whole = self._whole or self
+        policy = self._policy if policy is None else _checked_policy(policy)
+        view._policy = policy.replace(**changes) if changes else policy
+        view._move(self._pool)
+        return view
+
+    def shutdown(
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        timeout: Seconds | None = None,
+    ) -> ShutdownReport:
+        """Take no more jobs, and let those accepted come to their ends.
+
+        Args:
+            wait: whether to return only then: when all jobs have ended, those in backoff
+                included, and the threads too.
+            cancel_futures: cancel the jobs that are queued or in backoff; a running attempt
+                is its job's last.
+            timeout: seconds (or a timedelta) after which no further attempt starts: jobs still
+                queued or in backoff end with `ShutdownError`. Attempts that run on are not
+                waited for.
+
+        Returns:
+            what became of all the jobs this executor ever accepted.
+
+        Raises:
+            RuntimeError: called with *wait* from one of the executor's own jobs.
+        """
+        limit = None if timeout is None else seconds("timeout", timeout)
+        return self._pool.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        self.shutdown(wait=True)
+        return False
+
+    def stats(self) -> Stats:
+        """Return how many jobs are where, and what became of the others, at this moment."""
+        return self._pool.stats()
+
+    @property
+    def _max_workers(self) -> int:
+        # Monitoring tools, and CPython's own tests, read this and the next off any pool.
+        return self._pool.setup.max_workers
+
+    @property
+    def _threads(self) -> set[Worker]:
+        return set(self._pool.threads())
+
+    def __repr__(self) -> str:
+        s = self._pool.snapshot()
+        return (
+            f"<{type(self).__name__} {self._pool.setup.thread_name_prefix!r}: {s.queued} queued, "
+            f"{s.running} running, {s.waiting} waiting, {s.succeeded} succeeded, "
+            f"{s.failed} failed, {s.cancelled} cancelled>"
+        )
+
+
+def _result_or_cancel(future: RetryFuture[T], timeout: float | None) -> T:
+    try:
+        return future.result(timeout)
+    finally:
+        future.cancel()
+        del future  # a frame of the traceback, if there is one, does not hold it
+
+
+def _cpu_count() -> int | None:
+    # From 3.13 on the standard library asks for the CPUs of this process.
+    count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count_cpus()
+
+
+def _checked_policy(value: Any) -> RetryPolicy:
+    if not isinstance(value, RetryPolicy):
+        msg = f"policy takes a RetryPolicy, such as RetryPolicy(max_attempts=5) (got {value!r})"
+        raise TypeError(msg)
+    return value
+
+
+def _unusual_call(job: Any) -> Callable[..., Any]:
+    """Return what to call for a *job* that is not plainly one; refuse what is none."""
+    if inspect.isclass(job):
+        msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
+        raise TypeError(msg)
+    if callable(job):
+        return job  # type: ignore[no-any-return]
+    call = getattr(job, "exec", None)
+    if callable(call):
+        return call  # type: ignore[no-any-return]
+    msg = f"submit takes an object with exec(), or a callable (got {job!r})"
+    raise TypeError(msg)
+
+
+# Stands in for the code of callables that have none of their own.
+_PLAIN = _unusual_call.__code__
+
+
+def _coroutine_refusal(job: Any) -> str:
+    return (
+        f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
+        "awaited: submit a plain function, or one that calls asyncio.run()"
+    )

@@ -1,0 +1,89 @@
+"""The process that executors live in: what happens at its exit, and in its forked children."""
+
+import concurrent.futures.thread  # noqa: F401  registers its own exit hook, which runs after ours
+import os
+import threading
+import weakref
+from typing import Protocol
+
+from retryexec._pool import Pool
+
+# Guards all below; held across a fork, so that the child finds it in order.
+_lock = threading.RLock()
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+_owners: "weakref.WeakSet[Owner]" = weakref.WeakSet()
+_exiting = False
+
+EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
+
+
+class Owner(Protocol):
+    """An executor, or a view of one: it hands jobs to a pool, and to another one after a fork."""
+
+    _pool: Pool
+
+    def _move(self, pool: Pool) -> None: ...
+
+
+def register(owner: Owner) -> None:
+    """Look after *owner* and its pool until both are gone."""
+    with _lock:
+        _owners.add(owner)
+        _pools.add(owner._pool)
+        if _exiting:
+            owner._pool.close(_refuse)
+
+
+def _refuse() -> Exception:
+    return RuntimeError(EXIT_REFUSAL)
+
+
+def _finish_pools() -> None:
+    """Let all that was accepted finish, before the interpreter goes."""
+    global _exiting
+    with _lock:
+        _exiting = True
+        pools = list(_pools)
+    for pool in pools:
+        pool.close(_refuse)
+    for pool in pools:
+        pool.finish_at_exit()
+
+
+_held: list[Pool] = []  # the pools whose locks a fork under way holds
+
+
+def _before_fork() -> None:
+    """Take all locks, so that the child inherits none that a thread of the parent holds."""
+    _lock.acquire()
+    _held[:] = _pools
+    for pool in _held:
+        pool.lock.acquire()
+
+
+def _after_fork() -> None:
+    for pool in _held:
+        pool.lock.release()
+    _held.clear()
+    _lock.release()
+
+
+def _in_child() -> None:
+    """Give every executor a pool with threads of its own, and fail what only the parent runs."""
+    pools = _held.copy()
+    _after_fork()
+    heirs = {pool: pool.heir() for pool in pools}
+    for owner in list(_owners):
+        owner._move(heirs[owner._pool])
+    for pool in pools:
+        _pools.discard(pool)
+        pool.abandon_after_fork()
+
+
+# Before the interpreter joins non-daemon threads, which atexit's functions come too late for;
+# the standard library's own pool ends its threads from the same place.
+threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child
+    )

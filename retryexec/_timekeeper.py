@@ -1,0 +1,191 @@
+"""One thread, one heap: what is due when.
+
+A job that waits for its next attempt is an entry here and nothing else. The timekeeper never
+runs user code: when a job is due it hands it on, and that is all.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from operator import itemgetter
+from threading import Condition, Thread
+from typing import Any, TypeAlias
+
+from retryexec._clock import Clock
+from retryexec._future import RetryFuture
+
+Job: TypeAlias = RetryFuture[Any]
+
+# Below this many, dead entries are not worth a sweep.
+_FEW = 64
+
+
+class Timekeeper:
+    """Hands each job to *release* when it is due, in the order of due times.
+
+    Args:
+        clock: what "due" is measured by.
+        lock: the pool's; guards all here but the inbox.
+        release: called, under the lock, with the jobs that have come due.
+        name: the thread's name.
+        daemon: whether the interpreter may exit without waiting for the thread.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        lock: Any,
+        release: Callable[[list[Job]], object],
+        *,
+        name: str,
+        daemon: bool,
+    ) -> None:
+        self._clock = clock
+        self._release = release
+        self._name = name
+        self._daemon = daemon
+        self._lock = lock
+        # Notified when the thread sleeps longer than a new job does, and by close().
+        self._earlier = Condition(lock)
+        # Jobs on their way into the heap. Workers only append, without the lock, for which they
+        # would all queue up: the thread, or whoever has the lock and wants to know, absorbs them.
+        self._inbox: deque[Job] = deque()
+        # (due, order of arrival, job). A job's entry is alive while the job's _due is a number;
+        # one that was cancelled stays until it surfaces or until the dead are the majority,
+        # since searching for it would cost more.
+        self._heap: list[tuple[float, int, Job]] = []
+        self._arrivals = count()
+        self._dead = 0  # how many of the entries and of those in the inbox
+        # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
+        self._asleep_until = -math.inf
+        self._closed = False
+        self._thread: Thread | None = None  # started with the first delay
+
+    def schedule(self, job: Job, due: float) -> bool:
+        """Keep *job* until *due*; False if closed."""
+        if self._thread is None:
+            self._start()
+        job._due = due
+        self._inbox.append(job)
+        # In this order, and the thread's in the other: it says until when it sleeps and then
+        # looks into the inbox. Both look after they have written, so one sees the other. (The
+        # deque's own operations order the two where there is no GIL.) Likewise with close().
+        if due < self._asleep_until:
+            with self._lock:
+                self._earlier.notify()
+        return not self._closed or self._left_by_close(job)
+
+    def discard(self, job: Job) -> bool:
+        """Forget *job*, which was cancelled; False if it is not waiting here."""
+        with self._lock:
+            if job._due is None:
+                return False
+            job._due = None
+            self._dead += 1
+            if self._dead > _FEW and self._dead * 2 > len(self._heap):
+                self._absorb()
+                self._heap = [entry for entry in self._heap if entry[2]._due is not None]
+                heapify(self._heap)
+                self._dead = 0
+            return True
+
+    def close(self) -> list[Job]:
+        """Take no more jobs, end the thread, and return the jobs still waiting, by due time."""
+        with self._lock:
+            self._closed = True
+            self._absorb()
+            left, self._heap, self._dead = self._heap, [], 0
+            self._earlier.notify()
+            waiting = [job for _, _, job in sorted(left) if job._due is not None]
+            for job in waiting:
+                job._due = None
+            return waiting
+
+    def join(self) -> None:
+        """Wait until the thread has ended, after close()."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def __len__(self) -> int:
+        """Return how many jobs are waiting."""
+        return max(0, len(self._heap) + len(self._inbox) - self._dead)
+
+    def next_due(self) -> float:
+        """Return when the earliest job is due; infinity if none is waiting."""
+        with self._lock:
+            self._absorb()
+            while self._heap and self._heap[0][2]._due is None:
+                heappop(self._heap)
+                self._dead -= 1
+            return self._heap[0][0] if self._heap else math.inf
+
+    def poke(self) -> None:
+        """Make the thread look at the clock again."""
+        with self._lock:
+            self._earlier.notify()
+
+    def longest_waiting(self) -> Job | None:
+        """Return the job that has waited longest, found by looking at all of them."""
+        with self._lock:
+            self._absorb()
+            entries = self._heap.copy()
+        alive = (entry for entry in entries if entry[2]._due is not None)
+        first = min(alive, key=itemgetter(1), default=None)
+        return None if first is None else first[2]
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._closed:
+                thread = Thread(target=self._keep, name=self._name, daemon=self._daemon)
+                thread.start()
+                self._thread = thread
+
+    def _absorb(self) -> None:
+        """Take the inbox into the heap; lock held."""
+        while True:
+            try:
+                job = self._inbox.popleft()
+            except IndexError:
+                return
+            if job._due is None:
+                self._dead -= 1
+            else:
+                heappush(self._heap, (job._due, next(self._arrivals), job))
+
+    def _left_by_close(self, job: Job) -> bool:
+        """Return whether close() has taken *job*, and not come too early for it."""
+        with self._lock:
+            if job._due is None:
+                return True
+            self._inbox.remove(job)
+            job._due = None
+            return False
+
+    def _keep(self) -> None:
+        """Run the thread: sleep until the earliest entry is due, without ever polling."""
+        with self._lock:
+            while not self._closed:
+                due = self.next_due()
+                now = self._clock.now()
+                if due <= now:
+                    # Still under the lock, so that no job is ever between here and the queue:
+                    # whoever closes both, one after the other, has seen them all.
+                    self._release(self._take_due(now))
+                    continue
+                self._asleep_until = due
+                if self.next_due() == due:  # the look after the word
+                    self._clock.wait(self._earlier, due)
+                self._asleep_until = -math.inf
+
+    def _take_due(self, now: float) -> list[Job]:
+        taken = []
+        while self._heap and self._heap[0][0] <= now:
+            _, _, job = heappop(self._heap)
+            if job._due is None:
+                self._dead -= 1
+            else:
+                job._due = None
+                taken.append(job)
+        return taken

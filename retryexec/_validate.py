@@ -1,0 +1,88 @@
+"""Arguments that cannot be right are refused here, by value and with the way out."""
+
+import math
+import operator
+from datetime import timedelta
+from numbers import Real
+from typing import Any, TypeAlias
+
+Seconds: TypeAlias = float | timedelta
+"""A span of time: seconds as a number, or a `datetime.timedelta`."""
+
+
+def seconds(name: str, value: Any) -> float:
+    """Return *value*, seconds or a timedelta, as seconds.
+
+    Raises:
+        TypeError: *value* is neither a number nor a timedelta.
+        ValueError: *value* is negative, infinite or not a number.
+    """
+    if isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        number = _as_float(value)
+    else:
+        msg = f"{name} takes seconds as a number, or a timedelta (got {value!r})"
+        raise TypeError(msg)
+    if not 0.0 <= number < math.inf:  # NaN fails this comparison too
+        msg = f"{name} takes seconds from 0 up, finite (got {value!r})"
+        raise ValueError(msg)
+    return number
+
+
+def seconds_or_none(name: str, value: Any) -> float | None:
+    """Return *value* as seconds, or None where None stands for no limit."""
+    return None if value is None else seconds(name, value)
+
+
+def whole(name: str, value: Any, *, least: int) -> int:
+    """Return *value* as an int of at least *least*.
+
+    Raises:
+        TypeError: *value* is not a whole number.
+        ValueError: *value* is smaller than *least*.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        msg = f"{name} takes a whole number from {least} up (got {value!r})"
+        raise TypeError(msg) if not isinstance(value, Real) else ValueError(msg)
+    if number < least:
+        msg = f"{name} takes a whole number from {least} up (got {value!r})"
+        raise ValueError(msg)
+    return number
+
+
+def within(name: str, value: Any, low: float, high: float) -> float:
+    """Return *value* as a float between *low* and *high*, both included.
+
+    Raises:
+        TypeError: *value* is not a number.
+        ValueError: *value* lies outside, or is not a number at all (NaN).
+    """
+    bounds = f"from {low:g} up" if high == math.inf else f"from {low:g} to {high:g}"
+    if not isinstance(value, Real) or isinstance(value, bool):
+        msg = f"{name} takes a number {bounds} (got {value!r})"
+        raise TypeError(msg)
+    number = _as_float(value)
+    if not low <= number <= high or math.isinf(number):
+        msg = f"{name} takes a finite number {bounds} (got {value!r})"
+        raise ValueError(msg)
+    return number
+
+
+def function(name: str, value: Any) -> Any:
+    """Return *value*, which is callable or None; raise TypeError for anything else."""
+    if value is not None and not callable(value):
+        msg = f"{name} takes a callable or None (got {value!r})"
+        raise TypeError(msg)
+    return value
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an int past the largest float
+        return math.inf

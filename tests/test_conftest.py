@@ -1,0 +1,102 @@
+"""What `conftest.py` promises about leaks: they fail the test that made them."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import threading
+from concurrent.futures import Future
+
+import pytest
+from retryexec import RetryFuture, RetryingExecutor
+
+kept = []
+never = threading.Event()
+
+
+def wait_for_nothing():
+    thread = threading.Thread(target=never.wait, name="forgotten", daemon=True)
+    thread.start()
+    return thread
+
+
+def test_clean():
+    with RetryingExecutor(max_workers=1) as executor:
+        assert executor.submit(len, "seven").result() == 5
+
+
+def test_unfinished_thread_is_joined():
+    gate = threading.Event()
+    threading.Thread(target=gate.wait).start()
+    gate.set()
+
+
+def test_cycle():
+    future = RetryFuture()
+    future.add_done_callback(lambda _: future)
+
+
+@pytest.fixture
+def executor():
+    with RetryingExecutor(max_workers=1) as executor:
+        yield executor
+
+
+def test_fixture(executor):
+    executor.submit(len, "seven").result()
+
+
+def test_forgotten_executor():
+    RetryingExecutor(max_workers=1).submit(len, "seven").result()
+
+
+def test_leaks_thread():
+    wait_for_nothing()
+
+
+def test_leaks_future():
+    kept.append(RetryFuture())
+
+
+def test_leaks_executor():
+    executor = RetryingExecutor(max_workers=1)
+    executor.shutdown()
+    kept.append(executor)
+
+
+@pytest.mark.leaks("on purpose")
+def test_allowed():
+    kept.append(wait_for_nothing())
+
+
+@pytest.mark.leaks
+def test_gives_no_reason():
+    pass
+
+
+def test_fails_and_leaks():
+    kept.append(RetryFuture())
+    assert False
+
+
+def test_clean_after_a_leak():
+    pass
+"""
+
+
+def test_a_leak_is_an_error_of_the_test_that_made_it(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    pytester.makepyfile(test_leaks=TESTS)
+    # In a process of its own: what leaks here would be a leak of this test, too.
+    result = pytester.runpytest_subprocess("-rE", "--strict-markers", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=11, failed=1, errors=4)
+    result.stdout.fnmatch_lines_random(
+        [
+            "ERROR test_leaks.py::test_leaks_thread - *left behind by this test:*",
+            "ERROR test_leaks.py::test_leaks_future - *left behind by this test:*",
+            "ERROR test_leaks.py::test_leaks_executor - *left behind by this test:*",
+            "ERROR test_leaks.py::test_gives_no_reason - *leaks takes a reason*",
+            "*<Thread(forgotten, started daemon *)>",
+        ]
+    )

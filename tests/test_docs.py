@@ -1,0 +1,59 @@
+"""The Python code in README.md and in the pages of docs/ does what it says."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from markdown_blocks import blocks_to_run
+
+import retryexec
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if list(blocks_to_run(page.read_text(encoding="utf-8"), "python"))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The blocks of a page run in order, as one program in an empty directory."""
+    program = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, program.__name__, program)  # dataclasses look it up there
+    monkeypatch.chdir(tmp_path)
+    for block in blocks_to_run(page.read_text(encoding="utf-8"), "python"):
+        # The empty lines make a traceback point at the line of the page.
+        code = compile("\n" * (block.line - 1) + block.code, page, "exec")
+        exec(code, program.__dict__)  # noqa: S102 (our own documentation)
+
+
+def test_every_page_with_code_is_found() -> None:
+    assert {"README.md", "getting-started.md"} <= {page.name for page in PAGES}
+
+
+def test_every_public_name_is_documented() -> None:
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
+    assert set(documented) == set(retryexec.__all__)
+
+
+def test_blocks_are_told_apart_by_language_and_by_line() -> None:
+    page = "```python\none\n```\ntext\n```console\n$ two\n```\n````python\n```\nthree\n````\n"
+    found = [(block.line, block.code) for block in blocks_to_run(page, "python")]
+    assert found == [(2, "one\n"), (9, "```\nthree\n")]
+
+
+def test_a_block_may_say_why_it_does_not_run() -> None:
+    page = "<!-- not run: needs a server -->\n```python\none\n```\n```python\ntwo\n```\n"
+    assert [block.code for block in blocks_to_run(page, "python")] == ["two\n"]
+
+
+@pytest.mark.parametrize("comment", ["<!-- not run -->", "<!-- not run:  -->"])
+def test_a_block_that_does_not_say_why_is_an_error(comment: str) -> None:
+    with pytest.raises(ValueError, match=r"line 3 .* does not say why"):
+        list(blocks_to_run(f"{comment}\n```python\none\n```\n", "python"))
