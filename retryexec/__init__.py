@@ -51,6 +51,7 @@ __all__ = [
     "ShutdownError",
     "ShutdownReport",
     "Stats",
+    "StopBackoff",
     "StopReason",
     "ZeroBackoff",
     "current_attempt",

@@ -140,9 +140,7 @@ class LinearBackoff(_Stepped[float]):
     increment: float
     max_interval: float
 
-    def __init__(
-        self, initial: Seconds, increment: Seconds, max_interval: Seconds = 60.0
-    ) -> None:
+    def __init__(self, initial: Seconds, increment: Seconds, max_interval: Seconds = 60.0) -> None:
         _set(self, "initial", seconds("initial", initial))
         _set(self, "increment", seconds("increment", increment))
         _set(self, "max_interval", seconds("max_interval", max_interval))
@@ -369,6 +367,6 @@ def _multiplier(value: float) -> float:
 
 def _checked(random: Any) -> Random:
     if not callable(random):
-        msg = f"random takes a callable that gives floats in [0, 1), as random.random (got {random!r})"
+        msg = f"random takes a callable that gives floats from 0 to below 1 (got {random!r})"
         raise TypeError(msg)
     return random  # type: ignore[no-any-return]

@@ -87,7 +87,7 @@ def text_of(exception: BaseException) -> str:
     """Return what *exception* says, shortened; never raises, whatever its ``__str__`` does."""
     try:
         text = str(exception)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001  the user's code, which may raise anything
         return f"<str() raised {type(broken).__name__}>"
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
 

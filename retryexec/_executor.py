@@ -10,9 +10,7 @@ from contextvars import copy_context
 from itertools import count, islice
 from time import monotonic
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar, overload, runtime_checkable
-
-from typing_extensions import Self
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
@@ -71,7 +69,7 @@ class RetryingExecutor(Executor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
-        policy: RetryPolicy = RetryPolicy(),  # noqa: B008  frozen, so one serves all
+        policy: RetryPolicy = RetryPolicy(),
         max_pending: int | None = None,
         on_retry: Callable[[Retry], object] | None = None,
         on_give_up: Callable[[GiveUp], object] | None = None,
@@ -123,14 +121,16 @@ class RetryingExecutor(Executor):
             RuntimeError: the executor is shut down, or broken.
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
-        future: RetryFuture[Any] = RetryFuture()
         # On the class, so that an object which answers to every name is still just called.
-        if not hasattr(fn.__class__, "exec"):
-            call = fn if callable(fn) and not hasattr(fn, "exec") else _unusual_call(fn)
-        elif callable(call := fn.exec):
-            pass
+        if hasattr(fn.__class__, "exec"):
+            call = fn.exec
+        elif callable(fn) and not hasattr(fn, "exec"):
+            call = fn
         else:
             call = _unusual_call(fn)
+        if not callable(call):
+            msg = f"submit takes an object with exec(), and {fn!r} has {call!r} in its place"
+            raise TypeError(msg)
         if getattr(call, "__code__", _PLAIN).co_flags & inspect.CO_COROUTINE:
             raise TypeError(_coroutine_refusal(fn))
         future: RetryFuture[Any] = RetryFuture()
@@ -203,7 +203,7 @@ class RetryingExecutor(Executor):
         view._move(self._pool)
         return view
 
-    def shutdown(
+    def shutdown(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         wait: bool = True,
         *,
@@ -238,9 +238,8 @@ class RetryingExecutor(Executor):
         exc_type: type[BaseException] | None,
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
-    ) -> bool | None:
+    ) -> None:
         self.shutdown(wait=True)
-        return False
 
     def stats(self) -> Stats:
         """Return how many jobs are where, and what became of the others, at this moment."""

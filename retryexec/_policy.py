@@ -65,7 +65,7 @@ class RetryPolicy:
         *,
         max_attempts: int | None = 10,
         max_elapsed: Seconds | None = 900.0,
-        backoff: Delays = ExponentialBackoff(),  # noqa: B008  frozen, so one serves all
+        backoff: Delays = ExponentialBackoff(),
         retry_on: RetryOn = Exception,
         retry_on_result: Callable[[Any], object] | None = None,
         attempt_timeout: Seconds | None = None,

@@ -232,8 +232,7 @@ class Pool:
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         if not self._begin(job):
             return False
-        terms = job._terms
-        policy = terms.policy
+        policy = job._terms.policy
         now = self._now()
         if job.attempts and job._too_late(policy, now):
             self._give_up(job, job._previous, StopReason.MAX_ELAPSED, worker)
@@ -256,7 +255,7 @@ class Pool:
                 context = None
                 self._succeed(worker, job, value)
                 return False
-            return self._judge(worker, job, terms, context, raised, value)
+            return self._judge(worker, job, context, raised, value)
         finally:
             # The frames of a traceback lead back to this one: it must not lead to the job.
             del job, context, raised, value
@@ -281,7 +280,6 @@ class Pool:
         self,
         worker: Worker,
         job: Job,
-        terms: Terms,
         context: Context,
         raised: BaseException | None,
         value: Any,
@@ -289,7 +287,7 @@ class Pool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
         now = self._now()
         job._failed(raised, now)
-        exception, delay, reason = decide(terms.policy, job, raised, value, now)
+        exception, delay, reason = decide(job._terms.policy, job, raised, value, now)
         if reason is StopReason.SUCCEEDED:
             job._unrecorded = False
             self._succeed(worker, job, value)
@@ -306,6 +304,7 @@ class Pool:
                 return due is None
         else:
             worker.attempts += 1
+        assert reason is not None  # it was there instead of a delay, or why that cannot be
         self._give_up(job, exception, reason, worker, context)
         return False
 
@@ -461,7 +460,9 @@ class Pool:
             return
         self._leftovers = []
         self._finish(self._now() + timeout)
-        running = [name_of(job._work[0]) for w in self._workers if (job := w.job) and not job.done()]
+        running = [
+            name_of(job._work[0]) for w in self._workers if (job := w.job) and not job.done()
+        ]
         if self._leftovers or running:
             logger.error(
                 "the interpreter exits %g s after its end began (exit_timeout), with %d jobs "
@@ -524,7 +525,7 @@ class Pool:
             return True
         try:
             self.setup.initializer(*self.setup.initargs)
-        except BaseException:  # noqa: BLE001  as the standard library does, to the letter
+        except BaseException:
             stdlib_logger.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.close(partial(BrokenThreadPool, message))
@@ -610,6 +611,7 @@ class Pool:
                 attempts=sum(worker.attempts for worker in workers),
                 oldest_wait=oldest_wait,
             )
+
     def report(self) -> ShutdownReport:
         """Return what became of all jobs."""
         with self.lock:
@@ -684,7 +686,7 @@ def _annotate(exception: BaseException, note: str) -> None:
         if isinstance(notes, list):
             notes[:] = [n for n in notes if not str(n).startswith(NOTE_PREFIX)]
         exception.add_note(note)
-    except Exception:  # noqa: BLE001  an exception that takes no attributes goes without
+    except Exception:
         logger.debug("cannot add a note to %s", type(exception).__name__, exc_info=True)
 
 

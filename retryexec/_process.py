@@ -1,6 +1,5 @@
 """The process that executors live in: what happens at its exit, and in its forked children."""
 
-import concurrent.futures.thread  # noqa: F401  registers its own exit hook, which runs after ours
 import os
 import threading
 import weakref
@@ -40,7 +39,7 @@ def _refuse() -> Exception:
 
 def _finish_pools() -> None:
     """Let all that was accepted finish, before the interpreter goes."""
-    global _exiting
+    global _exiting  # noqa: PLW0603  the process ends once
     with _lock:
         _exiting = True
         pools = list(_pools)
@@ -84,6 +83,4 @@ def _in_child() -> None:
 # the standard library's own pool ends its threads from the same place.
 threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child
-    )
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

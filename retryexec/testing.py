@@ -169,7 +169,8 @@ class VirtualClock:
     def _next_due(self) -> float:
         with self._lock:
             sleepers = [sleeper.until for sleeper in self._asleep]
-        return min((*sleepers, *(party.next_due() for party in list(self._parties))), default=math.inf)
+        parties = [party.next_due() for party in list(self._parties)]
+        return min(sleepers + parties, default=math.inf)
 
     def _move_to(self, time: float) -> None:
         with self._lock:

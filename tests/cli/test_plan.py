@@ -60,9 +60,9 @@ def test_no_attempt_is_later_than_max_elapsed(command: Command) -> None:
     assert [row[0] for row in rows(result)] == ["1", "2", "3", "4"]  # exactly at the limit counts
     assert result.out.endswith("\nNo attempt starts later than 0.3 s after the first.\n")
     result = command("plan", "exponential", "--max-elapsed", 2)
-    assert [row[0] for row in rows(result)][-1] in {"5", "6"}
-    assert float(rows(result)[-1][6]) <= 2
-    assert rows(result)[-1][-1] != "100%"
+    last = rows(result)[-1]
+    assert float(last[6]) <= 2.0  # the 95th percentile of its start
+    assert int(last[-1].removesuffix("%")) < 100  # not all runs get there
 
 
 def test_runs_get_fewer_where_attempts_get_many() -> None:
