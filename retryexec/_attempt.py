@@ -1,12 +1,14 @@
 """What a running job may ask about its own attempt."""
 
+import threading
 from contextvars import ContextVar
 
 from retryexec._errors import Cancelled
 from retryexec._policy import Progress, Terms
 
-# Set inside the context of one attempt: the job that it is an attempt of.
-running: ContextVar[Progress] = ContextVar("retryexec.running")
+# A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
+# of, if any. A job's context is the submitter's, so what a job finds may be of another job.
+retrying_here: ContextVar[tuple[Progress, Progress | None]] = ContextVar("retrying_here")
 
 
 class Attempt:
@@ -56,13 +58,23 @@ class Attempt:
 
 
 def current_attempt() -> Attempt:
-    """Return the attempt that this code runs in.
+    """Return the attempt that this code runs in, the innermost if there are several.
 
     Raises:
         LookupError: no job of an executor or of `retry` is running here.
     """
-    progress = running.get(None)
+    progress = running_job()
+    here = retrying_here.get(None)
+    if here is not None and (progress is None or here[1] is progress):
+        progress = here[0]
     if progress is None:
         msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
         raise LookupError(msg)
     return Attempt(progress, progress._terms)
+
+
+def running_job() -> Progress | None:
+    """Return the executor's job that this thread runs; None if it runs none."""
+    # A worker carries its job; telling it by the thread costs the attempt nothing.
+    job = getattr(threading.current_thread(), "job", None)
+    return job if isinstance(job, Progress) else None

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from contextvars import copy_context
 from itertools import count, islice
 from time import monotonic
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from retryexec._clock import SYSTEM_CLOCK, Clock
@@ -122,7 +122,9 @@ class RetryingExecutor(Executor):
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
         # On the class, so that an object which answers to every name is still just called.
-        if hasattr(fn.__class__, "exec"):
+        if fn.__class__ is FunctionType:
+            call = fn
+        elif hasattr(fn.__class__, "exec"):
             call = fn.exec
         elif callable(fn) and not hasattr(fn, "exec"):
             call = fn

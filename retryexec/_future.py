@@ -297,6 +297,21 @@ class RetryFuture(Future[T], Progress):
                 waiter.add_cancelled(self)
         condition.notify_all()
 
+    def _succeed(self, value: T) -> None:
+        """Let go, and finish with *value*: `_end` for the one end that must cost nothing."""
+        self._work = None
+        if self.attempts > 1:
+            self._let_go()
+        lock = self._lock
+        lock.acquire()
+        if self._late_condition is not None or self._done_callbacks or self._state != RUNNING:
+            lock.release()
+            self._end(FINISHED, value)
+            return
+        self._result = value
+        self._state = FINISHED
+        lock.release()
+
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
         self._work = None

@@ -27,8 +27,8 @@ def main(records: Path, database: Path) -> int:
         *("--workers", "8", "--retry-on", "sqlite3.OperationalError"),
         *("--backoff", "exponential:initial=0.05,max=0.5", "--attempts", "none"),
     ]
-    print("$ retryexec", *command, flush=True)
     with nightly_report(database):
+        print("$ retryexec", *command, flush=True)
         retryexec(command)
     # Read back from the database: what counts is what is really there.
     with closing(sqlite3.connect(database)) as connection:
@@ -51,8 +51,10 @@ def create_table(database: Path) -> None:
 def nightly_report(database: Path) -> Generator[None]:
     command = [sys.executable, str(HERE / "nightly_report.py"), str(database)]
     # In a session of its own, Ctrl-C is for this process alone.
-    with subprocess.Popen(command, start_new_session=True) as report:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as report:
         try:
+            if report.stdout:  # its first line: it holds its first lock
+                print(report.stdout.readline().decode(), end="")
             yield
         finally:
             report.terminate()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from command import JOBS, Result, jsonl
+
 from retryexec.cli import main
 
 

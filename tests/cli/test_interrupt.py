@@ -4,20 +4,17 @@ A job that is to be interrupted says that it has begun through one pipe, and wai
 another; nothing here sleeps.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from command import Result, jsonl, read_jsonl, start
 
-from command import Result, Stdin, jsonl, read_jsonl, start
-from retryexec.cli import main
 from retryexec.cli._interrupt import Interrupts
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -188,9 +185,7 @@ def test_a_stream_that_stays_open_does_not_hold_a_stop_up(
     assert [record["id"] for record in read_jsonl(stage / "rest.jsonl")] == [2]
 
 
-def test_records_from_a_pipe_run_as_they_come(
-    stage: Path, started: Callable[..., Process]
-) -> None:
+def test_records_from_a_pipe_run_as_they_come(stage: Path, started: Callable[..., Process]) -> None:
     process = started("-", stdin=subprocess.PIPE)
     assert process.stdin is not None
     for number in (1, 2):
@@ -212,3 +207,30 @@ def test_a_reader_that_has_seen_enough(stage: Path, started: Callable[..., Proce
     assert process.stderr is not None
     assert process.stderr.read() == b""
     assert process.wait(timeout=30) == 0
+
+
+def test_a_third_ctrl_c_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert (interrupts.count, left) == (2, [])
+        signal.raise_signal(signal.SIGINT)
+        assert left == [130]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_in_another_thread_leaves_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[object] = []
+
+    def enter() -> None:
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
-
 from command import Result
+
 from retryexec.cli._plan import Plan, simulate
 
 Command = Callable[..., Result]
@@ -55,6 +55,12 @@ def test_chance_is_simulated_with_a_seed_and_told(command: Command) -> None:
     assert command("plan", "full-jitter:base=1,multiplier=1", "--attempts", 3).out != result.out
 
 
+def test_the_documentation_shows_what_is_printed(command: Command) -> None:
+    page = Path(__file__).parents[2] / "docs" / "cli.md"
+    result = command("plan", "exponential", "--attempts", 4, "--max-elapsed", 5)
+    assert f"--attempts 4 --max-elapsed 5\n{result.out}```" in page.read_text(encoding="utf-8")
+
+
 def test_no_attempt_is_later_than_max_elapsed(command: Command) -> None:
     result = command("plan", "constant:0.1", "--max-elapsed", "300ms")
     assert [row[0] for row in rows(result)] == ["1", "2", "3", "4"]  # exactly at the limit counts
@@ -90,7 +96,7 @@ def test_a_plan_is_drawn(
     if name.endswith(".PNG"):
         assert data.startswith(PNG)
         return
-    texts = [node.text for node in ElementTree.fromstring(data).iter() if node.text]
+    texts = [node.text for node in ET.fromstring(data).iter() if node.text]  # noqa: S314  our own
     assert "retryexec plan exponential" in texts
     assert "attempt" in texts
     assert ("--max-elapsed 2 s" in texts) == (options == ("--max-elapsed", "2"))

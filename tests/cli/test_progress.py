@@ -1,15 +1,12 @@
 """Progress: what is told where, and when."""
 
 import io
-import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from command import JOBS, Stdin, jsonl
 from retryexec.cli._progress import LiveDisplay, Pace, Plain, Quiet, Snapshot, for_terminal
 
 START = Snapshot(0.0, 0, 0, 0, 0, 0.0, None)

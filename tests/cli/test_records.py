@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Result, Stdin
 
-from command import Result, Stdin, jsonl
 from retryexec.cli import main
 
 Run = Callable[..., Result]
@@ -19,7 +19,9 @@ GOOD = b'{"id": 1}\n'
 
 def bad_lines(result: Result, name: str = "in.jsonl") -> list[str]:
     start = f"{name}:"
-    return [line.removeprefix(start) for line in result.err.splitlines() if ": bad record: " in line]
+    return [
+        line.removeprefix(start) for line in result.err.splitlines() if ": bad record: " in line
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,9 @@ def test_strict_stops_at_the_first_bad_record(run: Run, ran: Ran) -> None:
 
 def test_a_file_of_something_else_is_told_so(run: Run) -> None:
     result = run(b"id,name\n1,x\n")
-    assert "no record of in.jsonl was good: expected JSON Lines, one object per line; " in result.err
+    assert (
+        "no record of in.jsonl was good: expected JSON Lines, one object per line; " in result.err
+    )
     assert result.status == 1
     result = run(b"id\nx\n", name="in.csv")
     assert "no record of in.csv was good: expected CSV with a header; --format" in result.err

@@ -1,16 +1,24 @@
 """``retryexec run``: what is retried, what is said, and with which status it ends."""
 
+import importlib
 import io
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Result, Stdin, read_jsonl
 
-from command import Result, read_jsonl
+from retryexec import RetryingExecutor
 from retryexec.cli import main
+from retryexec.cli._failures import Failure, FailureFile
+from retryexec.cli._feed import Feed
+from retryexec.cli._progress import Quiet, Snapshot
+from retryexec.cli._records import Record
 from retryexec.cli._summary import describe, ordinal, span
+from retryexec.cli._tally import Tally
 
 Run = Callable[..., Result]
 Ran = Callable[[], list[Any]]
@@ -125,7 +133,13 @@ def test_no_failures_leave_an_empty_file(run: Run, tmp_path: Path) -> None:
     ],
 )
 def test_options_say_when_to_stop(
-    options: list[str], target: str, reason: str, attempts: int, run: Run, tmp_path: Path
+    options: list[str],
+    target: str,
+    reason: str,
+    attempts: int,
+    *,
+    run: Run,
+    tmp_path: Path,
 ) -> None:
     target = f"jobs.py:{target}"
     record = {"id": 1, "fails": 99} if "Save" in target else {"id": 1}
@@ -264,8 +278,7 @@ def test_without_the_extra_run_says_what_to_install(
     result = command("run", "jobs.py:Save", "-")
     assert result.status == 2
     assert result.err == (
-        f"retryexec: error: run needs {module}, which is an extra: "
-        'pip install "retryexec[cli]"\n'
+        f'retryexec: error: run needs {module}, which is an extra: pip install "retryexec[cli]"\n'
     )
     assert command("plan", "zero").status == 0
 
@@ -291,19 +304,63 @@ def test_a_module_that_no_extra_brings_is_no_misuse(
         main(["run", "jobs.py:Save", "-"])
 
 
-def test_an_error_of_our_own_leaves_no_threads(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+def test_progress_of_a_stream_is_known_once_it_is_read(
+    run: Run, jobs: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result]
 ) -> None:
-    from retryexec.cli import _feed
+    """While records come nobody knows the share that is done; the stage directs both moments."""
+    jobs.write_text(jobs.read_text().replace("RAN.append(self)", "DONE.wait()"))
+    at_end, done = threading.Event(), threading.Event()
+    seen: list[Snapshot] = []
 
-    monkeypatch.setattr(_feed.Feed, "wait", lambda *_: 1 / 0)
+    class Watcher(Quiet):
+        def update(self, now: Snapshot) -> None:
+            seen.append(now)
+            (at_end if now.fraction is None else done).set()
+
+    class Slow(Stdin):
+        def read(self, size: int = -1) -> bytes:
+            if not self.pieces:
+                at_end.wait(10)
+            return super().read(size)
+
+    monkeypatch.setattr("retryexec.cli._run.for_terminal", lambda **_: Watcher())
+    monkeypatch.setattr("builtins.DONE", done, raising=False)
+    monkeypatch.setattr(sys, "stdin", Slow(b'{"id": 1}\n'))
+    assert command("run", "jobs.py:Save", "-").status == 0
+    assert seen[0].fraction is None
+    assert seen[-1].fraction == 0.0
+    assert seen[-1].running == 1
+
+
+def test_what_is_abandoned_is_written_down_once(tmp_path: Path) -> None:
+    began, gate = threading.Event(), threading.Event()
+
+    class Job:
+        def exec(self) -> None:
+            began.set()
+            gate.wait(10)
+
+    failures = FailureFile(tmp_path / "f.jsonl")
+    reader = iter([Record(1, 9, Job(), b'{"id":1}')])
+    feed = Feed("in", reader, strict=False, tally=Tally(), progress=Quiet(), failures=failures)
+    with RetryingExecutor(1) as executor:
+        feed.start(executor)
+        assert began.wait(10)
+        feed.abandon()
+        gate.set()
+    failures.close()
+    failures.write(Record(2, 9, Job(), b"{}"), Failure("late", 0, None, 2))  # too late to matter
+    (record,) = read_jsonl(tmp_path / "f.jsonl")
+    assert record["_retryexec"]["reason"] == "interrupted"
+
+
+def test_an_error_of_our_own_leaves_no_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Feed, "wait", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run([{"id": 1}])
 
 
 def test_an_executor_that_refuses_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from retryexec import RetryingExecutor
-
     def refuse(*_: object) -> None:
         msg = "can't start new thread"
         raise RuntimeError(msg)
@@ -349,7 +406,7 @@ def test_spans_are_for_people(seconds: float, text: str) -> None:
 def test_ordinals() -> None:
     numbers = [1, 2, 3, 4, 11, 12, 13, 21, 102, 111]
     assert [ordinal(n) for n in numbers] == (
-        "1st 2nd 3rd 4th 11th 12th 13th 21st 102nd 111th".split()
+        ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"]
     )
 
 
@@ -360,3 +417,7 @@ def test_errors_are_described_on_one_line() -> None:
         "sqlite3.OperationalError: no such table"
     )
     assert describe(ValueError()) == "ValueError"
+
+
+def test_importing_the_command_runs_nothing() -> None:
+    importlib.import_module("retryexec.__main__")

@@ -132,3 +132,8 @@ def test_a_module_that_fails(
 def test_a_module_that_fails_without_a_line_of_its_own(refused: Refused, jobs: Path) -> None:
     jobs.write_bytes(b"\x00")
     assert "jobs.py cannot be imported: " in refused("jobs.py:Job")
+
+
+def test_a_module_that_fails_before_its_first_line(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "old.pyc").write_bytes(b"of another Python")
+    assert refused("old:Job").startswith("old cannot be imported: ImportError: bad magic number")
