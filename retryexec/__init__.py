@@ -21,9 +21,10 @@ from retryexec._errors import (
     RetryAfter,
     ShutdownError,
 )
-from retryexec._events import Failure, GiveUp, Retry, ShutdownReport, Stats, StopReason
+from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
 from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._future import RetryFuture
+from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
 
 __all__ = [

@@ -1,29 +1,10 @@
-"""What is told of a job: frozen records for hooks, histories and logs."""
+"""What an executor tells: frozen records for hooks, shutdown and whoever asks how it is."""
 
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    from retryexec._future import RetryFuture
-
-TEXT_LIMIT = 500
-"""Characters kept of an exception's text; some errors carry a whole page."""
-
-
-class StopReason(StrEnum):
-    """Why a job's attempts ended."""
-
-    SUCCEEDED = "succeeded"
-    PERMANENT = "permanent"
-    NOT_RETRIABLE = "not_retriable"
-    MAX_ATTEMPTS = "max_attempts"
-    MAX_ELAPSED = "max_elapsed"
-    BACKOFF_EXHAUSTED = "backoff_exhausted"
-    CANCELLED = "cancelled"
-    SHUTDOWN = "shutdown"
+from retryexec._future import RetryFuture
+from retryexec._outcome import StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +23,7 @@ class Retry:
     exception: BaseException | None
     delay: float
     job: Any = None
-    future: "RetryFuture[Any] | None" = None
+    future: RetryFuture[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,48 +43,7 @@ class GiveUp:
     exception: BaseException | None
     stop_reason: StopReason
     job: Any = None
-    future: "RetryFuture[Any] | None" = None
-
-
-class Failure(NamedTuple):
-    """One failed attempt, as `RetryFuture.history` keeps it.
-
-    Attributes:
-        number: the attempt's number, from 1.
-        started: when it began, in the clock's seconds.
-        seconds: how long it ran.
-        exception_type: the type it raised; None if a refused value was returned.
-        text: what the exception said, at most `TEXT_LIMIT` characters.
-    """
-
-    number: int
-    started: float
-    seconds: float
-    exception_type: type[BaseException] | None
-    text: str
-
-
-def text_of(exception: BaseException) -> str:
-    """Return what *exception* says, shortened; never raises, whatever its ``__str__`` does."""
-    try:
-        text = str(exception)
-    except Exception as broken:  # noqa: BLE001  the user's code, which may raise anything
-        return f"<str() raised {type(broken).__name__}>"
-    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
-
-
-def name_of(job: Any) -> str:
-    """Return what to call *job* in logs: its type's or function's name.
-
-    Not its repr, which is the user's code and may show what logs must not.
-    """
-    while isinstance(job, partial):
-        job = job.func
-    return job.__qualname__ if isinstance(job, _NAMED) else type(job).__qualname__
-
-
-# Asking only these for their name: any other object could answer with code of its own.
-_NAMED = (FunctionType, MethodType, BuiltinFunctionType, type)
+    future: RetryFuture[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,10 @@ from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
 from retryexec._future import RetryFuture
 from retryexec._policy import RetryPolicy
-from retryexec._pool import JobTerms, Pool, Setup, Worker, after_shutdown
+from retryexec._pool import JobTerms, Pool, Setup, after_shutdown
 from retryexec._process import register
 from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
+from retryexec._worker import Worker
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,14 +123,12 @@ class RetryingExecutor(Executor):
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
         # On the class, so that an object which answers to every name is still just called.
-        if fn.__class__ is FunctionType:
-            call = fn
-        elif hasattr(fn.__class__, "exec"):
-            call = fn.exec
-        elif callable(fn) and not hasattr(fn, "exec"):
-            call = fn
-        else:
-            call = _unusual_call(fn)
+        call: Any = fn
+        if fn.__class__ is not FunctionType:
+            if hasattr(fn.__class__, "exec"):
+                call = fn.exec
+            elif not callable(fn) or hasattr(fn, "exec"):
+                call = _unusual_call(fn)
         if not callable(call):
             msg = f"submit takes an object with exec(), and {fn!r} has {call!r} in its place"
             raise TypeError(msg)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from retryexec._errors import ShutdownError
-from retryexec._events import StopReason
+from retryexec._outcome import StopReason
 from retryexec._policy import Progress
 
 T = TypeVar("T")
@@ -124,7 +124,12 @@ class RetryFuture(Future[T], Progress):
             # It is up to whoever runs this future to notify the waiters, as the standard library
             # has it: by set_running_or_notify_cancel.
             state, count = CANCELLED, None
-        self._end(state, reason=StopReason.CANCELLED, count=count)
+        while not self._end(state, reason=StopReason.CANCELLED, count=count):
+            with self._lock:
+                if self._state == RUNNING:
+                    self._cancel_requested = True
+                if self._state != PENDING:  # as it may be again, by now
+                    break
         return self.cancelled()
 
     def result(self, timeout: float | None = None) -> T:
@@ -254,15 +259,13 @@ class RetryFuture(Future[T], Progress):
             count: called with the lock held, so that whoever sees the end sees it counted.
 
         Returns:
-            False if nothing ended, since it had ended before, or was to be cancelled and runs.
+            False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
         # Not "with": these few lines are a good part of what a job costs, and it is slower.
         lock, ended = self._lock, False
         lock.acquire()
         try:
-            if self._state == RUNNING and state != FINISHED:
-                self._cancel_requested = True
-            elif self._state not in _DONE:
+            if self._state == PENDING or (self._state == RUNNING and state == FINISHED):
                 if count is not None:
                     count(self)
                 if exception is not None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._clock import Clock
 from retryexec._errors import PermanentError, RetryAfter
-from retryexec._events import Failure, StopReason, text_of
+from retryexec._outcome import Failure, StopReason, text_of
 from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
 
 logger = logging.getLogger("retryexec")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from time import monotonic
 from typing import Protocol
 
-from retryexec._pool import Worker
+from retryexec._attempt import running_job
 from retryexec._validate import Seconds, seconds
 
 __all__ = ["VirtualClock"]
@@ -159,7 +159,7 @@ class VirtualClock:
         self._awake = [sleeper for sleeper in self._awake if sleeper.thread is not thread]
 
     def _check_outside(self, what: str) -> None:
-        if isinstance(threading.current_thread(), Worker):
+        if running_job() is not None:
             msg = (
                 f"{what}() was called inside a job, and would wait for that very job to end: "
                 "move time from the test"

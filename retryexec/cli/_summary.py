@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from retryexec._events import text_of
+from retryexec._outcome import text_of
 from retryexec.cli._tally import Totals
 
 _COMMONEST = 5  # how many errors are shown

@@ -1,0 +1,241 @@
+"""A worker: the thread that runs attempts, and does with each outcome what the policy decides.
+
+The worker runs user code and never sleeps but for want of a job; it holds no lock while it does.
+"""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures._base import FINISHED, PENDING, RUNNING
+from contextvars import Context
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+from retryexec._events import GiveUp, Retry
+from retryexec._exceptions import annotate, drop_tracebacks, trim
+from retryexec._future import Unread
+from retryexec._outcome import StopReason, name_of
+from retryexec._policy import decide
+from retryexec._timekeeper import Job, Timekeeper
+
+logger = logging.getLogger("retryexec")
+
+
+class Employer(Protocol):
+    """What a worker has of its pool."""
+
+    queue: "SimpleQueue[Job | None]"
+    timekeeper: Timekeeper
+    now: Callable[[], float]
+    on_retry: Callable[[Retry], object] | None
+    on_give_up: Callable[[GiveUp], object] | None
+    silent: bool
+
+    @property
+    def stopping(self) -> bool:
+        """Whether no further attempt may start."""
+        ...
+
+    def prepare(self) -> bool:
+        """Run the user's initializer; False if it failed."""
+        ...
+
+    def skip(self, job: Job) -> None:
+        """Pass over *job*, which has been cancelled, or ends now that attempts are over."""
+        ...
+
+    def done_with(self) -> None:
+        """Hear that a job has left a worker's hands, for good or to wait."""
+        ...
+
+    def make_room(self) -> None:
+        """Hear that a job is about to end."""
+        ...
+
+    def may_leave(self) -> bool:
+        """Return whether a worker that has come upon a None is not needed any more."""
+        ...
+
+    def leave(self) -> None:
+        """Count the calling worker out."""
+        ...
+
+
+class Worker(Thread):
+    """A thread of the pool, with the job in its hand and the counts of what it has done.
+
+    Each worker counts for itself, and does so before a future ends: whoever has seen the end
+    finds it counted.
+    """
+
+    def __init__(self, pool: Employer, name: str, *, daemon: bool) -> None:
+        super().__init__(name=name, daemon=daemon)
+        self._pool = pool
+        self.job: Job | None = None
+        self.failures = 0  # attempts that did not succeed
+        self.succeeded = 0
+        self.failed = 0
+        self.abandoned = 0
+
+    def run(self) -> None:
+        """Run jobs until the pool is closed and no more are to come."""
+        pool = self._pool
+        if pool.prepare():
+            get, put = pool.queue.get, pool.queue.put
+            while True:
+                job = get()
+                if job is None:
+                    if pool.may_leave():
+                        break
+                    continue
+                self.job = job
+                again = False
+                try:
+                    again = self._attempt(job)
+                except BaseException as error:  # noqa: BLE001  the job must end, the worker go on
+                    self._rescue(job, error)
+                if again:
+                    put(job)
+                # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
+                self.job = job = None
+                if not again:
+                    pool.done_with()
+        pool.leave()
+
+    def _attempt(self, job: Job) -> bool:
+        """Run one attempt of *job*; return whether it goes back into the queue at once."""
+        # Not "with", here and where the job succeeds: a third of what those few lines cost.
+        lock = job._lock
+        lock.acquire()
+        if job._state != PENDING or self._pool.stopping:
+            lock.release()
+            self._pool.skip(job)
+            return False
+        job._state = RUNNING
+        lock.release()
+        policy = job._terms.policy
+        now = self._pool.now()
+        if job.attempts and job._too_late(policy, now):
+            give_up(self._pool, job, job._previous, StopReason.MAX_ELAPSED, worker=self)
+            return False
+        job._begin_attempt(now)
+        _, call, args, kwargs, context = job._work
+        # A fresh copy for each attempt: what one sets, the next does not see.
+        context = context.copy()
+        raised: BaseException | None = None
+        try:
+            value = context.run(call, *args, **kwargs)
+        except BaseException as error:  # noqa: BLE001  all of them are the future's to tell
+            value, raised = None, error
+            trim(error)
+        else:
+            if policy.retry_on_result is None:
+                call = args = kwargs = context = None
+                self._succeed(job, value)
+                return False
+        call = args = kwargs = None
+        try:
+            return self._judge(job, context, raised, value)
+        finally:
+            # The frames of a traceback lead back to this one: it must not lead to the job.
+            del job, context, raised, value
+
+    def _judge(self, job: Job, context: Context, raised: BaseException | None, value: Any) -> bool:
+        """Act on what an attempt raised or returned; return whether *job* is queued again."""
+        pool = self._pool
+        now = pool.now()
+        job._failed(raised, now)
+        exception, delay, reason = decide(job._terms.policy, job, raised, value, now)
+        if reason is StopReason.SUCCEEDED:
+            job._unrecorded = False
+            self._succeed(job, value)
+            return False
+        job._previous, job._refused = exception, value
+        self.failures += 1
+        if delay is not None:
+            if pool.on_retry is not None and not job._cancel_requested:
+                event = Retry(job.attempts, exception, delay, job._work[0], job)
+                tell(pool.on_retry, event, context)
+            due = None if delay == 0.0 else now + delay
+            reason = self._put_off(job, due)
+            if reason is None:
+                return due is None
+        assert reason is not None  # it was there instead of a delay, or why that cannot be
+        give_up(pool, job, exception, reason, worker=self, context=context)
+        return False
+
+    def _put_off(self, job: Job, due: float | None) -> StopReason | None:
+        """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
+        exception = job._previous
+        traceback = None if exception is None else exception.__traceback__
+        with job._lock:
+            if job._cancel_requested:
+                return StopReason.CANCELLED
+            if self._pool.stopping:
+                return StopReason.SHUTDOWN
+            # Once the lock is released another worker may have the job.
+            drop_tracebacks(exception)
+            if due is None or self._pool.timekeeper.schedule(job, due):
+                job._state = PENDING
+                return None
+        if exception is not None:
+            exception.__traceback__ = traceback
+        return StopReason.SHUTDOWN
+
+    def _succeed(self, job: Job, value: Any) -> None:
+        self.succeeded += 1
+        self.job = None
+        self._pool.make_room()
+        job._succeed(value)
+
+    def _rescue(self, job: Job, error: BaseException) -> None:
+        """End *job* all the same, when *error* came from anywhere but its attempt."""
+        logger.critical("%s met an error beside the job it ran", self.name, exc_info=error)
+        if not job.done():  # else it came from a callback
+            exception = job._previous if job._unrecorded else error
+            give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
+
+
+def give_up(
+    pool: Employer,
+    job: Job,
+    exception: BaseException | None,
+    reason: StopReason,
+    *,
+    worker: Worker | None = None,
+    context: Context | None = None,
+) -> None:
+    """End *job*, in the hands of this thread, with *exception* or the value it refused."""
+    value, work = job._refused, job._work
+    elapsed = pool.now() - job._began if job.attempts else 0.0
+    attempts = f"{job.attempts} attempt{'' if job.attempts == 1 else 's'}"
+    note = f"gave up after {attempts} over {elapsed:.3f} s: {reason}"
+    if exception is not None:
+        annotate(exception, note)
+    try:
+        if pool.on_give_up is not None:
+            event = GiveUp(job.attempts, exception, reason, work[0], job)
+            tell(pool.on_give_up, event, context or work[-1].copy())
+            del event
+        elif pool.on_retry is None and exception is not None and not pool.silent:
+            job._unread = Unread(name_of(work[0]), exception, note)
+    finally:
+        del context, work
+        job._let_go()
+        if worker is not None:
+            worker.job = None
+            if reason is StopReason.SHUTDOWN:
+                worker.abandoned += 1
+            else:
+                worker.failed += 1
+        pool.make_room()
+        job._end(FINISHED, value, exception, reason)
+
+
+def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:
+    """Call the user's *hook*; what it raises costs the job nothing."""
+    try:
+        context.run(hook, event)
+    except Exception:
+        kind = "on_retry" if isinstance(event, Retry) else "on_give_up"
+        logger.exception("%s failed for %s; the job goes on", kind, name_of(event.job))
