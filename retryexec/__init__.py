@@ -13,6 +13,7 @@ from retryexec._backoff import (
     StopBackoff,
     ZeroBackoff,
 )
+from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._errors import (
     Cancelled,
@@ -26,15 +27,19 @@ from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._future import RetryFuture
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
+from retryexec._retry import retry, retry_async, retrying
+from retryexec._ticker import EventTimer, Ticker, Timer
 
 __all__ = [
     "Attempt",
     "Backoff",
+    "CancelToken",
     "Cancelled",
     "Clock",
     "ConstantBackoff",
     "DecorrelatedJitterBackoff",
     "EqualJitterBackoff",
+    "EventTimer",
     "ExponentialBackoff",
     "Failure",
     "FibonacciBackoff",
@@ -54,6 +59,11 @@ __all__ = [
     "Stats",
     "StopBackoff",
     "StopReason",
+    "Ticker",
+    "Timer",
     "ZeroBackoff",
     "current_attempt",
+    "retry",
+    "retry_async",
+    "retrying",
 ]

@@ -20,7 +20,7 @@ class Attempt:
             traceback, which would keep that attempt's variables alive through the wait.
     """
 
-    __slots__ = ("_clock", "_deadline", "_progress", "number", "previous")
+    __slots__ = ("_cancel", "_clock", "_deadline", "_progress", "number", "previous")
 
     def __init__(self, progress: Progress, terms: Terms) -> None:
         self.number = progress.attempts
@@ -28,15 +28,17 @@ class Attempt:
         self._progress = progress
         self._clock = terms.clock
         self._deadline = progress._deadline(terms.policy)
+        self._cancel = terms.cancel
 
     def remaining(self) -> float | None:
         """Return the seconds until the attempt's or the job's limit, whichever is sooner.
 
-        0.0 once it has passed; None if the policy has neither limit.
+        A token that the job was submitted under counts as well. 0.0 once the limit has passed;
+        None if there is none.
         """
-        if self._deadline is None:
-            return None
-        return max(0.0, self._deadline - self._clock.now())
+        own = None if self._deadline is None else max(0.0, self._deadline - self._clock.now())
+        token = None if self._cancel is None else self._cancel.remaining()
+        return min((left for left in (own, token) if left is not None), default=None)
 
     @property
     def cancelled(self) -> bool:

@@ -12,10 +12,11 @@ from time import monotonic
 from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
+from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
 from retryexec._future import RetryFuture
-from retryexec._policy import RetryPolicy
+from retryexec._policy import RetryPolicy, checked_policy
 from retryexec._pool import JobTerms, Pool, Setup, after_shutdown
 from retryexec._process import register
 from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
@@ -86,23 +87,26 @@ class RetryingExecutor(Executor):
             initializer=function("initializer", initializer),
             initargs=tuple(initargs),
             max_pending=None if max_pending is None else whole("max_pending", max_pending, least=1),
-            on_retry=function("on_retry", on_retry),
-            on_give_up=function("on_give_up", on_give_up),
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
             clock=SYSTEM_CLOCK if clock is None else clock,
         )
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
-        self._policy = _checked_policy(policy)
+        self._policy = checked_policy(policy)
+        self._on_retry = function("on_retry", on_retry)
+        self._on_give_up = function("on_give_up", on_give_up)
+        self._cancel: CancelToken | None = None
         self._move(Pool(setup))
 
     def _move(self, pool: Pool) -> None:
         """Hand all further jobs to *pool*."""
         self._pool = pool
-        self._terms = JobTerms(self._policy, pool.setup.clock, pool)
+        self._terms = JobTerms(
+            self._policy, pool.setup.clock, self._cancel, pool, self._on_retry, self._on_give_up
+        )
         register(self)
         if self._whole is None:
             # A forgotten executor takes no more jobs, so its threads end once its jobs have.
-            weakref.finalize(self, pool.close, after_shutdown).atexit = False
+            weakref.finalize(self, _close_forgotten, weakref.ref(pool)).atexit = False
 
     @overload
     def submit(self, fn: Retriable[T], /, *args: Any, **kwargs: Any) -> RetryFuture[T]: ...
@@ -137,6 +141,10 @@ class RetryingExecutor(Executor):
         future: RetryFuture[Any] = RetryFuture()
         future._terms = self._terms
         future._work = (fn, call, args, kwargs, copy_context())
+        if self._cancel is not None:
+            # First, so that a token cancelled by now keeps the job from running at all.
+            unregister = self._cancel.on_cancel(future.cancel)
+            future.add_done_callback(lambda _: unregister())
         self._pool.accept(future)
         return future
 
@@ -187,11 +195,19 @@ class RetryingExecutor(Executor):
             for future in futures:
                 future.cancel()
 
-    def using(self, policy: RetryPolicy | None = None, **changes: Any) -> "RetryingExecutor":
-        """Return a view of this executor, with the same threads, that submits by another policy.
+    def using(
+        self,
+        policy: RetryPolicy | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **changes: Any,
+    ) -> "RetryingExecutor":
+        """Return a view of this executor, with the same threads, for jobs on other terms.
 
         Args:
             policy: the view's policy; by default this executor's own.
+            cancel: cancelling this token cancels the view's jobs that are queued or waiting, at
+                once; a running one can see it as ``current_attempt().cancelled``.
             changes: changes to it, as in ``using(max_attempts=3)``.
 
         Raises:
@@ -199,7 +215,12 @@ class RetryingExecutor(Executor):
         """
         view = object.__new__(RetryingExecutor)
         view._whole = self._whole or self
-        policy = self._policy if policy is None else _checked_policy(policy)
+        view._on_retry, view._on_give_up = self._on_retry, self._on_give_up
+        policy = self._policy if policy is None else checked_policy(policy)
+        if cancel is not None and not isinstance(cancel, CancelToken):
+            msg = f"cancel takes a CancelToken (got {cancel!r})"
+            raise TypeError(msg)
+        view._cancel = self._cancel if cancel is None else cancel
         view._policy = policy.replace(**changes) if changes else policy
         view._move(self._pool)
         return view
@@ -278,11 +299,10 @@ def _cpu_count() -> int | None:
     return count_cpus()
 
 
-def _checked_policy(value: Any) -> RetryPolicy:
-    if not isinstance(value, RetryPolicy):
-        msg = f"policy takes a RetryPolicy, such as RetryPolicy(max_attempts=5) (got {value!r})"
-        raise TypeError(msg)
-    return value
+def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
+    pool = reference()
+    if pool is not None:
+        pool.close(after_shutdown)
 
 
 def _unusual_call(job: Any) -> Callable[..., Any]:

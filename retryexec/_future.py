@@ -353,8 +353,7 @@ class RetryFuture(Future[T], Progress):
             self._unread.job_name = None
 
     def _is_cancelled(self) -> bool:
-        terms = self._terms
-        return self._cancel_requested or (terms is not None and terms.pool.stopping)
+        return self._cancel_requested or self._terms.pool.stopping or super()._is_cancelled()
 
     def _fail_after_fork(self) -> None:
         """End, in a forked child, a job that only its parent can run.

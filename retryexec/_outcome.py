@@ -50,6 +50,12 @@ def text_of(exception: BaseException) -> str:
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
 
 
+def gave_up(attempts: int, elapsed: float, reason: StopReason) -> str:
+    """Return the words that a final failure carries as its note."""
+    plural = "" if attempts == 1 else "s"
+    return f"gave up after {attempts} attempt{plural} over {elapsed:.3f} s: {reason}"
+
+
 def name_of(job: Any) -> str:
     """Return what to call *job* in logs: its type's or function's name.
 

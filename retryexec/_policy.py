@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
+from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._outcome import Failure, StopReason, text_of
@@ -99,12 +100,21 @@ class RetryPolicy:
         return dataclasses.replace(self, **changes)
 
 
+def checked_policy(value: Any) -> RetryPolicy:
+    """Return *value*, which is a policy; raise TypeError for anything else."""
+    if not isinstance(value, RetryPolicy):
+        msg = f"policy takes a RetryPolicy, such as RetryPolicy(max_attempts=5) (got {value!r})"
+        raise TypeError(msg)
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a job was accepted under; one value serves many jobs."""
 
     policy: RetryPolicy
     clock: Clock
+    cancel: CancelToken | None
 
 
 class Progress:
@@ -169,7 +179,8 @@ class Progress:
 
     def _is_cancelled(self) -> bool:
         """Return whether somebody wants the job to stop."""
-        return False
+        cancel = self._terms.cancel
+        return cancel is not None and cancel.cancelled
 
 
 class Decision(NamedTuple):

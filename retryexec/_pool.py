@@ -39,17 +39,21 @@ class Setup:
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     max_pending: int | None
-    on_retry: Callable[[Retry], object] | None
-    on_give_up: Callable[[GiveUp], object] | None
     exit_timeout: float | None
     clock: Clock
 
 
 @dataclass(frozen=True, slots=True)
 class JobTerms(Terms):
-    """The terms of a job that belongs to a pool."""
+    """The terms of a job that belongs to a pool.
+
+    The hooks are here and not in the pool, whose threads would keep them alive, and whatever
+    they lead to: often the very executor that its user has forgotten.
+    """
 
     pool: "Pool"
+    on_retry: Callable[[Retry], object] | None
+    on_give_up: Callable[[GiveUp], object] | None
 
 
 class Pool:
@@ -59,7 +63,6 @@ class Pool:
         self.setup = setup
         self.forked = False  # True in a child of the process this pool works in
         self.now = setup.clock.now
-        self.on_retry, self.on_give_up = setup.on_retry, setup.on_give_up
         self.silent = False  # True at interpreter exit, when one line tells of all abandoned jobs
         # Ready jobs, and None to make a worker look whether it may end.
         self.queue: SimpleQueue[Job | None] = SimpleQueue()

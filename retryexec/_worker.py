@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from retryexec._events import GiveUp, Retry
 from retryexec._exceptions import annotate, drop_tracebacks, trim
 from retryexec._future import Unread
-from retryexec._outcome import StopReason, name_of
+from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
 from retryexec._timekeeper import Job, Timekeeper
 
@@ -27,8 +27,6 @@ class Employer(Protocol):
     queue: "SimpleQueue[Job | None]"
     timekeeper: Timekeeper
     now: Callable[[], float]
-    on_retry: Callable[[Retry], object] | None
-    on_give_up: Callable[[GiveUp], object] | None
     silent: bool
 
     @property
@@ -153,9 +151,9 @@ class Worker(Thread):
         job._previous, job._refused = exception, value
         self.failures += 1
         if delay is not None:
-            if pool.on_retry is not None and not job._cancel_requested:
-                event = Retry(job.attempts, exception, delay, job._work[0], job)
-                tell(pool.on_retry, event, context)
+            on_retry = job._terms.on_retry
+            if on_retry is not None and not job._cancel_requested:
+                tell(on_retry, Retry(job.attempts, exception, delay, job._work[0], job), context)
             due = None if delay == 0.0 else now + delay
             reason = self._put_off(job, due)
             if reason is None:
@@ -206,18 +204,17 @@ def give_up(
     context: Context | None = None,
 ) -> None:
     """End *job*, in the hands of this thread, with *exception* or the value it refused."""
-    value, work = job._refused, job._work
+    value, work, terms = job._refused, job._work, job._terms
     elapsed = pool.now() - job._began if job.attempts else 0.0
-    attempts = f"{job.attempts} attempt{'' if job.attempts == 1 else 's'}"
-    note = f"gave up after {attempts} over {elapsed:.3f} s: {reason}"
+    note = gave_up(job.attempts, elapsed, reason)
     if exception is not None:
         annotate(exception, note)
     try:
-        if pool.on_give_up is not None:
+        if terms.on_give_up is not None:
             event = GiveUp(job.attempts, exception, reason, work[0], job)
-            tell(pool.on_give_up, event, context or work[-1].copy())
+            tell(terms.on_give_up, event, context or work[-1].copy())
             del event
-        elif pool.on_retry is None and exception is not None and not pool.silent:
+        elif terms.on_retry is None and exception is not None and not pool.silent:
             job._unread = Unread(name_of(work[0]), exception, note)
     finally:
         del context, work

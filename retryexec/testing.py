@@ -10,7 +10,7 @@ from typing import Protocol
 from retryexec._attempt import running_job
 from retryexec._validate import Seconds, seconds
 
-__all__ = ["VirtualClock"]
+__all__ = ["InstantClock", "VirtualClock"]
 
 
 class Party(Protocol):
@@ -62,6 +62,7 @@ class VirtualClock:
         self._rests = 0  # how often it was notified, for a look that is older than the wait
         self._parties: weakref.WeakSet[Party] = weakref.WeakSet()
         self._asleep: list[_Sleeper] = []
+        self._calls: list[tuple[float, Callable[[], object]]] = []
         # Woken by us, and not back asleep yet: they act on the time that has come.
         self._awake: list[_Sleeper] = []
 
@@ -108,7 +109,7 @@ class VirtualClock:
 
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
-        if threading.current_thread() is self._owner or not self._owner.is_alive():
+        if self.mine:
             self._wait_as_owner(changed, until)
             return
         sleeper = _Sleeper(changed, until)
@@ -142,6 +143,35 @@ class VirtualClock:
         self._parties.add(party)
         return self._at_rest
 
+    @property
+    def mine(self) -> bool:
+        """Whether this thread is the one whose waiting moves time."""
+        return threading.current_thread() is self._owner or not self._owner.is_alive()
+
+    def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call *callback* when it is *time*, for a coroutine; return what takes that back."""
+        entry = (time, callback)
+        with self._lock:
+            self._calls.append(entry)
+        if time <= self._now:
+            callback()
+
+        def forget() -> None:
+            with self._lock:
+                if entry in self._calls:
+                    self._calls.remove(entry)
+
+        return forget
+
+    def step(self) -> bool:
+        """Move on to what is due first; False if nothing is."""
+        self._settle()
+        due = self._next_due()
+        if due == math.inf:
+            return False
+        self._move_to(due)
+        return True
+
     def left(self) -> None:
         """Say that this thread will not wait again for what it was woken for."""
         with self._lock:
@@ -169,6 +199,7 @@ class VirtualClock:
     def _next_due(self) -> float:
         with self._lock:
             sleepers = [sleeper.until for sleeper in self._asleep]
+            sleepers += [time for time, _ in self._calls]
         parties = [party.next_due() for party in list(self._parties)]
         return min(sleepers + parties, default=math.inf)
 
@@ -178,6 +209,10 @@ class VirtualClock:
             woken = [sleeper for sleeper in self._asleep if sleeper.until <= self._now]
             self._asleep = [sleeper for sleeper in self._asleep if sleeper.until > self._now]
             self._awake += woken
+            called = [call for call in self._calls if call[0] <= self._now]
+            self._calls = [call for call in self._calls if call[0] > self._now]
+        for _, callback in called:
+            callback()
         for sleeper in woken:
             with sleeper.changed:
                 sleeper.changed.notify_all()
@@ -213,3 +248,44 @@ class VirtualClock:
             if (what := party.busy(asleep)) is not None:
                 return what
         return None
+
+
+class InstantClock:
+    """A clock on which nobody waits: whoever would, finds that the time has come already.
+
+    It runs with the real clock and skips every wait, so that limits count what was skipped. For
+    tests that want retries over with and care for no schedule; `VirtualClock` is for the others.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _skipped
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        """Return the time in seconds."""
+        return monotonic() + self._skipped
+
+    def wait(self, changed: threading.Condition, until: float) -> None:
+        """Skip to *until*; only for what never comes, wait until *changed* is notified."""
+        if until == math.inf:
+            changed.wait()
+        else:
+            self._skip_to(until)
+
+    # As for VirtualClock, for coroutines.
+    mine = True
+
+    def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Skip to *time* and call *callback*."""
+        if time < math.inf:
+            self._skip_to(time)
+            callback()
+        return lambda: None
+
+    def step(self) -> bool:
+        """Return False: nothing is ever due later."""
+        return False
+
+    def _skip_to(self, time: float) -> None:
+        with self._lock:
+            self._skipped = max(self._skipped, time - monotonic())

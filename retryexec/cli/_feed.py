@@ -6,10 +6,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, cast
 
-from retryexec._errors import ShutdownError
-from retryexec._events import Retry, StopReason
-from retryexec._executor import RetryingExecutor
-from retryexec._future import RetryFuture
+from retryexec import Retry, RetryFuture, RetryingExecutor, ShutdownError, StopReason
 from retryexec.cli._failures import Failure, FailureFile
 from retryexec.cli._progress import Progress
 from retryexec.cli._records import BadRecord, Reader, Record

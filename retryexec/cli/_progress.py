@@ -120,28 +120,24 @@ class LiveDisplay(Progress):
         self._live.update(self._drawn(now), refresh=True)
 
     def _drawn(self, now: Snapshot) -> RenderableType:
-        row = Table.grid(padding=(0, 2))
-        # Without a size the bar only shows that something moves.
+        # Three short lines, for 80 columns to hold them.
+        share, counts = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
         bar = ProgressBar(
             total=1.0,
             completed=now.fraction or 0.0,
-            pulse=now.fraction is None,
+            pulse=now.fraction is None,  # without a size it only shows that something moves
             animation_time=now.seconds,
-            width=24,
+            width=40,
         )
-        failed = Text(f"{now.failed:,} failed", style="red" if now.failed else "dim")
-        row.add_row(
-            bar,
+        share.add_row(bar, Text(str(self._pace)))
+        counts.add_row(
             Text(f"{now.done:,} done", style="green"),
             Text(f"{now.running:,} running"),
             Text(f"{now.waiting:,} waiting", style="yellow" if now.waiting else "dim"),
-            failed,
-            Text(str(self._pace), style="dim"),
+            Text(f"{now.failed:,} failed", style="red" if now.failed else "dim"),
         )
-        if now.last_error is None:
-            return row
-        last = Text(f"last error: {now.last_error}", style="dim", no_wrap=True, overflow="ellipsis")
-        return Group(row, last)
+        last = f"last error: {now.last_error}" if now.last_error else ""
+        return Group(share, counts, Text(last, style="dim", no_wrap=True, overflow="ellipsis"))
 
 
 class Pace:

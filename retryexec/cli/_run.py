@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retryexec._backoff import Backoff
-from retryexec._executor import RetryingExecutor
-from retryexec._policy import RetryPolicy
+from retryexec import Backoff, RetryingExecutor, RetryPolicy
 from retryexec.cli._csv import csv_records
 from retryexec.cli._failures import FailureFile, check_apart
 from retryexec.cli._feed import Feed

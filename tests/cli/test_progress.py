@@ -44,7 +44,7 @@ def test_an_unknown_size_leaves_the_time_spent() -> None:
 def test_only_the_last_seconds_count() -> None:
     slow = replace(LATER, seconds=30.0, done=2_600, fraction=0.26)
     assert paces(LATER, replace(slow, seconds=20.0, done=2_510, fraction=0.251), slow) == (
-        "9.0/s, ETA 823 s, 26%".replace("823 s", "13 min 43 s")
+        "9.0/s, ETA 13 min 43 s, 26%"
     )
 
 
@@ -67,7 +67,7 @@ def test_plain_lines_come_now_and_then_and_on_change(capsys: pytest.CaptureFixtu
 
 def test_a_terminal_gets_a_live_display() -> None:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=110, color_system=None)
+    console = Console(file=file, force_terminal=True, width=80, color_system=None)
     with LiveDisplay(console) as progress:
         progress.update(START)
         progress.say("in.jsonl:7: bad [record]: 1/2")
@@ -78,7 +78,7 @@ def test_a_terminal_gets_a_live_display() -> None:
     for part in ("2,500 done", "8 running", "21 waiting", "3 failed", "250/s, ETA 30 s, 25%"):
         assert part in text
     assert "last error: ConnectionError: try again" in text
-    assert text.endswith("\x1b[?25h") or "\x1b[?25h" in text  # the cursor is back
+    assert "\x1b[?25h" in text  # the cursor is back
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,233 @@
+"""CancelToken: stop this, wherever it is."""
+
+import heapq
+import logging
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from itertools import count
+
+from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._validate import Seconds, function, seconds_or_none
+
+logger = logging.getLogger("retryexec")
+
+
+class CancelToken:
+    """A word that may be given once, and that any number of threads and coroutines hear.
+
+    Args:
+        timeout: seconds (or a timedelta) from now, after which the token cancels itself.
+        parent: a token whose cancelling cancels this one too.
+        clock: what *timeout* is measured by; the parent's, or the system's, by default.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be right; the message names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: Seconds | None = None,
+        parent: "CancelToken | None" = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if parent is not None and not isinstance(parent, CancelToken):
+            msg = f"parent takes a CancelToken or None (got {parent!r})"
+            raise TypeError(msg)
+        self.clock: Clock = clock or (SYSTEM_CLOCK if parent is None else parent.clock)
+        limit = seconds_or_none("timeout", timeout)
+        self._deadline = math.inf if limit is None else self.clock.now() + limit
+        self._parent = parent
+        # Guards the rest; released before a callback runs. Reentrant, for signal handlers.
+        self._lock = threading.RLock()
+        self._cancelled = False
+        self._callbacks: dict[int, Callable[[], object]] = {}
+        self._keys = count()
+        # While there are callbacks: takes this token out of what its parent, or the thread that
+        # minds the deadlines, is to tell.
+        self._unhook: list[Callable[[], object]] = []
+
+    def cancel(self) -> None:
+        """Cancel the token and its children, and run the callbacks; a second call does nothing."""
+        with self._lock:
+            self._cancelled = True
+            callbacks, self._callbacks = list(self._callbacks.values()), {}
+            unhook, self._unhook = self._unhook, []
+        for leave in unhook:
+            leave()
+        for callback in callbacks:
+            _run(callback)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the token, or one above it, is cancelled or out of time."""
+        if self._cancelled:
+            return True
+        if self._deadline != math.inf and self.clock.now() >= self._deadline:
+            return True
+        return self._parent is not None and self._parent.cancelled
+
+    def remaining(self) -> float | None:
+        """Return the seconds until the token's time is up; None if it has no limit.
+
+        0.0 once it is cancelled.
+        """
+        if self.cancelled:
+            return 0.0
+        own = None if self._deadline == math.inf else self._deadline - self.clock.now()
+        above = None if self._parent is None else self._parent.remaining()
+        return min((r for r in (own, above) if r is not None), default=None)
+
+    def wait(self, timeout: Seconds | None = None) -> bool:
+        """Block until the token is cancelled.
+
+        Args:
+            timeout: the most seconds to wait; None for no limit.
+
+        Returns:
+            whether the token is cancelled.
+        """
+        limit = seconds_or_none("timeout", timeout)
+        until = math.inf if limit is None else self.clock.now() + limit
+        changed = threading.Condition()
+        unregister = self.on_change(_notifier(changed))
+        try:
+            with changed:
+                while not self.cancelled and (now := self.clock.now()) < until:
+                    left = self.remaining()
+                    self.clock.wait(changed, until if left is None else min(until, now + left))
+        finally:
+            unregister()
+        return self.cancelled
+
+    def on_cancel(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call *callback* once the token is cancelled, or at once if it is.
+
+        It runs in the thread that cancels; when the token's time is up, in one of ours. What it
+        raises is logged.
+
+        Returns:
+            a function that unregisters the callback; calling it twice does no harm.
+        """
+        function("callback", callback)
+        return self.on_change(callback, at_deadline=True)
+
+    def on_change(
+        self, callback: Callable[[], object], *, at_deadline: bool = False
+    ) -> Callable[[], None]:
+        """Do as `on_cancel`; without *at_deadline*, for those who mind the time themselves."""
+        with self._lock:
+            key = None if self.cancelled else next(self._keys)
+            if key is not None:
+                if not self._callbacks and self._parent is not None:
+                    self._unhook.append(self._parent.on_change(self.cancel))
+                self._callbacks[key] = callback
+        if key is None:
+            _run(callback)
+            return _nothing
+        if at_deadline and (left := self.remaining()) is not None:
+            self._mind_deadline(left)
+        return lambda: self._unregister(key)
+
+    def _mind_deadline(self, left: float) -> None:
+        with self._lock:
+            if not self._cancelled:
+                watch = _watch_for(self.clock)
+                watch.add(self, self.clock.now() + left)
+                self._unhook.append(lambda: watch.discard(self))
+
+    def _unregister(self, key: int) -> None:
+        with self._lock:
+            self._callbacks.pop(key, None)
+            if self._callbacks:
+                return
+            unhook, self._unhook = self._unhook, []
+        for leave in unhook:
+            leave()
+
+    def __repr__(self) -> str:
+        left = self.remaining()
+        word = "cancelled" if self.cancelled else "open" if left is None else f"{left:g} s left"
+        return f"<CancelToken {word}>"
+
+
+class _DeadlineWatch:
+    """Cancels the tokens of one clock when their time is up, on a thread that lives as long."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        # Guards all below; released before a token is cancelled.
+        self._lock = threading.RLock()
+        # Notified when the thread must look again: an earlier deadline, or none left.
+        self._changed = threading.Condition(self._lock)
+        self._heap: list[tuple[float, int, CancelToken]] = []
+        self._arrivals = count()
+        self._minded: set[CancelToken] = set()  # entries of others are dead
+        self._running = False
+
+    def add(self, token: CancelToken, due: float) -> None:
+        with self._lock:
+            self._minded.add(token)
+            heapq.heappush(self._heap, (due, next(self._arrivals), token))
+            if not self._running:
+                self._running = True
+                # A daemon: a deadline that nobody will live to see keeps no process alive.
+                threading.Thread(target=self._mind, name="retryexec-deadlines", daemon=True).start()
+            self._changed.notify()
+
+    def discard(self, token: CancelToken) -> None:
+        with self._lock:
+            self._minded.discard(token)
+            if not self._minded:
+                self._heap.clear()
+                self._changed.notify()
+
+    def _mind(self) -> None:
+        while (token := self._next_up()) is not None:
+            token.cancel()
+
+    def _next_up(self) -> CancelToken | None:
+        """Wait for a token whose time is up; return None, and stop running, if none is left."""
+        with self._lock:
+            while self._heap:
+                due, _, token = self._heap[0]
+                if token not in self._minded:
+                    heapq.heappop(self._heap)
+                elif due > self._clock.now():
+                    self._clock.wait(self._changed, due)
+                else:
+                    heapq.heappop(self._heap)
+                    self._minded.discard(token)
+                    return token
+            self._running = False
+            return None
+
+
+_watches: "weakref.WeakKeyDictionary[Clock, _DeadlineWatch]" = weakref.WeakKeyDictionary()
+_watches_lock = threading.RLock()
+
+
+def _watch_for(clock: Clock) -> _DeadlineWatch:
+    with _watches_lock:
+        return _watches.setdefault(clock, _DeadlineWatch(clock))
+
+
+def _notifier(changed: threading.Condition) -> Callable[[], None]:
+    def notify() -> None:
+        with changed:
+            changed.notify_all()
+
+    return notify
+
+
+def _run(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        logger.exception("a callback of a CancelToken failed")
+
+
+def _nothing() -> None:
+    """Unregister what was never registered."""

@@ -1,0 +1,17 @@
+"""The pytest plugin: clocks as fixtures, each for what a test builds with it."""
+
+import pytest
+
+from retryexec.testing import InstantClock, VirtualClock
+
+
+@pytest.fixture
+def virtual_clock() -> VirtualClock:
+    """A clock at 0.0 that stands still until the test moves it: pass it as ``clock=``."""
+    return VirtualClock()
+
+
+@pytest.fixture
+def retry_immediately() -> InstantClock:
+    """A clock on which no wait takes any time: pass it as ``clock=``."""
+    return InstantClock()

@@ -1,0 +1,297 @@
+"""Retry a call right here, in a thread or a coroutine."""
+
+import functools
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from contextvars import Token
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from retryexec._async import AsyncEvent, in_thread
+from retryexec._attempt import retrying_here, running_job
+from retryexec._cancel import CancelToken
+from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._errors import Cancelled
+from retryexec._events import Retry
+from retryexec._exceptions import annotate, drop_tracebacks, trim
+from retryexec._outcome import StopReason, gave_up
+from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
+from retryexec._ticker import EventTimer, Timer
+from retryexec._validate import function
+
+P = ParamSpec("P")
+T = TypeVar("T")
+OnRetry = Callable[[Retry], object]
+
+logger = logging.getLogger("retryexec")
+
+
+class _Retrying:
+    """One call being retried: all of it but the call itself and the waits."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        on_retry: OnRetry | None,
+        cancel: CancelToken | None,
+        clock: Clock | None,
+    ) -> None:
+        self._policy = checked_policy(policy)
+        self._on_retry = function("on_retry", on_retry)
+        self.cancel = cancel
+        self.clock = SYSTEM_CLOCK if clock is None else clock
+        self._progress = Progress()
+        self._progress._terms = Terms(policy, self.clock, cancel)
+        self.exception: BaseException | None = None
+        self._outer = sys.exception()  # what the caller is handling; not ours to touch
+
+    def __enter__(self) -> Self:
+        self._token: Token[Any] = retrying_here.set((self._progress, running_job()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        retrying_here.reset(self._token)
+        # The exception's traceback leads back here.
+        del self.exception, self._outer, self._progress
+
+    def begin(self) -> None:
+        """Note the start of an attempt."""
+        self._progress._begin_attempt(self.clock.now())
+
+    def delay_after(self, raised: BaseException | None, value: Any) -> float | None:
+        """Return how long to wait for another attempt; None if that was the last one.
+
+        In that case `exception` is what to raise, or None to return the value.
+        """
+        progress, now = self._progress, self.clock.now()
+        progress._failed(raised, now)
+        exception, delay, reason = decide(self._policy, progress, raised, value, now)
+        progress._previous = self.exception = exception
+        if delay is None or self._is_cancelled():
+            if reason is None:  # there would be another attempt, but for the token
+                exception = _cancelled_after(exception)
+            self._end(exception, reason or StopReason.CANCELLED)
+            return None
+        if self._on_retry is not None:
+            try:
+                self._on_retry(Retry(progress.attempts, exception, delay))
+            except Exception:
+                logger.exception("on_retry failed; the retries go on")
+        drop_tracebacks(exception, self._outer)
+        return delay
+
+    def cut_short(self) -> bool:
+        """After a wait: return whether the token ended it; then `exception` is `Cancelled`."""
+        if self._is_cancelled():
+            self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
+            return True
+        return False
+
+    def _is_cancelled(self) -> bool:
+        return self.cancel is not None and self.cancel.cancelled
+
+    def _end(self, exception: BaseException | None, reason: StopReason) -> None:
+        progress = self._progress
+        self.exception = exception
+        if exception is not None:
+            elapsed = self.clock.now() - progress._began
+            annotate(exception, gave_up(progress.attempts, elapsed, reason))
+
+
+def retry(
+    fn: Callable[[], T],
+    *,
+    policy: RetryPolicy = RetryPolicy(),
+    on_retry: OnRetry | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> T:
+    """Call ``fn()`` in this thread until it succeeds or the policy stops; return what it returns.
+
+    Args:
+        fn: called for each attempt, at least once.
+        policy: when to try again.
+        on_retry: called with a `Retry` before each wait, and not for the final failure.
+        cancel: a token that ends the retries; an attempt that runs is not interrupted.
+        clock: where the time comes from.
+        timer: what to wait by.
+
+    Raises:
+        Exception: what the last attempt raised; its note says why no other followed.
+        Cancelled: *cancel* was cancelled; ``__cause__`` is the last failure.
+        TypeError: *fn* is a coroutine function (see `retry_async`), or no callable.
+    """
+    _refuse_async(fn)
+    retrying = _Retrying(policy, on_retry, cancel, clock)
+    waiting = EventTimer(retrying.clock) if timer is None else timer
+    with retrying:
+        while True:
+            retrying.begin()
+            raised, value = None, None
+            try:
+                value = fn()
+            except BaseException as error:  # noqa: BLE001  the policy says what becomes of it
+                raised = trim(error)
+            delay = retrying.delay_after(raised, value)
+            del raised
+            if delay is None:
+                break
+            _wait(waiting, delay, retrying.cancel)
+            if retrying.cut_short():
+                break
+        if retrying.exception is not None:
+            raise retrying.exception
+        return value  # type: ignore[return-value]
+
+
+async def retry_async(
+    fn: Callable[[], Awaitable[T]],
+    *,
+    policy: RetryPolicy = RetryPolicy(),
+    on_retry: OnRetry | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> T:
+    """Await ``fn()`` until it succeeds or the policy stops; as `retry`, on asyncio or trio.
+
+    Args:
+        fn: called for each attempt, at least once; what it returns is awaited.
+        policy, on_retry, cancel, clock, timer: as for `retry`. A *timer* is waited for on another
+            thread.
+
+    Raises:
+        Exception: what the last attempt raised; its note says why no other followed.
+        Cancelled: *cancel* was cancelled; ``__cause__`` is the last failure.
+    """
+    function("fn", fn)
+    retrying = _Retrying(policy, on_retry, cancel, clock)
+    with retrying:
+        while True:
+            retrying.begin()
+            raised, value = None, None
+            try:
+                value = await fn()
+            except BaseException as error:  # noqa: BLE001  the policy says what becomes of it
+                raised = trim(error)
+            delay = retrying.delay_after(raised, value)
+            del raised
+            if delay is None:
+                break
+            await _wait_async(timer, delay, retrying)
+            if retrying.cut_short():
+                break
+        if retrying.exception is not None:
+            raise retrying.exception
+        return value  # type: ignore[return-value]
+
+
+@overload
+def retrying(policy: Callable[P, T], /) -> Callable[P, T]: ...
+@overload
+def retrying(
+    policy: RetryPolicy = ...,
+    *,
+    on_retry: OnRetry | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+def retrying(
+    policy: Any = RetryPolicy(),
+    *,
+    on_retry: OnRetry | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> Any:
+    """Decorate a function, or a coroutine function, so that each call of it is retried.
+
+    Used as ``@retrying``, ``@retrying(policy)`` or with the options of `retry`.
+
+    Raises:
+        TypeError: what is decorated is a generator function, whose body runs only when somebody
+            iterates, and cannot be begun again.
+    """
+    if not isinstance(policy, RetryPolicy) and callable(policy):
+        return retrying()(policy)
+    checked_policy(policy)
+    options: dict[str, Any] = {
+        "policy": policy,
+        "on_retry": on_retry,
+        "cancel": cancel,
+        "clock": clock,
+        "timer": timer,
+    }
+
+    def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            msg = (
+                f"{fn.__qualname__} is a generator function: its body runs while somebody "
+                "iterates, too late to be retried; retry the function that consumes it"
+            )
+            raise TypeError(msg)
+        if inspect.iscoroutinefunction(fn):
+
+            @functools.wraps(fn)
+            async def call_async(*args: Any, **kwargs: Any) -> Any:
+                return await retry_async(functools.partial(fn, *args, **kwargs), **options)
+
+            return call_async
+
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return retry(functools.partial(fn, *args, **kwargs), **options)
+
+        return call
+
+    return decorate
+
+
+def _cancelled_after(failure: BaseException | None) -> Cancelled:
+    cancelled = Cancelled("cancelled, and so not tried again")
+    cancelled.__cause__ = failure
+    return cancelled
+
+
+def _wait(timer: Timer, delay: float, cancel: CancelToken | None) -> None:
+    """Wait *delay* seconds, or until *cancel* is cancelled."""
+    if cancel is None:
+        timer.start(delay)
+        timer.wait()
+        return
+    # Registered after the start, which would undo a stop: a token cancelled by now stops it here.
+    timer.start(delay)
+    unregister = cancel.on_change(timer.stop)
+    try:
+        timer.wait(cancel.remaining())
+    finally:
+        unregister()
+
+
+async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) -> None:
+    cancel, clock = retrying.cancel, retrying.clock
+    if timer is not None:
+        await in_thread(functools.partial(_wait, timer, delay, cancel))
+        return
+    due = clock.now() + delay
+    event = AsyncEvent()
+    unregister = None if cancel is None else cancel.on_change(event.set)
+    try:
+        while clock.now() < due and not event.is_set:
+            left = None if cancel is None else cancel.remaining()
+            if left == 0.0:
+                return
+            await event.wait(clock, due if left is None else min(due, clock.now() + left))
+    finally:
+        if unregister is not None:
+            unregister()
+
+
+def _refuse_async(fn: Any) -> None:
+    function("fn", fn)
+    if inspect.iscoroutinefunction(fn):
+        msg = f"retry calls a plain function, and {fn!r} is a coroutine function: use retry_async"
+        raise TypeError(msg)
