@@ -83,6 +83,7 @@ class Pool:
         # clock that moves only when the pool is at rest: that one attaches itself.
         self._load = 0
         self._counting = True
+        self.attentive = True  # as long as jobs are counted, and again once it is closed
         attach: Callable[[Pool], Callable[[], None]] | None = getattr(setup.clock, "attach", None)
         self._at_rest = None if attach is None else attach(self)
         # What submit raises, once it must: after shutdown, at exit, when broken. Written before
@@ -90,13 +91,14 @@ class Pool:
         self._refusal: Callable[[], Exception] | None = None
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job], object] | None = None
+        self.stopping = False  # whether that is so
         self._leftovers: list[str] = []  # names of abandoned jobs, at interpreter exit
         # One None for each job that there is room for, if max_pending is set.
-        self._room: SimpleQueue[None] | None = None
+        self.room: SimpleQueue[None] | None = None
         if setup.max_pending is not None:
-            self._room = SimpleQueue()
+            self.room = SimpleQueue()
             for _ in range(setup.max_pending):
-                self._room.put(None)
+                self.room.put(None)
         self.timekeeper = Timekeeper(
             setup.clock,
             self.lock,
@@ -113,8 +115,8 @@ class Pool:
         Raises:
             RuntimeError: the pool takes no more jobs, or not from this thread.
         """
-        if self._refusal is None and self._room is not None:
-            self._wait_for_room(self._room)
+        if self._refusal is None and self.room is not None:
+            self._wait_for_room(self.room)
         if self._refusal is not None:
             raise self._refusal()
         if self._counting:
@@ -122,7 +124,7 @@ class Pool:
                 with self.lock:
                     self._expect(1)
             except BaseException:
-                self.make_room()
+                self._make_room()
                 raise
         self.queue.put(job)
         # Whoever refuses writes so before putting a None behind all jobs. Either this one is in
@@ -179,6 +181,7 @@ class Pool:
         self._load += jobs
         if len(self._workers) == self.setup.max_workers:
             self._counting = self._at_rest is not None
+            self.attentive = self._counting or self._refusal is not None
 
     def _unload(self, jobs: int) -> None:
         """Count *jobs* as no longer queued or in hand."""
@@ -196,10 +199,10 @@ class Pool:
         if self._refusal is not None:
             self._look_for_the_end()
 
-    def make_room(self) -> None:
-        """Hear that a job is about to end."""
-        if self._room is not None:
-            self._room.put(None)
+    def _make_room(self) -> None:
+        """Let one more job in, if there is a limit."""
+        if self.room is not None:
+            self.room.put(None)
 
     def count_cancelled(self, job: Job) -> None:
         """Note that *job* was cancelled while it was queued or waiting."""
@@ -212,7 +215,7 @@ class Pool:
         waited = self.timekeeper.discard(job)
         with self.lock:
             self._stale += not waited
-        self.make_room()
+        self._make_room()
         if self._refusal is not None:
             self._look_for_the_end()
 
@@ -231,9 +234,10 @@ class Pool:
         with self.lock:
             if self._refusal is None:
                 self._refusal = refusal
+            self.attentive = True
         self.queue.put(None)
-        if self._room is not None:
-            self._room.put(None)
+        if self.room is not None:
+            self.room.put(None)
 
     def shut_down(
         self, *, wait: bool, cancel_futures: bool, timeout: float | None
@@ -294,6 +298,7 @@ class Pool:
         with self.lock:
             if self._end_pending is None:
                 self._end_pending = end
+            self.stopping = True
         # In this order, since the timekeeper hands on to the queue and closes for good.
         pending = deque(self.timekeeper.close())
         pending.extendleft(reversed(self._drain()))
@@ -398,11 +403,6 @@ class Pool:
         self.timekeeper.poke()
 
     # ---- how things are
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no further attempt will start."""
-        return self._end_pending is not None
 
     @property
     def _name(self) -> str:

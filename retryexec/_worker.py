@@ -27,12 +27,10 @@ class Employer(Protocol):
     queue: "SimpleQueue[Job | None]"
     timekeeper: Timekeeper
     now: Callable[[], float]
-    silent: bool
-
-    @property
-    def stopping(self) -> bool:
-        """Whether no further attempt may start."""
-        ...
+    silent: bool  # whether the failures of abandoned jobs are told elsewhere
+    stopping: bool  # whether no further attempt may start
+    attentive: bool  # whether it wants to hear of every job that is done with
+    room: "SimpleQueue[None] | None"  # gets a None for each job that ends
 
     def prepare(self) -> bool:
         """Run the user's initializer; False if it failed."""
@@ -44,10 +42,6 @@ class Employer(Protocol):
 
     def done_with(self) -> None:
         """Hear that a job has left a worker's hands, for good or to wait."""
-        ...
-
-    def make_room(self) -> None:
-        """Hear that a job is about to end."""
         ...
 
     def may_leave(self) -> bool:
@@ -96,7 +90,7 @@ class Worker(Thread):
                     put(job)
                 # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
                 self.job = job = None
-                if not again:
+                if pool.attentive and not again:
                     pool.done_with()
         pool.leave()
 
@@ -183,7 +177,8 @@ class Worker(Thread):
     def _succeed(self, job: Job, value: Any) -> None:
         self.succeeded += 1
         self.job = None
-        self._pool.make_room()
+        if self._pool.room is not None:
+            self._pool.room.put(None)
         job._succeed(value)
 
     def _rescue(self, job: Job, error: BaseException) -> None:
@@ -225,7 +220,8 @@ def give_up(
                 worker.abandoned += 1
             else:
                 worker.failed += 1
-        pool.make_room()
+        if pool.room is not None:
+            pool.room.put(None)
         job._end(FINISHED, value, exception, reason)
 
 

@@ -1,6 +1,7 @@
 """A job that goes by a script, played through on a clock that moves by itself."""
 
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
@@ -56,14 +57,17 @@ def play(policy: RetryPolicy, *outcomes: Any, clock: VirtualClock | None = None)
     return Played(future, script.started, ended)
 
 
-def asleep(clock: VirtualClock, until: float) -> threading.Thread:
-    """Return a thread that waits by *clock*, and no longer than *until*; it waits already."""
+def asleep(
+    clock: VirtualClock, until: float, *, then: Callable[[], object] = list
+) -> threading.Thread:
+    """Return a thread that already waits by *clock*, until *until*, and then calls *then*."""
     changed, begun = threading.Condition(), threading.Event()
 
     def sleep() -> None:
         with changed:
             begun.set()
             clock.wait(changed, until)
+        then()
 
     thread = threading.Thread(target=sleep)
     thread.start()

@@ -149,26 +149,25 @@ def test_traceback_stays_as_long_as_it_is(executor: RetryingExecutor) -> None:
     assert seen[0][-2:] == ["job", "deep"]
 
 
-CONSTANT = Boom("always the same object")
-
-
-def constant() -> None:
-    raise CONSTANT
-
-
 def test_traceback_does_not_grow_with_attempts(executor: RetryingExecutor) -> None:
     for attempts in (1, 2, 20):
-        CONSTANT.__traceback__ = None
-        future = executor.using(max_attempts=attempts).submit(constant)
-        assert future.exception(5) is CONSTANT
-        assert frames(CONSTANT) == ["constant"]
+        error = Boom("the same object each time")
+        assert executor.using(max_attempts=attempts).submit(raise_, error).exception(5) is error
+        assert frames(error) == ["raise_"]
 
 
 def test_traceback_does_not_grow_with_jobs(executor: RetryingExecutor) -> None:
     """One exception object fails many jobs, as a constant of a module may."""
-    CONSTANT.__traceback__ = None
-    seen = [frames(failure(executor.submit(constant))) for _ in range(4)]
-    assert seen == [seen[0]] * 4
+    error = Boom("the same object each time")
+    seen = []
+    for _ in range(4):
+        assert executor.submit(raise_, error).exception(5) is error
+        seen.append(frames(error))
+    once = executor.using(RetryPolicy.never())
+    for _ in range(4):
+        assert once.submit(raise_, error).exception(5) is error
+        seen.append(frames(error))
+    assert seen == [["raise_"]] * 8
 
 
 def test_traceback_of_a_chain_does_not_grow(executor: RetryingExecutor) -> None:

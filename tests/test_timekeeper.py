@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -133,6 +133,60 @@ def test_jobs_of_one_moment_are_all_due(clock: VirtualClock) -> None:
             executor.submit(once_after, 5, done)
         clock.advance(5)
         assert len(done) == 20
+
+
+class ByHand:
+    """A clock that a test sets, and nobody waits for."""
+
+    time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, changed: threading.Condition, until: float) -> None:  # noqa: ARG002
+        changed.wait()
+
+
+class Between:
+    """Stands in for a queue, and lets something happen after the first look at it is taken."""
+
+    def __init__(self, queue: Any, happens: Callable[[], object]) -> None:
+        self.queue = queue
+        self.happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.queue, name)
+
+    def empty(self) -> bool:
+        answer: bool = self.queue.empty()
+        self.happens()
+        return answer
+
+
+def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost() -> None:
+    """It looks into the queue and into the heap, and a job may go from one to the other."""
+    clock, done = ByHand(), list[float]()
+    executor = RetryingExecutor(max_workers=1, clock=clock)
+    future = executor.submit(once_after, 5, done)
+    executor.submit(len, "seven").result()  # by now the first job waits
+    pool, released = executor._pool, threading.Event()
+    release = pool.timekeeper._release
+
+    def release_and_tell(jobs: list[RetryFuture[Any]]) -> None:
+        release(jobs)
+        released.set()
+
+    def come_due() -> None:
+        clock.time = 5
+        pool.poke()
+        released.wait(0.1)  # in vain if the look is taken under the lock, which is fine too
+
+    pool.timekeeper._release = release_and_tell
+    pool.queue = Between(pool.queue, come_due)  # type: ignore[assignment]
+    executor.shutdown(wait=False)
+    come_due()  # if nobody looked at all
+    executor.shutdown()
+    assert (future.done(), done) == (True, [5])
 
 
 # ---- itself

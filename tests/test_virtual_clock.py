@@ -75,7 +75,7 @@ def test_small_steps_and_large_ones_come_to_the_same(spans: list[int]) -> None:
     job = Script(clock, OSError)
     with waiting_executor(clock) as executor:
         executor.submit(job).add_done_callback(RetryFuture.exception)
-        for span in spans:
+        for span in [0, *spans]:
             clock.advance(span)
         assert clock.now() == sum(spans)
         assert job.started == [due for due in (0, 60, 120, 180) if due <= sum(spans)]
@@ -249,24 +249,10 @@ def test_word_ends_the_wait_of_a_thread(clock: VirtualClock) -> None:
 
 def test_a_woken_thread_has_acted_before_time_moves_on(clock: VirtualClock) -> None:
     seen: list[float] = []
-
-    def every_second() -> None:
-        while clock.now() < 5:
-            busy_for(clock, 1)
-            seen.append(clock.now())
-
-    thread = threading.Thread(target=every_second)
-    thread.start()
-    clock.run_until(lambda: not thread.is_alive()) if asleep_soon(clock) else None
-    thread.join()
-    assert seen == [1, 2, 3, 4, 5]
-
-
-def asleep_soon(clock: VirtualClock) -> bool:
-    """Wait until some thread waits by *clock*."""
-    while math.isinf(clock._next_due()):
-        pass
-    return True
+    for until in (3, 1, 2):
+        asleep(clock, until, then=lambda: seen.append(clock.now()))
+    clock.advance(10)
+    assert seen == [1, 2, 3]
 
 
 def test_the_owner_moves_time_by_waiting(clock: VirtualClock) -> None:

@@ -3,11 +3,42 @@
 # An error that is no longer one is an error, for both of them.
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
-from concurrent.futures import Executor, Future
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import assert_type
 
-from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
+from retryexec import (
+    Attempt,
+    Backoff,
+    Clock,
+    ConstantBackoff,
+    DecorrelatedJitterBackoff,
+    EqualJitterBackoff,
+    ExponentialBackoff,
+    Failure,
+    FibonacciBackoff,
+    FullJitterBackoff,
+    GiveUp,
+    LinearBackoff,
+    PermanentError,
+    Retriable,
+    Retry,
+    RetryAfter,
+    RetryFuture,
+    RetryingExecutor,
+    RetryPolicy,
+    ShutdownReport,
+    Stats,
+    StopBackoff,
+    StopReason,
+    ZeroBackoff,
+    current_attempt,
+)
+from retryexec.testing import VirtualClock
 
 
 @dataclass(frozen=True)
@@ -18,27 +49,210 @@ class Save:
         return len(self.activity)
 
 
-async def awaited(future: RetryFuture[int]) -> None:
-    assert_type(await future, int)
+class NoJob:
+    def execute(self) -> int:
+        return 1
 
 
 def double(number: int, *, times: int = 1) -> int:
     return number * 2 * times
 
 
+def add(number: int, text: str) -> str:
+    return text * number
+
+
+# ---- submit
+
 with RetryingExecutor(max_workers=1, policy=RetryPolicy(max_attempts=3)) as executor:
     assert_type(executor, RetryingExecutor)
     assert_type(executor.submit(len, "seven"), RetryFuture[int])
     assert_type(executor.submit(Save("login")), RetryFuture[int])
     assert_type(executor.submit(double, 7, times=2), RetryFuture[int])
+    assert_type(executor.submit(add, 7, text="a"), RetryFuture[str])
+    assert_type(executor.submit(lambda: 1.5), RetryFuture[float])
     assert_type(executor.submit(len, "seven").result(), int)
+    assert_type(executor.submit(len, "seven").result(timeout=5), int)
     plain: Future[int] = executor.submit(len, "seven")
-    assert_type(list(executor.map(double, [1, 2])), list[int])
+    job: Retriable[int] = Save("login")
+    assert_type(executor.submit(job), RetryFuture[int])
 
     executor.submit(len, 7)  # type: ignore[call-overload]
     executor.submit(double, 7, often=2)  # type: ignore[call-arg]
+    executor.submit(double)  # type: ignore[call-arg]
     executor.submit("no job")  # type: ignore[call-overload]
+    executor.submit(NoJob())  # type: ignore[call-overload]
+    executor.submit()  # type: ignore[call-overload]
+    no_job: Retriable[int] = NoJob()  # type: ignore[assignment]
+    other: Retriable[str] = Save("login")  # type: ignore[assignment]
+
+    # ---- and the other ways in
+
+    assert_type(executor.map(double, [1, 2]), Iterator[int])
+    assert_type(list(executor.map(add, [1, 2], "ab", timeout=5, buffersize=1)), list[str])
+    assert_type(executor.using(max_attempts=5), RetryingExecutor)
+    assert_type(executor.using(RetryPolicy.never()).submit(len, "seven"), RetryFuture[int])
+    executor.using("twice")  # type: ignore[arg-type]
+
+    # ---- what it tells
+
+    assert_type(executor.stats(), Stats)
+    assert_type(executor.stats().waiting, int)
+    assert_type(executor.shutdown(), ShutdownReport)
+    assert_type(executor.shutdown(cancel_futures=True, timeout=timedelta(minutes=1)).done, int)
 
 some_executor: Executor = RetryingExecutor()
 
+
+# ---- futures
+
+
+async def awaited(future: RetryFuture[int]) -> None:
+    assert_type(await future, int)
+    assert_type(await asyncio.wrap_future(future), int)
+    assert_type(
+        await asyncio.get_running_loop().run_in_executor(RetryingExecutor(), len, "seven"), int
+    )
+
+
+def asked(future: RetryFuture[int]) -> None:
+    assert_type(future.exception(), BaseException | None)
+    assert_type(future.attempts, int)
+    assert_type(future.stop_reason, StopReason | None)
+    assert_type(future.history, tuple[Failure, ...])
+    assert_type(future.history[-1].exception_type, type[BaseException] | None)
+    assert_type(future.next_attempt_at, float | None)
+    assert_type(future.cancel(), bool)
+    future.add_done_callback(finished)
+    future.add_done_callback(lambda done: print(done.result() + 1))  # noqa: T201
+    for done in as_completed([future]):
+        assert_type(done.result(), int)
+    future.attempts = "many"  # type: ignore[assignment]
+    future.stop_reason = StopReason.SUCCEEDED  # type: ignore[misc]
+
+
+def finished(future: Future[int]) -> None: ...
+
+
+# ---- attempts
+
+
+def attempt() -> None:
+    assert_type(current_attempt(), Attempt)
+    assert_type(current_attempt().number, int)
+    assert_type(current_attempt().previous, BaseException | None)
+    assert_type(current_attempt().remaining(), float | None)
+    assert_type(current_attempt().cancelled, bool)
+    raise RetryAfter(timedelta(minutes=1), ValueError("busy")) from PermanentError(OSError())
+
+
+PermanentError("gone")  # type: ignore[arg-type]
+RetryAfter("5")  # type: ignore[arg-type]
+RetryAfter(5, "busy")  # type: ignore[arg-type]
+
+
+# ---- policies
+
+
+def worth_it(error: Exception) -> bool:
+    return not isinstance(error, ValueError)
+
+
+def when(error: Exception) -> float | timedelta | None:
+    return timedelta(seconds=5) if isinstance(error, OSError) else None
+
+
+class Delays:
+    def __iter__(self) -> Iterator[float]:
+        return iter((0.5, 1.0))
+
+
+RetryPolicy(max_attempts=None, max_elapsed=None, attempt_timeout=None, retry_on_result=None)
+RetryPolicy(max_elapsed=timedelta(minutes=15), attempt_timeout=timedelta(seconds=5))
+RetryPolicy(max_elapsed=900, attempt_timeout=1.5)
+RetryPolicy(retry_on=OSError)
+RetryPolicy(retry_on=(OSError, ValueError))
+RetryPolicy(retry_on=worth_it)
+RetryPolicy(retry_on=when)
+RetryPolicy(retry_on=lambda error: 2.5 if "busy" in str(error) else False)
+RetryPolicy(retry_on_result=lambda value: value is None)
+RetryPolicy(backoff=[0.1, 1, 10])
+RetryPolicy(backoff=(timedelta(seconds=1), timedelta(minutes=1)))
+RetryPolicy(backoff=[1, timedelta(minutes=1)])
+RetryPolicy(backoff=range(5))
+RetryPolicy(backoff=Delays())
+RetryPolicy(backoff=ConstantBackoff(5).take(3))
+assert_type(RetryPolicy.never(), RetryPolicy)
+assert_type(RetryPolicy().replace(max_attempts=3), RetryPolicy)
+
 RetryPolicy(attempts=3)  # type: ignore[call-arg]
+RetryPolicy(3)  # type: ignore[misc]
+RetryPolicy(max_attempts="3")  # type: ignore[arg-type]
+RetryPolicy(max_elapsed="1h")  # type: ignore[arg-type]
+RetryPolicy(retry_on=5)  # type: ignore[arg-type]
+RetryPolicy(retry_on=int)  # type: ignore[arg-type]
+RetryPolicy(backoff=5)  # type: ignore[arg-type]
+RetryPolicy(backoff=["1"])  # type: ignore[list-item]
+RetryPolicy().max_attempts = 3  # type: ignore[misc]
+
+
+# ---- backoffs
+
+second, minute = timedelta(seconds=1), timedelta(minutes=1)
+backoffs: list[Backoff] = [
+    ZeroBackoff(),
+    StopBackoff(),
+    ConstantBackoff(second),
+    LinearBackoff(second, second, minute),
+    LinearBackoff(initial=1, increment=0.5, max_interval=60),
+    FibonacciBackoff(initial=second, max_interval=minute),
+    ExponentialBackoff(),
+    ExponentialBackoff(second, 2, 0.5, minute),
+    ExponentialBackoff(
+        initial_interval=1, multiplier=2, randomization_factor=0, max_interval=9, random=lambda: 0.5
+    ),
+    FullJitterBackoff(base=second, multiplier=2, max_interval=minute, random=lambda: 0.5),
+    EqualJitterBackoff(base=second, multiplier=2, max_interval=minute, random=lambda: 0.5),
+    DecorrelatedJitterBackoff(base=second, max_interval=minute, random=lambda: 0.5),
+]
+assert_type(next(iter(backoffs[0])), float)
+assert_type(ConstantBackoff(second).interval, float)
+assert_type(ConstantBackoff(5).take(3), Backoff)
+assert_type(ConstantBackoff(5).take(3).then([1, minute]), Backoff)
+assert_type(ConstantBackoff(5).jittered(0.5, random=lambda: 0.5), Backoff)
+
+ConstantBackoff("5")  # type: ignore[arg-type]
+ConstantBackoff(5).interval = 6  # type: ignore[misc]
+ExponentialBackoff(random=0.5)  # type: ignore[arg-type]
+ZeroBackoff().take("3")  # type: ignore[arg-type]
+ZeroBackoff().then(3)  # type: ignore[arg-type]
+
+
+# ---- clocks and hooks
+
+
+class Frozen:
+    def now(self) -> float:
+        return 0.0
+
+    def wait(self, changed: threading.Condition, until: float) -> None: ...
+
+
+def on_retry(event: Retry) -> None:
+    assert_type(event.attempt, int)
+    assert_type(event.exception, BaseException | None)
+    assert_type(event.delay, float)
+
+
+def on_give_up(event: GiveUp) -> None:
+    assert_type(event.stop_reason, StopReason)
+
+
+clocks: list[Clock] = [Frozen(), VirtualClock()]
+RetryingExecutor(clock=Frozen(), on_retry=on_retry, on_give_up=on_give_up, exit_timeout=minute)
+RetryingExecutor(clock=VirtualClock(), max_pending=10, initializer=double, initargs=(7,))
+RetryingExecutor(on_retry=on_give_up)  # type: ignore[arg-type]
+RetryingExecutor(clock=5)  # type: ignore[arg-type]
+VirtualClock().advance(minute)
+VirtualClock().run_until(threading.Event().is_set)
+VirtualClock().run_until(True)  # type: ignore[arg-type]
