@@ -3,13 +3,15 @@
 import heapq
 import logging
 import math
+import os
 import threading
 import weakref
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 from retryexec._clock import SYSTEM_CLOCK, Clock
-from retryexec._validate import Seconds, function, seconds_or_none
+from retryexec._validate import Seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
 
@@ -48,15 +50,14 @@ class CancelToken:
         # While there are callbacks: takes this token out of what its parent, or the thread that
         # minds the deadlines, is to tell.
         self._unhook: list[Callable[[], object]] = []
+        self._minded = False  # whether somebody minds the deadline
 
     def cancel(self) -> None:
         """Cancel the token and its children, and run the callbacks; a second call does nothing."""
         with self._lock:
             self._cancelled = True
             callbacks, self._callbacks = list(self._callbacks.values()), {}
-            unhook, self._unhook = self._unhook, []
-        for leave in unhook:
-            leave()
+        self._hook()
         for callback in callbacks:
             _run(callback)
 
@@ -111,7 +112,9 @@ class CancelToken:
         Returns:
             a function that unregisters the callback; calling it twice does no harm.
         """
-        function("callback", callback)
+        if not callable(callback):
+            msg = f"callback takes a callable (got {callback!r})"
+            raise TypeError(msg)
         return self.on_change(callback, at_deadline=True)
 
     def on_change(
@@ -120,32 +123,45 @@ class CancelToken:
         """Do as `on_cancel`; without *at_deadline*, for those who mind the time themselves."""
         with self._lock:
             key = None if self.cancelled else next(self._keys)
+            first = not self._callbacks
             if key is not None:
-                if not self._callbacks and self._parent is not None:
-                    self._unhook.append(self._parent.on_change(self.cancel))
                 self._callbacks[key] = callback
         if key is None:
             _run(callback)
             return _nothing
+        # After the callback has its place: either may turn out to be over, and cancel at once.
+        if first and self._parent is not None:
+            self._hook(self._parent.on_change(self.cancel))
         if at_deadline and (left := self.remaining()) is not None:
             self._mind_deadline(left)
         return lambda: self._unregister(key)
 
     def _mind_deadline(self, left: float) -> None:
         with self._lock:
-            if not self._cancelled:
-                watch = _watch_for(self.clock)
-                watch.add(self, self.clock.now() + left)
-                self._unhook.append(lambda: watch.discard(self))
+            minded, self._minded = self._minded, True
+        if minded:
+            return
+        clock: Any = self.clock
+        due = clock.now() + left
+        if hasattr(clock, "attach"):  # one that tests move, which calls when it comes to a time
+            self._hook(clock.call_at(due, self.cancel))
+        else:
+            self._hook(_watch_for(clock).add(self, due))
+
+    def _hook(self, *leave: Callable[[], object]) -> None:
+        """Keep *leave* while there are callbacks; without any, take the token out everywhere."""
+        with self._lock:
+            self._unhook += leave
+            if self._callbacks:
+                return
+            unhook, self._unhook, self._minded = self._unhook, [], False
+        for leave_now in unhook:
+            leave_now()
 
     def _unregister(self, key: int) -> None:
         with self._lock:
             self._callbacks.pop(key, None)
-            if self._callbacks:
-                return
-            unhook, self._unhook = self._unhook, []
-        for leave in unhook:
-            leave()
+        self._hook()
 
     def __repr__(self) -> str:
         left = self.remaining()
@@ -167,26 +183,30 @@ class _DeadlineWatch:
         self._minded: set[CancelToken] = set()  # entries of others are dead
         self._running = False
 
-    def add(self, token: CancelToken, due: float) -> None:
+    def add(self, token: CancelToken, due: float) -> Callable[[], None]:
+        """Cancel *token* when it is *due*; return what takes that back."""
         with self._lock:
             self._minded.add(token)
             heapq.heappush(self._heap, (due, next(self._arrivals), token))
             if not self._running:
-                self._running = True
                 # A daemon: a deadline that nobody will live to see keeps no process alive.
                 threading.Thread(target=self._mind, name="retryexec-deadlines", daemon=True).start()
+                self._running = True
             self._changed.notify()
+        return lambda: self._discard(token)
 
-    def discard(self, token: CancelToken) -> None:
+    def _discard(self, token: CancelToken) -> None:
         with self._lock:
             self._minded.discard(token)
-            if not self._minded:
-                self._heap.clear()
+            if len(self._heap) > 2 * len(self._minded):
+                self._heap = [entry for entry in self._heap if entry[2] in self._minded]
+                heapq.heapify(self._heap)
                 self._changed.notify()
 
     def _mind(self) -> None:
         while (token := self._next_up()) is not None:
             token.cancel()
+            del token
 
     def _next_up(self) -> CancelToken | None:
         """Wait for a token whose time is up; return None, and stop running, if none is left."""
@@ -205,13 +225,27 @@ class _DeadlineWatch:
             return None
 
 
-_watches: "weakref.WeakKeyDictionary[Clock, _DeadlineWatch]" = weakref.WeakKeyDictionary()
+# By the id of the clock, which lives as long as its watch does; a watch lives by its tokens.
+_watches: "weakref.WeakValueDictionary[int, _DeadlineWatch]" = weakref.WeakValueDictionary()
 _watches_lock = threading.RLock()
+
+
+def _in_child() -> None:
+    _watches.clear()  # their threads are the parent's alone
+    _watches_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_watches_lock.acquire,
+        after_in_parent=_watches_lock.release,
+        after_in_child=_in_child,
+    )
 
 
 def _watch_for(clock: Clock) -> _DeadlineWatch:
     with _watches_lock:
-        return _watches.setdefault(clock, _DeadlineWatch(clock))
+        return _watches.setdefault(id(clock), _DeadlineWatch(clock))
 
 
 def _notifier(changed: threading.Condition) -> Callable[[], None]:

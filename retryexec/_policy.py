@@ -26,7 +26,7 @@ HISTORY_LENGTH = 5
 
 # A tenth of a microsecond: sums of decimal fractions are off by less, and "exactly at the limit
 # still counts" is meant for them too.
-_ROUNDING = 1e-7
+ROUNDING = 1e-7
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -170,7 +170,7 @@ class Progress:
     def _too_late(self, policy: RetryPolicy, start: float) -> bool:
         """Return whether an attempt starting at *start* would start after the limit."""
         limit = policy.max_elapsed
-        return limit is not None and start - self._began > limit + _ROUNDING
+        return limit is not None and start - self._began > limit + ROUNDING
 
     def _deadline(self, policy: RetryPolicy) -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""

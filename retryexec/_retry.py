@@ -36,11 +36,13 @@ class _Retrying:
         on_retry: OnRetry | None,
         cancel: CancelToken | None,
         clock: Clock | None,
+        timer: Timer | None,
     ) -> None:
         self._policy = checked_policy(policy)
         self._on_retry = function("on_retry", on_retry)
         self.cancel = cancel
         self.clock = SYSTEM_CLOCK if clock is None else clock
+        self._timer = timer  # the caller's, if any
         self._progress = Progress()
         self._progress._terms = Terms(policy, self.clock, cancel)
         self.exception: BaseException | None = None
@@ -52,6 +54,8 @@ class _Retrying:
 
     def __exit__(self, *_: object) -> None:
         retrying_here.reset(self._token)
+        if self._timer is not None:
+            self._timer.stop()
         # The exception's traceback leads back here.
         del self.exception, self._outer, self._progress
 
@@ -82,9 +86,12 @@ class _Retrying:
         return delay
 
     def cut_short(self) -> bool:
-        """After a wait: return whether the token ended it; then `exception` is `Cancelled`."""
+        """After a wait: return whether no attempt may follow it; `exception` is as at the end."""
         if self._is_cancelled():
             self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
+            return True
+        if self._progress._too_late(self._policy, self.clock.now()):  # the wait took longer
+            self._end(self.exception, StopReason.MAX_ELAPSED)
             return True
         return False
 
@@ -116,7 +123,7 @@ def retry(
         on_retry: called with a `Retry` before each wait, and not for the final failure.
         cancel: a token that ends the retries; an attempt that runs is not interrupted.
         clock: where the time comes from.
-        timer: what to wait by.
+        timer: what to wait by; stopped at the end.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
@@ -124,7 +131,7 @@ def retry(
         TypeError: *fn* is a coroutine function (see `retry_async`), or no callable.
     """
     _refuse_async(fn)
-    retrying = _Retrying(policy, on_retry, cancel, clock)
+    retrying = _Retrying(policy, on_retry, cancel, clock, timer)
     waiting = EventTimer(retrying.clock) if timer is None else timer
     with retrying:
         while True:
@@ -166,8 +173,8 @@ async def retry_async(
         Exception: what the last attempt raised; its note says why no other followed.
         Cancelled: *cancel* was cancelled; ``__cause__`` is the last failure.
     """
-    function("fn", fn)
-    retrying = _Retrying(policy, on_retry, cancel, clock)
+    _check_callable(fn)
+    retrying = _Retrying(policy, on_retry, cancel, clock, timer)
     with retrying:
         while True:
             retrying.begin()
@@ -258,15 +265,16 @@ def _cancelled_after(failure: BaseException | None) -> Cancelled:
 
 def _wait(timer: Timer, delay: float, cancel: CancelToken | None) -> None:
     """Wait *delay* seconds, or until *cancel* is cancelled."""
+    timer.start(delay)
     if cancel is None:
-        timer.start(delay)
         timer.wait()
         return
     # Registered after the start, which would undo a stop: a token cancelled by now stops it here.
-    timer.start(delay)
     unregister = cancel.on_change(timer.stop)
     try:
-        timer.wait(cancel.remaining())
+        # What is left of the token's time may be rounded down, or be told by another clock.
+        while (left := cancel.remaining()) != 0.0 and not timer.wait(left) and left is not None:
+            pass
     finally:
         unregister()
 
@@ -290,8 +298,14 @@ async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) ->
             unregister()
 
 
+def _check_callable(fn: Any) -> None:
+    if not callable(fn):
+        msg = f"fn takes a callable (got {fn!r})"
+        raise TypeError(msg)
+
+
 def _refuse_async(fn: Any) -> None:
-    function("fn", fn)
+    _check_callable(fn)
     if inspect.iscoroutinefunction(fn):
         msg = f"retry calls a plain function, and {fn!r} is a coroutine function: use retry_async"
         raise TypeError(msg)

@@ -12,7 +12,7 @@ from retryexec._async import AsyncEvent, in_thread
 from retryexec._backoff import Delays, reiterable
 from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
-from retryexec._validate import Seconds, function, seconds, seconds_or_none
+from retryexec._validate import Seconds, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
 
@@ -175,10 +175,10 @@ class Ticker:
 
     async def __anext__(self) -> float:
         """Wait for the next tick in a coroutine, without holding its thread."""
-        if isinstance(self._timer, EventTimer):
+        if isinstance(self._timer, EventTimer) and self._timer._clock is self._clock:
             tick = await self._wait_on_loop()
         else:
-            tick = await in_thread(self.wait)  # a timer of somebody else's can only be waited for
+            tick = await in_thread(self.wait)  # such a timer can only be waited for
         if tick is None:
             raise StopAsyncIteration
         return tick
@@ -200,7 +200,7 @@ class Ticker:
                         if self._ready or self._timer.wait(0.0):
                             return self._take()
                     finally:
-                        self._pass_on(event.set)
+                        self._pass_on()
                 await event.wait(self._clock, min(self._due, self._deadline()))
             finally:
                 with self._changed:
@@ -212,10 +212,14 @@ class Ticker:
         So a ticker goes beside other sources: ``ticker.feed(queue.put)``. The thread ends with
         the ticker, or when *consumer* raises, which is logged.
         """
-        function("consumer", consumer)
+        if not callable(consumer):
+            msg = f"consumer takes a callable (got {consumer!r})"
+            raise TypeError(msg)
+        begun = threading.Event()
         threading.Thread(
-            target=_feed, args=(self, consumer), name="retryexec-ticker", daemon=True
+            target=_feed, args=(self, consumer, begun), name="retryexec-ticker", daemon=True
         ).start()
+        begun.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -248,22 +252,25 @@ class Ticker:
             self._timer.start(delay)
             if self._ended:  # stop() came before the start, and would have been undone by it
                 self._timer.stop()
+        self._tell_watchers()
         return now
 
-    def _pass_on(self, mine: Callable[[], None] | None = None) -> None:
-        """Lead no longer, and tell the others, all but *mine*."""
+    def _pass_on(self) -> None:
+        """Lead no longer, and tell the other threads."""
         with self._changed:
             self._led = False
             self._changed.notify_all()
-            watchers = [watcher for watcher in self._watchers if watcher != mine]
-        for watcher in watchers:
-            watcher()
 
     def _wake(self) -> None:
         """Make everybody look whether the ticker is over."""
         self._timer.stop()
         with self._changed:
             self._changed.notify_all()
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        """Make the coroutines look again: when the next tick is, or that there is none."""
+        with self._changed:
             watchers = self._watchers.copy()
         for watcher in watchers:
             watcher()
@@ -289,7 +296,12 @@ class Ticker:
         return None if until == math.inf else max(0.0, until - self._clock.now())
 
 
-def _feed(ticker: Ticker, consumer: Callable[[float], object]) -> None:
+def _feed(ticker: Ticker, consumer: Callable[[float], object], begun: threading.Event) -> None:
+    # A clock that tests move must know of this thread before the test can move it.
+    entered = getattr(ticker._clock, "entered", None)
+    if entered is not None:
+        entered()
+    begun.set()
     try:
         for tick in ticker:
             consumer(tick)

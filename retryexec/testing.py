@@ -172,6 +172,11 @@ class VirtualClock:
         self._move_to(due)
         return True
 
+    def entered(self) -> None:
+        """Say that this thread acts now: time waits until it waits by the clock itself, or ends."""
+        with self._lock:
+            self._awake.append(_Sleeper(threading.Condition(), self._now))
+
     def left(self) -> None:
         """Say that this thread will not wait again for what it was woken for."""
         with self._lock:

@@ -4,7 +4,7 @@ import threading
 from threading import Condition, Event
 from typing import Any
 
-from retryexec import PermanentError, RetryFuture
+from retryexec import Clock, PermanentError, RetryFuture
 from retryexec.testing import VirtualClock
 
 
@@ -15,7 +15,7 @@ class Boom(Exception):
 class Fails:
     """A job that fails a number of times and writes down when each attempt began."""
 
-    def __init__(self, times: float, clock: VirtualClock, result: Any = "saved") -> None:
+    def __init__(self, times: float, clock: Clock, result: Any = "saved") -> None:
         self.times = times
         self.clock = clock
         self.result = result
@@ -74,7 +74,7 @@ class InThread(threading.Thread):
     def run(self) -> None:
         try:
             self.value = self.fn(*self.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  result() raises it
             self.error = error
         finally:
             del self.fn, self.args

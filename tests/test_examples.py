@@ -7,6 +7,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
@@ -56,3 +58,94 @@ def test_fetch_waits_as_long_as_the_server_says() -> None:
         "/missing  attempts: 1  gave up: HTTP Error 404: Not Found",
         "/sports   attempts: 2  all about sports",
     ]
+
+
+TWINS = {
+    "ticker_loop.py": [
+        "operation failed: refused",
+        "operation failed: reset",
+        "operation succeeded: hello",
+    ],
+    "ticker_deadline.py": [
+        "  0 s: refused",
+        " 70 s: refused",
+        "140 s: refused",
+        "210 s: refused",
+        "280 s: refused",
+        "300 s: out of time",
+    ],
+    "ticker_metrics.py": [
+        "with_a_ticker {'failed: refused': 1, 'failed: reset': 1, 'succeeded at attempt 3': 1}",
+        "attempt 1 failed, the next one follows in 0.01 s",
+        "attempt 2 failed, the next one follows in 0.01 s",
+        "with_retry {'failed: refused': 1, 'failed: reset': 1, 'succeeded': 1}",
+    ],
+    "ticker_behaviour.py": [
+        "cancelled before it began: [0.0]",
+        "the sequence ends: [0.0, 1.0, 3.0]",
+        "stopped: [0.0, 1.0, 2.0]",
+        "out of time: [0.0, 1.0, 2.0]",
+        "slow at first: [0.0, 5.0, 6.0, 7.0]",
+        "two tickers, one backoff: [[0.0, 1.0], [0.0, 1.0]]",
+    ],
+    "custom_timer.py": [
+        "5 ticks, after waits of [60.0, 120.0, 180.0, 200.0] seconds",
+        "refused, after waits of [60.0, 120.0] seconds",
+    ],
+    "retry_here.py": [
+        "hello",
+        "page 7",
+        "there is no page 8 ['retryexec: gave up after 1 attempt over 0.000 s: permanent']",
+    ],
+    "http_client.py": [
+        "server error 503, retrying",
+        "all about news",
+        "client error: 404",
+    ],
+}
+
+
+@pytest.mark.parametrize(("example", "expected"), TWINS.items(), ids=list(TWINS))
+def test_the_twins_of_the_go_examples(example: str, expected: list[str]) -> None:
+    done = python("-W", "error", EXAMPLES / example)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == expected
+
+
+def test_ticks_and_updates_come_through_one_queue() -> None:
+    done = python("-W", "error", EXAMPLES / "ticker_updates.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    update = "update: the configuration has changed"
+    assert update in lines[:2]  # beside the first tick, which comes at once
+    lines.remove(update)
+    assert lines == ["attempt 1", "attempt 2", "attempt 3", "stopped"]
+
+
+def test_the_background_saver_tries_five_times() -> None:
+    done = python("-W", "error", EXAMPLES / "background_saver.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "done"
+    # Two jobs run side by side: only the order within each is sure.
+    assert {"submitted", "saved for john@example.com: Login Success"} < set(lines)
+    assert [line for line in lines if "attempt" in line] == [
+        *(f"attempt {n} failed: mocking an error" for n in range(1, 5)),
+        "gave up after attempt 5: mocking an error (max_attempts)",
+    ]
+
+
+def test_the_tests_that_the_documentation_shows_pass() -> None:
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_saver.py")
+    assert done.returncode == 0, done.stdout
+    assert "8 passed" in done.stdout
+
+
+def test_sigterm_ends_the_process_after_its_jobs() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "sigterm.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        process.terminate()
+        assert process.communicate(timeout=30)[0] == "saved\n"
+    assert process.returncode == 0

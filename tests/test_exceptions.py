@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from jobs import Boom, Gate, raise_
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
-
-from jobs import Boom, Gate, raise_
 
 THREE = RetryPolicy(max_attempts=3, backoff=ZeroBackoff())
 
@@ -74,7 +73,7 @@ class Silent(Exception):
 
 
 class NotesAreFull(Exception):
-    def add_note(self, note: str) -> None:
+    def add_note(self, _note: str) -> None:
         raise MemoryError
 
 
@@ -84,7 +83,7 @@ class WordsOfControl(Exception):
 
 
 class NotesOfControl(Exception):
-    def add_note(self, note: str) -> None:
+    def add_note(self, _note: str) -> None:
         raise SystemExit
 
 
@@ -225,7 +224,7 @@ def test_strange_notes_cost_nothing(executor: RetryingExecutor) -> None:
 def test_success_after_failures_leaves_no_note(executor: RetryingExecutor) -> None:
     error = Boom()
     outcomes: list[Callable[[], Any]] = [lambda: raise_(error), lambda: "saved"]
-    assert executor.submit(lambda: outcomes.pop(0)()).result(5) == "saved"
+    assert executor.submit(lambda: outcomes.pop(0)()).result(5) == "saved"  # noqa: PLW0108  pops one each time
     assert notes(error) == []
 
 

@@ -5,11 +5,9 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
 import pytest
-
-from retryexec import RetryFuture, StopReason
-
 from jobs import Boom, InThread, cancelled, failed, raise_, succeeded
 
+from retryexec import RetryFuture, StopReason
 
 # ---- states
 
@@ -192,5 +190,3 @@ def test_callback_runs_under_no_lock() -> None:
     future.add_done_callback(ask_elsewhere)
     future.set_result("saved")
     assert [seen[0][:2], seen[1]] == [(False, "saved"), "added"]
-
-

@@ -15,10 +15,9 @@ from threading import Condition, Event
 from typing import Any
 
 import pytest
+from jobs import Boom, InThread, cancelled, failed, succeeded
 
 from retryexec import RetryFuture
-
-from jobs import Boom, InThread, cancelled, failed, succeeded
 
 
 @pytest.fixture

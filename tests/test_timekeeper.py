@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retryexec import RetryAfter, RetryFuture, RetryingExecutor, current_attempt
+from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, current_attempt
 from retryexec._timekeeper import Timekeeper
 from retryexec.testing import VirtualClock
 
@@ -195,7 +195,7 @@ def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost()
 class Kept:
     """A timekeeper, and the jobs it has released."""
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.released: list[RetryFuture[Any]] = []
         self.some = threading.Event()
         self.lock = threading.RLock()
@@ -308,6 +308,38 @@ def test_cancelled_jobs_on_their_way_into_the_heap_never_get_there(kept: Kept) -
         assert len(kept.keeper) == 5
         assert kept.keeper.longest_waiting() is jobs[5]
     assert kept.keeper.close() == jobs[5:]
+
+
+def test_late_it_releases_all_that_is_due_but_what_was_cancelled() -> None:
+    clock = ByHand()
+    kept = Kept(clock)
+    with kept.lock:  # the thread cannot look
+        one, gone, two, later = kept.schedule(1, 2, 3, 100)
+        kept.keeper.discard(gone)
+        clock.time = 10
+    assert kept.some.wait(10)
+    assert kept.keeper.close() == [later]
+    kept.keeper.join()
+    assert kept.released == [one, two]
+
+
+def test_a_job_that_comes_as_the_thread_lies_down_is_not_slept_over() -> None:
+    """It comes between the look into the heap and the sleep, when no word can wake the thread."""
+    late: RetryFuture[Any] = RetryFuture()
+    arriving = [late]
+
+    class Staged(ByHand):
+        def now(self) -> float:
+            if arriving:
+                kept.keeper.schedule(arriving.pop(), 0)
+            return 0
+
+    kept = Kept(Staged())
+    (later,) = kept.schedule(100)
+    assert kept.some.wait(10)
+    assert kept.keeper.close() == [later]
+    kept.keeper.join()
+    assert kept.released == [late]
 
 
 def test_a_released_job_can_wait_again(kept: Kept, clock: VirtualClock) -> None:

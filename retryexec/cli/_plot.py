@@ -5,11 +5,10 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from retryexec.cli._misuse import Misuse
+from retryexec.cli._schedule import Plan, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from retryexec.cli._plan import Plan, Spread
 
 SUFFIXES = (".svg", ".png")
 """What a plan can be drawn into."""
@@ -25,7 +24,7 @@ def check_suffix(file: Path) -> None:
         raise Misuse(msg)
 
 
-def plot(plan: "Plan", file: Path) -> None:
+def plot(plan: Plan, file: Path) -> None:
     """Draw the delay before each attempt, and below it when each attempt starts.
 
     Raises:
@@ -80,7 +79,7 @@ def _draw(axes: "Axes", attempts: list[int], spreads: "list[Spread]", *, exact: 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _caption(plan: "Plan") -> str:
+def _caption(plan: Plan) -> str:
     exact = "exact" if plan.exact else f"{plan.runs:,} simulated runs, seed {plan.seed}"
     limit = "" if plan.max_elapsed is None else f"; no attempt after {plan.max_elapsed:g} s"
     return f"{exact}{limit}"

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from command import Result
 
-from retryexec.cli._plan import Plan, simulate
+from retryexec.cli._schedule import Plan, simulate
 
 Command = Callable[..., Result]
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -6,7 +6,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import Executor, Future, as_completed, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import assert_type
@@ -79,7 +79,7 @@ with RetryingExecutor(max_workers=1, policy=RetryPolicy(max_attempts=3)) as exec
 
     executor.submit(len, 7)  # type: ignore[call-overload]
     executor.submit(double, 7, often=2)  # type: ignore[call-arg]
-    executor.submit(double)  # type: ignore[call-arg]
+    executor.submit(double)  # type: ignore[call-overload]
     executor.submit("no job")  # type: ignore[call-overload]
     executor.submit(NoJob())  # type: ignore[call-overload]
     executor.submit()  # type: ignore[call-overload]
@@ -125,6 +125,7 @@ def asked(future: RetryFuture[int]) -> None:
     assert_type(future.cancel(), bool)
     future.add_done_callback(finished)
     future.add_done_callback(lambda done: print(done.result() + 1))  # noqa: T201
+    wait([future], timeout=5)
     for done in as_completed([future]):
         assert_type(done.result(), int)
     future.attempts = "many"  # type: ignore[assignment]
@@ -186,7 +187,7 @@ assert_type(RetryPolicy.never(), RetryPolicy)
 assert_type(RetryPolicy().replace(max_attempts=3), RetryPolicy)
 
 RetryPolicy(attempts=3)  # type: ignore[call-arg]
-RetryPolicy(3)  # type: ignore[misc]
+RetryPolicy(3)  # type: ignore[call-arg]
 RetryPolicy(max_attempts="3")  # type: ignore[arg-type]
 RetryPolicy(max_elapsed="1h")  # type: ignore[arg-type]
 RetryPolicy(retry_on=5)  # type: ignore[arg-type]
