@@ -1,35 +1,29 @@
 """What is done to the exceptions of jobs, which are the users' own objects."""
 
 import logging
+import sys
+from contextlib import suppress
+from types import TracebackType
 from typing import TypeVar
+
+NOTE_PREFIX = "retryexec: "
+"""How the note begins that a final exception carries."""
 
 E = TypeVar("E", bound=BaseException)
 
 logger = logging.getLogger("retryexec")
 
-NOTE_PREFIX = "retryexec: "
-"""How the note begins that a final exception carries."""
+
+def with_traceback(error: E, traceback: TracebackType | None) -> E:
+    """Give *error* this traceback, even if its class is frozen or has a method of that name."""
+    BaseException.with_traceback(error, traceback)
+    return error
 
 
 def trim(error: E) -> E:
     """Take the frame that called the job off *error*'s traceback: nobody looks for us in it."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
-    return error
-
-
-def drop_tracebacks(exception: BaseException | None, outer: BaseException | None = None) -> None:
-    """Let go of the tracebacks of *exception* and of those it came from, but not of *outer*.
-
-    They keep the variables of every frame alive, for as long as the job waits; and an exception
-    that is raised again would add its new traceback to the old one. *outer* is what the caller
-    was handling all along.
-    """
-    seen = set() if outer is None else {id(outer)}
-    while exception is not None and id(exception) not in seen:
-        seen.add(id(exception))
-        exception.__traceback__ = None
-        exception = exception.__cause__ or exception.__context__
+    traceback = error.__traceback__
+    return error if traceback is None else with_traceback(error, traceback.tb_next)
 
 
 def annotate(exception: BaseException, note: str) -> None:
@@ -37,7 +31,13 @@ def annotate(exception: BaseException, note: str) -> None:
     try:
         notes = getattr(exception, "__notes__", None)
         if isinstance(notes, list):
-            notes[:] = [n for n in notes if not str(n).startswith(NOTE_PREFIX)]
+            notes[:] = [n for n in notes if not (type(n) is str and n.startswith(NOTE_PREFIX))]
         exception.add_note(NOTE_PREFIX + note)
     except Exception:
-        logger.debug("cannot add a note to %s", type(exception).__name__, exc_info=True)
+        logger.debug("cannot add a note to %s", type(exception).__name__)
+
+
+def report(message: str, *args: object) -> None:
+    """Log the exception being handled; a log handler that raises costs no more than the line."""
+    with suppress(Exception):  # there is nowhere left to tell it
+        logger.error(message, *args, exc_info=sys.exception())

@@ -19,7 +19,14 @@ from retryexec._future import RetryFuture
 from retryexec._policy import RetryPolicy, checked_policy
 from retryexec._pool import JobTerms, Pool, Setup, after_shutdown
 from retryexec._process import register
-from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
+from retryexec._validate import (
+    Seconds,
+    function,
+    is_coroutine_function,
+    seconds,
+    seconds_or_none,
+    whole,
+)
 from retryexec._worker import Worker
 
 P = ParamSpec("P")
@@ -82,7 +89,7 @@ class RetryingExecutor(Executor):
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
             max_workers = min(32, (_cpu_count() or 1) + 4)
         setup = Setup(
-            max_workers=whole("max_workers", max_workers, least=1),
+            max_workers=whole("max_workers must be greater than 0: it", max_workers, least=1),
             thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{next(_prefixes)}",
             initializer=function("initializer", initializer),
             initargs=tuple(initargs),
@@ -136,17 +143,26 @@ class RetryingExecutor(Executor):
         if not callable(call):
             msg = f"submit takes an object with exec(), and {fn!r} has {call!r} in its place"
             raise TypeError(msg)
-        if getattr(call, "__code__", _PLAIN).co_flags & inspect.CO_COROUTINE:
+        if is_coroutine_function(call):
             raise TypeError(_coroutine_refusal(fn))
         future: RetryFuture[Any] = RetryFuture()
         future._terms = self._terms
         future._work = (fn, call, args, kwargs, copy_context())
-        if self._cancel is not None:
-            # First, so that a token cancelled by now keeps the job from running at all.
-            unregister = self._cancel.on_cancel(future.cancel)
-            future.add_done_callback(lambda _: unregister())
-        self._pool.accept(future)
+        if self._cancel is None:
+            self._pool.accept(future)
+        else:
+            self._accept_under(self._cancel, future)
         return future
+
+    def _accept_under(self, cancel: CancelToken, future: RetryFuture[Any]) -> None:
+        # Registered first, so that a token cancelled by now keeps the job from running at all.
+        unregister = cancel.on_cancel(future.cancel)
+        future.add_done_callback(lambda _: unregister())
+        try:
+            self._pool.accept(future)
+        except BaseException:
+            unregister()
+            raise
 
     def map(
         self,
@@ -175,25 +191,9 @@ class RetryingExecutor(Executor):
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
-        return self._results(fn, items, futures, deadline)
-
-    def _results(
-        self,
-        fn: Callable[..., T],
-        items: Iterator[tuple[Any, ...]],
-        futures: deque[RetryFuture[T]],
-        deadline: float | None,
-    ) -> Iterator[T]:
-        try:
-            while futures:
-                for item in islice(items, 1):
-                    futures.append(self.submit(fn, *item))
-                timeout = None if deadline is None else deadline - monotonic()
-                # No name for future or result: while it is out, it is the caller's alone.
-                yield _result_or_cancel(futures.popleft(), timeout)
-        finally:
-            for future in futures:
-                future.cancel()
+        if buffersize is None:
+            return _results(futures, deadline)  # which holds no executor alive
+        return _results(futures, deadline, (self.submit(fn, *item) for item in items))
 
     def using(
         self,
@@ -269,8 +269,12 @@ class RetryingExecutor(Executor):
 
     @property
     def _max_workers(self) -> int:
-        # Monitoring tools, and CPython's own tests, read this and the next off any pool.
+        # Monitoring tools, and CPython's own tests, read this and the next two off any pool.
         return self._pool.setup.max_workers
+
+    @property
+    def _broken(self) -> bool:
+        return self._pool.broken
 
     @property
     def _threads(self) -> set[Worker]:
@@ -283,6 +287,24 @@ class RetryingExecutor(Executor):
             f"{s.running} running, {s.waiting} waiting, {s.succeeded} succeeded, "
             f"{s.failed} failed, {s.cancelled} cancelled>"
         )
+
+
+def _results(
+    futures: deque[RetryFuture[T]],
+    deadline: float | None,
+    more: Iterable[RetryFuture[T]] = (),
+) -> Iterator[T]:
+    """Yield the results of *futures* in order, submitting one of *more* ahead of each."""
+    ahead = iter(more)
+    try:
+        while futures:
+            futures.extend(islice(ahead, 1))
+            timeout = None if deadline is None else deadline - monotonic()
+            # No name for future or result: while it is out, it is the caller's alone.
+            yield _result_or_cancel(futures.popleft(), timeout)
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def _result_or_cancel(future: RetryFuture[T], timeout: float | None) -> T:
@@ -317,10 +339,6 @@ def _unusual_call(job: Any) -> Callable[..., Any]:
         return call  # type: ignore[no-any-return]
     msg = f"submit takes an object with exec(), or a callable (got {job!r})"
     raise TypeError(msg)
-
-
-# Stands in for the code of callables that have none of their own.
-_PLAIN = _unusual_call.__code__
 
 
 def _coroutine_refusal(job: Any) -> str:

@@ -8,7 +8,7 @@ the birth comes later, and whoever wanted to wait finds that the future has ende
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import (
     CANCELLED,
@@ -19,9 +19,10 @@ from concurrent.futures._base import (
 )
 from threading import Condition, RLock
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._errors import ShutdownError
+from retryexec._exceptions import report, with_traceback
 from retryexec._outcome import StopReason
 from retryexec._policy import Progress
 
@@ -82,17 +83,24 @@ class RetryFuture(Future[T], Progress):
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return self._due
 
-    # The standard library's wait(), as_completed() and executors come in through here.
-    @property
-    def _condition(self) -> Condition:  # type: ignore[override]
+    # The standard library's wait(), as_completed() and executors come in through _condition. To
+    # type checkers it stays the plain attribute that those functions ask for.
+    if not TYPE_CHECKING:
+
+        @property
+        def _condition(self) -> Condition:
+            with self._usable_lock():
+                if self._late_condition is None:
+                    self._waiters = []
+                    self._late_condition = Condition(self._lock)
+                return self._late_condition
+
+    def _usable_lock(self) -> Any:
+        """Return _lock, for those who may find themselves in a forked child."""
         terms = self._terms
-        if terms is not None and terms.pool.forked and not self.done():
-            self._fail_after_fork()
-        with self._lock:
-            if self._late_condition is None:
-                self._waiters = []
-                self._late_condition = Condition(self._lock)
-            return self._late_condition
+        if terms is not None and terms.pool.forked:
+            self._renew_after_fork()
+        return self._lock
 
     # The next three read one attribute, as atomic as any lock could make it; and wait() asks
     # them while it holds the conditions of all its futures.
@@ -117,19 +125,19 @@ class RetryFuture(Future[T], Progress):
         Returns:
             whether the job is cancelled.
         """
-        terms = self._terms
-        if terms is not None:
-            state, count = CANCELLED_AND_NOTIFIED, terms.pool.count_cancelled
-        else:
-            # It is up to whoever runs this future to notify the waiters, as the standard library
-            # has it: by set_running_or_notify_cancel.
-            state, count = CANCELLED, None
-        while not self._end(state, reason=StopReason.CANCELLED, count=count):
-            with self._lock:
-                if self._state == RUNNING:
-                    self._cancel_requested = True
-                if self._state != PENDING:  # as it may be again, by now
-                    break
+        with self._usable_lock():
+            if self._state == RUNNING:
+                self._cancel_requested = True
+            terms = self._terms
+            # Without a pool it is up to whoever runs this future to notify the waiters, as the
+            # standard library has it: by set_running_or_notify_cancel.
+            state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
+            ended = self._end(state, reason=StopReason.CANCELLED)
+        if ended:
+            self._let_go()
+            if terms is not None:
+                terms.pool.count_cancelled(self)
+            self._run_callbacks()
         return self.cancelled()
 
     def result(self, timeout: float | None = None) -> T:
@@ -151,7 +159,7 @@ class RetryFuture(Future[T], Progress):
                 return self._result  # type: ignore[no-any-return]
             self._read()
             # With its own traceback, or each call would make it longer.
-            raise self._exception.with_traceback(self._traceback)
+            raise with_traceback(self._exception, self._traceback)
         finally:
             # The exception's traceback holds this frame, which must not hold the future too.
             del self
@@ -169,6 +177,8 @@ class RetryFuture(Future[T], Progress):
         if self._state != FINISHED:
             self._await_end(timeout)
         self._read()
+        if self._exception is not None:
+            with_traceback(self._exception, self._traceback)
         return self._exception
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
@@ -177,14 +187,14 @@ class RetryFuture(Future[T], Progress):
         Callbacks run in the order they were added, in the thread that ends the future. What one
         of them raises is logged and costs the others nothing.
         """
-        with self._lock:
+        with self._usable_lock():
             if self._state not in _DONE:
                 if self._done_callbacks:
                     self._done_callbacks.append(fn)
                 else:
                     self._done_callbacks = [fn]
                 return
-        self._call((fn,))
+        self._call([fn])
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio  # here, since most programs with threads never need it
@@ -230,8 +240,8 @@ class RetryFuture(Future[T], Progress):
             InvalidStateError: it has ended already.
         """
         if not self._end(FINISHED, result):
-            msg = f"a future ends once; this one is {self!r}"
-            raise InvalidStateError(msg)
+            raise self._ended_before()
+        self._run_callbacks()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """End the future with *exception*.
@@ -240,8 +250,11 @@ class RetryFuture(Future[T], Progress):
             InvalidStateError: it has ended already.
         """
         if not self._end(FINISHED, None, exception, StopReason.NOT_RETRIABLE):
-            msg = f"a future ends once; this one is {self!r}"
-            raise InvalidStateError(msg)
+            raise self._ended_before()
+        self._run_callbacks()
+
+    def _ended_before(self) -> InvalidStateError:
+        return InvalidStateError(f"{self._state}: {self!r}")
 
     def _end(
         self,
@@ -249,46 +262,47 @@ class RetryFuture(Future[T], Progress):
         result: Any = None,
         exception: BaseException | None = None,
         reason: StopReason | None = None,
-        count: "Callable[[RetryFuture[Any]], object] | None" = None,
     ) -> bool:
-        """Enter the end *state*, notify and call whoever wants to know; the one way to end.
+        """Enter the end *state* and notify those who wait; callbacks are up to the caller.
 
         Args:
             state: FINISHED, or a cancelled state, which a running attempt prevents.
             result, exception, reason: how the job ended.
-            count: called with the lock held, so that whoever sees the end sees it counted.
 
         Returns:
             False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
-        # Not "with": these few lines are a good part of what a job costs, and it is slower.
-        lock, ended = self._lock, False
-        lock.acquire()
-        try:
-            if self._state == PENDING or (self._state == RUNNING and state == FINISHED):
-                if count is not None:
-                    count(self)
-                if exception is not None:
-                    self._exception, self._traceback = exception, exception.__traceback__
-                else:
-                    self._result = result
-                if reason is not None:
-                    self._stop_reason = reason
-                self._state = state
-                ended = True
-                if self._late_condition is not None:
-                    self._tell_waiters(self._late_condition)
-        finally:
-            lock.release()
-        if not ended:
-            return False
-        if state != FINISHED:
+        with self._lock:
+            if self._state != PENDING and not (self._state == RUNNING and state == FINISHED):
+                return False
+            if exception is not None:
+                self._exception, self._traceback = exception, exception.__traceback__
+            else:
+                self._result = result
+            if reason is not None:
+                self._stop_reason = reason
+            self._state = state
+            if self._late_condition is not None:
+                self._tell_waiters(self._late_condition)
+            return True
+
+    def _succeed(self, value: T) -> None:
+        """Let go, finish with *value* and run callbacks: the one end that must cost nothing."""
+        self._work = None
+        if self.attempts > 1:
             self._let_go()
-        # From here on nobody adds to them.
+        # Not "with", which takes three times as long.
+        lock = self._lock
+        lock.acquire()
+        if self._late_condition is None and self._state == RUNNING:
+            self._result = value
+            self._state = FINISHED
+            lock.release()
+        else:
+            lock.release()
+            self._end(FINISHED, value)
         if self._done_callbacks:
-            callbacks, self._done_callbacks = self._done_callbacks, ()
-            self._call(callbacks)
-        return True
+            self._run_callbacks()
 
     def _tell_waiters(self, condition: Condition) -> None:
         """Wake those who wait for the end, which has come; lock held."""
@@ -300,52 +314,41 @@ class RetryFuture(Future[T], Progress):
                 waiter.add_cancelled(self)
         condition.notify_all()
 
-    def _succeed(self, value: T) -> None:
-        """Let go, and finish with *value*: `_end` for the one end that must cost nothing."""
-        self._work = None
-        if self.attempts > 1:
-            self._let_go()
-        lock = self._lock
-        lock.acquire()
-        if self._late_condition is not None or self._done_callbacks or self._state != RUNNING:
-            lock.release()
-            self._end(FINISHED, value)
-            return
-        self._result = value
-        self._state = FINISHED
-        lock.release()
+    def _run_callbacks(self) -> None:
+        """Run the callbacks, once the end has come: from then on nobody adds to them."""
+        callbacks, self._done_callbacks = self._done_callbacks, ()
+        self._call(callbacks)
 
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
         self._work = None
         if self._unrecorded:
             self._recorded, self._unrecorded = self.history, False
-        if self.attempts > 1 or self._delays is not None:
-            self._delays = self._previous = self._refused = None
+        self._delays = self._previous = self._refused = None
 
     def _await_end(self, timeout: float | None) -> None:
         """Return once the future has finished; raise if it was cancelled or time ran out."""
-        condition = self._condition
-        with condition:
-            if not condition.wait_for(self.done, timeout):
-                msg = f"not done after {timeout} s"
-                raise TimeoutError(msg)
+        if not self.done():
+            condition = self._condition
+            with condition:
+                if not condition.wait_for(self.done, timeout):
+                    msg = f"not done after {timeout} s"
+                    raise TimeoutError(msg)
         if self._state != FINISHED:
             raise CancelledError
 
-    def _call(self, callbacks: Any) -> None:
+    def _call(self, callbacks: Iterable[Callable[[Future[T]], object]]) -> None:
         """Run *callbacks*, all of them, whatever they raise."""
-        pending = iter(callbacks)
-        try:
-            for callback in pending:
-                try:
-                    callback(self)
-                except Exception:
-                    logger.exception("a callback of %r failed", self)
-        finally:
-            # Left early only by a KeyboardInterrupt or its like, which must not cost the rest.
-            for callback in pending:
-                self._call((callback,))
+        interrupt = None
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                report("exception calling callback for %r", self)
+            except BaseException as error:
+                interrupt = interrupt or error
+        if interrupt is not None:
+            raise interrupt
 
     def _read(self) -> None:
         """Note that somebody has seen how the job ended."""
@@ -355,22 +358,24 @@ class RetryFuture(Future[T], Progress):
     def _is_cancelled(self) -> bool:
         return self._cancel_requested or self._terms.pool.stopping or super()._is_cancelled()
 
-    def _fail_after_fork(self) -> None:
-        """End, in a forked child, a job that only its parent can run.
+    def _renew_after_fork(self) -> None:
+        """Make the future usable in a forked child, where only its outcome can be had.
 
-        Its lock may be held by a thread that exists in the parent alone, so it gets a new one;
-        and its callbacks are dropped: in the parent, where they belong, the job goes on. Two
-        threads may do this at once: what they write is the same.
+        Its lock may be held by a thread that exists in the parent alone, so it gets a new one. If
+        the job is pending, it runs in the parent and fails here; its callbacks are dropped, since
+        they belong to where it goes on. Two threads may do this at once: they write the same.
         """
         self._lock = RLock()
         self._late_condition = None
         self._waiters = self._done_callbacks = ()
-        self._exception = ShutdownError(
-            "the process forked while this job was pending: it runs in the parent, not here"
-        )
-        self._stop_reason = StopReason.SHUTDOWN
-        self._state = FINISHED
-        self._let_go()
+        if not self.done():
+            self._exception = ShutdownError(
+                "the process forked while this job was pending: it runs in the parent, not here"
+            )
+            self._stop_reason = StopReason.SHUTDOWN
+            self._state = FINISHED
+            self._let_go()
+        self._terms = None
 
 
 class Unread:

@@ -44,8 +44,8 @@ class Failure(NamedTuple):
 def text_of(exception: BaseException) -> str:
     """Return what *exception* says, shortened; never raises, whatever its ``__str__`` does."""
     try:
-        text = str(exception)
-    except Exception as broken:  # noqa: BLE001  the user's code, which may raise anything
+        text = str.__str__(str(exception))  # of a subclass, too, the text alone
+    except BaseException as broken:
         return f"<str() raised {type(broken).__name__}>"
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
 

@@ -1,7 +1,6 @@
 """Whether to try again: the policy, and the one place that decides."""
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._errors import PermanentError, RetryAfter
+from retryexec._exceptions import report, with_traceback
 from retryexec._outcome import Failure, StopReason, text_of
 from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
-
-logger = logging.getLogger("retryexec")
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Predicate
@@ -139,7 +137,7 @@ class Progress:
     @property
     def history(self) -> tuple[Failure, ...]:
         """The last few failures, oldest first."""
-        if not self._unrecorded:
+        if not self._unrecorded or (self._recorded and self._recorded[-1][0] == self.attempts):
             return self._recorded
         exception = self._previous
         latest = Failure(
@@ -246,7 +244,7 @@ def _behind(marker: Exception, exception: BaseException | None) -> BaseException
     if isinstance(exception, PermanentError):
         return _behind(marker, exception.exception)
     if exception.__traceback__ is None:
-        exception.__traceback__ = marker.__traceback__
+        with_traceback(exception, marker.__traceback__)
     return exception
 
 
@@ -263,7 +261,7 @@ def _wants(policy: RetryPolicy, raised: Exception) -> tuple[bool, float | None]:
             return True, seconds("the delay that retry_on returned", answer)
         return bool(answer), None
     except Exception:
-        logger.exception("retry_on failed: the job ends with its own exception")
+        report("retry_on failed: the job ends with its own exception")
         return False, None
 
 
@@ -274,7 +272,7 @@ def _refuses(policy: RetryPolicy, value: Any) -> bool:
     try:
         return bool(policy.retry_on_result(value))
     except Exception:
-        logger.exception("retry_on_result failed: the job ends with its own result")
+        report("retry_on_result failed: the job ends with its own result")
         return False
 
 
@@ -286,7 +284,7 @@ def _next_delay(policy: RetryPolicy, progress: Progress) -> float | None:
         for delay in progress._delays:
             return seconds("a delay of the backoff", delay)
     except Exception:
-        logger.exception("the backoff failed: the job ends with its own exception")
+        report("the backoff failed: the job ends with its own exception")
     return None
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -61,6 +62,7 @@ class Pool:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.broken = False  # True once an initializer has failed
         self.forked = False  # True in a child of the process this pool works in
         self.now = setup.clock.now
         self.silent = False  # True at interpreter exit, when one line tells of all abandoned jobs
@@ -120,12 +122,7 @@ class Pool:
         if self._refusal is not None:
             raise self._refusal()
         if self._counting:
-            try:
-                with self.lock:
-                    self._expect(1)
-            except BaseException:
-                self._make_room()
-                raise
+            self._expect_one()
         self.queue.put(job)
         # Whoever refuses writes so before putting a None behind all jobs. Either this one is in
         # front of it and will be run, or this look comes after the word.
@@ -149,39 +146,59 @@ class Pool:
 
     def _withdraw(self, job: Job) -> None:
         """Refuse *job* after all, unless a worker has begun it."""
-        if job._end(CANCELLED_AND_NOTIFIED, reason=StopReason.SHUTDOWN, count=self._count_back):
-            assert self._refusal is not None
-            raise self._refusal()
+        with job._lock:
+            if job._state != PENDING or job.attempts:
+                return
+            job._state = CANCELLED_AND_NOTIFIED
+        job._let_go()
+        self._count_back(job)
+        job._run_callbacks()
+        assert self._refusal is not None
+        raise self._refusal()
+
+    def _expect_one(self) -> None:
+        """Count a job about to be submitted, and see to it that there is a worker for it."""
+        with self.lock:
+            failure = self._expect(1)
+            if failure is not None and self._alive == 0:
+                self._load -= 1
+                self._make_room()
+                raise failure
+        if failure is not None:
+            logger.warning("cannot start another worker: %s", failure)
 
     def _release(self, jobs: list[Job]) -> None:
-        """Queue *jobs* whose wait is over."""
-        with self.lock:
-            if self._counting:
-                self._expect(len(jobs))
-            for job in jobs:
-                self.queue.put(job)
+        """Queue *jobs* whose wait is over; lock held."""
+        for job in jobs:
+            self.queue.put(job)
+        if self._counting:
+            self._expect(len(jobs))
 
-    def _expect(self, jobs: int) -> None:
-        """Count *jobs* about to be queued, and start the workers they need; lock held."""
-        wanted = min(self._load + jobs, self.setup.max_workers)
-        while len(self._workers) < wanted:
+    def _expect(self, jobs: int) -> Exception | None:
+        """Count *jobs* into the load, and start the workers they need; lock held.
+
+        Returns:
+            what kept a worker from starting: the others do the work, more slowly.
+        """
+        self._load += jobs
+        while len(self._workers) < min(self._load, self.setup.max_workers):
             # A daemon where the exit is bounded: the interpreter joins all others without limit.
             daemon = self.setup.exit_timeout is not None
             worker = Worker(self, f"{self._name}_{len(self._workers)}", daemon=daemon)
-            try:
-                worker.start()
-            except RuntimeError:
-                if not self._alive:
-                    raise
-                # The others do the work, more slowly; the next job tries again.
-                logger.warning("cannot start worker %s", worker.name, exc_info=True)
-                break
+            # Counted first, for a signal handler that strikes within start() and submits. If it
+            # raises, the start may have come to pass all the same.
             self._workers.append(worker)
             self._alive += 1
-        self._load += jobs
+            try:
+                worker.start()
+            except Exception as failure:
+                self._workers.remove(worker)
+                self._alive -= 1
+                return failure
         if len(self._workers) == self.setup.max_workers:
             self._counting = self._at_rest is not None
             self.attentive = self._counting or self._refusal is not None
+        return None
 
     def _unload(self, jobs: int) -> None:
         """Count *jobs* as no longer queued or in hand."""
@@ -219,6 +236,16 @@ class Pool:
         if self._refusal is not None:
             self._look_for_the_end()
 
+    def came_late(self, job: Job) -> None:
+        """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
+        if self.timekeeper.discard(job):  # cancelled before it could be found there
+            with self.lock:
+                self._stale -= 1
+            if self._refusal is not None:
+                self._look_for_the_end()
+        elif not job.done():
+            self.skip(job)
+
     def skip(self, job: Job) -> None:
         """Pass over *job*, which has been cancelled, or ends now that attempts are over."""
         if self._end_pending is not None:
@@ -231,13 +258,12 @@ class Pool:
 
     def close(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs; `accept` raises what *refusal* makes. The first word stands."""
-        with self.lock:
-            if self._refusal is None:
-                self._refusal = refusal
+        # Without the lock: a finalizer may strike, and close, inside another pool's.
+        if self._refusal is None:
+            self._refusal = refusal
             self.attentive = True
-        self.queue.put(None)
-        if self.room is not None:
-            self.room.put(None)
+            self.queue.put(None)
+            self._make_room()
 
     def shut_down(
         self, *, wait: bool, cancel_futures: bool, timeout: float | None
@@ -262,9 +288,9 @@ class Pool:
     def _finish(self, deadline: float) -> None:
         """Wait until the workers have ended; at *deadline*, let no further attempt start."""
         with self.lock:
-            while self._alive and self.now() < deadline:
+            while self._alive > 0 and self.now() < deadline:
                 self.setup.clock.wait(self._worker_ended, deadline)
-            in_time = not self._alive
+            in_time = self._alive <= 0
         if not in_time:
             self._stop_attempts(self._abandon)
             return
@@ -275,18 +301,24 @@ class Pool:
     def finish_at_exit(self) -> None:
         """Let everything accepted finish; with `exit_timeout`, stop there and name the rest."""
         timeout = self.setup.exit_timeout
-        if timeout is None:
-            self._finish(math.inf)
-            return
-        self.silent = True
-        self._finish(self.now() + timeout)
+        self.silent = timeout is not None
+        try:
+            self._finish(math.inf if timeout is None else self.now() + timeout)
+        except BaseException:  # a KeyboardInterrupt: they want out
+            self.silent = True
+            self._stop_attempts(self._abandon)
+            raise
+        finally:
+            self._name_leftovers()
+
+    def _name_leftovers(self) -> None:
+        """Log what the interpreter leaves undone, in one line."""
         jobs = [job for worker in self._workers if (job := worker.job) is not None]
         running = [name_of(work[0]) for job in jobs if (work := job._work) is not None]
         if self._leftovers or running:
             logger.error(
-                "the interpreter exits %g s after its end began (exit_timeout), with %d jobs "
-                "abandoned (%s) and %d cut off while running (%s)",
-                timeout,
+                "the interpreter exits with %d jobs abandoned (%s) and %d cut off while running "
+                "(%s)",
                 len(self._leftovers),
                 few(self._leftovers),
                 len(running),
@@ -347,8 +379,10 @@ class Pool:
         try:
             self.setup.initializer(*self.setup.initargs)
         except BaseException:
-            stdlib_logger.critical("Exception in initializer:", exc_info=True)
+            with suppress(Exception):  # a log handler's
+                stdlib_logger.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
+            self.broken = True
             self.close(partial(BrokenThreadPool, message))
             self._stop_attempts(lambda job: self._fail_pending(job, BrokenThreadPool(message)))
             return False
@@ -360,15 +394,16 @@ class Pool:
         With nothing waiting and nothing queued, the jobs left are in the hands of other workers,
         each of whom will come here after its own.
         """
+        # In this order, in which jobs go: looking the other way round one could pass unseen.
         return (
             self._refusal is not None
-            and self.queue.empty()  # else whoever takes what is left will look after that
             and self.timekeeper.next_due() == math.inf
+            and self.queue.empty()  # else whoever takes what is left will look after that
         )
 
     def _look_for_the_end(self) -> None:
         """After a job has ended in a closed pool: wake a worker if that was the last one."""
-        if self.queue.empty() and not self.timekeeper:
+        if not self.timekeeper and self.queue.empty():
             self.queue.put(None)
 
     def leave(self) -> None:
@@ -459,17 +494,19 @@ class Pool:
     # ---- fork
 
     def heir(self) -> "Pool":
-        """Return a pool like this one as it was made, for a forked child."""
-        return Pool(self.setup)
+        """Return a pool like this one as it was made, and as closed, for a forked child."""
+        heir = Pool(self.setup)
+        if self._refusal is not None:
+            heir.close(self._refusal)
+        return heir
 
     def abandon_after_fork(self) -> None:
-        """In a forked child: fail the jobs, which only the parent can run. No user code runs."""
+        """In a forked child: fail the jobs, which only the parent can run."""
         self.forked = True
         jobs = self._drain() + self.timekeeper.close()
         jobs += [worker.job for worker in self._workers if worker.job is not None]
         for job in jobs:
-            if not job.done():
-                job._fail_after_fork()
+            job._renew_after_fork()
 
 
 def after_shutdown() -> Exception:

@@ -45,8 +45,14 @@ def _finish_pools() -> None:
         pools = list(_pools)
     for pool in pools:
         pool.close(_refuse)
+    interrupt = None
     for pool in pools:
-        pool.finish_at_exit()
+        try:
+            pool.finish_at_exit()
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 _held: list[Pool] = []  # the pools whose locks a fork under way holds

@@ -2,8 +2,6 @@
 
 import functools
 import inspect
-import logging
-import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Token
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -14,17 +12,15 @@ from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
-from retryexec._exceptions import annotate, drop_tracebacks, trim
+from retryexec._exceptions import annotate, report, trim, with_traceback
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
 from retryexec._ticker import EventTimer, Timer
-from retryexec._validate import function
+from retryexec._validate import function, is_coroutine_function
 
 P = ParamSpec("P")
 T = TypeVar("T")
 OnRetry = Callable[[Retry], object]
-
-logger = logging.getLogger("retryexec")
 
 
 class _Retrying:
@@ -46,7 +42,6 @@ class _Retrying:
         self._progress = Progress()
         self._progress._terms = Terms(policy, self.clock, cancel)
         self.exception: BaseException | None = None
-        self._outer = sys.exception()  # what the caller is handling; not ours to touch
 
     def __enter__(self) -> Self:
         self._token: Token[Any] = retrying_here.set((self._progress, running_job()))
@@ -57,7 +52,7 @@ class _Retrying:
         if self._timer is not None:
             self._timer.stop()
         # The exception's traceback leads back here.
-        del self.exception, self._outer, self._progress
+        del self.exception, self._progress
 
     def begin(self) -> None:
         """Note the start of an attempt."""
@@ -81,8 +76,9 @@ class _Retrying:
             try:
                 self._on_retry(Retry(progress.attempts, exception, delay))
             except Exception:
-                logger.exception("on_retry failed; the retries go on")
-        drop_tracebacks(exception, self._outer)
+                report("on_retry failed; the retries go on")
+        if exception is not None:  # raised again, it would add its new traceback to this one
+            with_traceback(exception, None)
         return delay
 
     def cut_short(self) -> bool:
@@ -139,7 +135,7 @@ def retry(
             raised, value = None, None
             try:
                 value = fn()
-            except BaseException as error:  # noqa: BLE001  the policy says what becomes of it
+            except BaseException as error:
                 raised = trim(error)
             delay = retrying.delay_after(raised, value)
             del raised
@@ -181,7 +177,7 @@ async def retry_async(
             raised, value = None, None
             try:
                 value = await fn()
-            except BaseException as error:  # noqa: BLE001  the policy says what becomes of it
+            except BaseException as error:
                 raised = trim(error)
             delay = retrying.delay_after(raised, value)
             del raised
@@ -306,6 +302,6 @@ def _check_callable(fn: Any) -> None:
 
 def _refuse_async(fn: Any) -> None:
     _check_callable(fn)
-    if inspect.iscoroutinefunction(fn):
+    if is_coroutine_function(fn):
         msg = f"retry calls a plain function, and {fn!r} is a coroutine function: use retry_async"
         raise TypeError(msg)

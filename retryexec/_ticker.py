@@ -245,7 +245,7 @@ class Ticker:
             delay = seconds("a delay of the backoff", next(self._delays))
         except StopIteration:
             self._ended = True
-        except Exception as error:  # noqa: BLE001  this tick is still good
+        except Exception as error:
             self._broken, self._ended = error, True
         else:
             self._due = now + delay

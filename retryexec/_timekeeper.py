@@ -7,6 +7,7 @@ runs user code: when a job is due it hands it on, and that is all.
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from itertools import count
 from operator import itemgetter
@@ -14,12 +15,16 @@ from threading import Condition, Thread
 from typing import Any, TypeAlias
 
 from retryexec._clock import Clock
+from retryexec._exceptions import report
 from retryexec._future import RetryFuture
 
 Job: TypeAlias = RetryFuture[Any]
 
 # Below this many, dead entries are not worth a sweep.
 _FEW = 64
+
+# Seconds between two looks at a clock that cannot be waited for.
+_PAUSE = 0.1
 
 
 class Timekeeper:
@@ -63,10 +68,22 @@ class Timekeeper:
         self._closed = False
         self._thread: Thread | None = None  # started with the first delay
 
-    def schedule(self, job: Job, due: float) -> bool:
-        """Keep *job* until *due*; False if closed."""
+    def ready(self) -> bool:
+        """Return whether jobs can be scheduled; the first call starts the thread."""
         if self._thread is None:
             self._start()
+        return self._thread is not None and not self._closed
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = Thread(target=self._keep, name=self._name, daemon=self._daemon)
+                with suppress(Exception):  # no thread, or no memory for one
+                    thread.start()
+                    self._thread = thread
+
+    def schedule(self, job: Job, due: float) -> bool:
+        """Keep *job* until *due*; False if closed."""
         job._due = due
         self._inbox.append(job)
         # In this order, and the thread's in the other: it says until when it sleeps and then
@@ -97,6 +114,7 @@ class Timekeeper:
             self._closed = True
             self._absorb()
             left, self._heap, self._dead = self._heap, [], 0
+            self._asleep_until = -math.inf
             self._earlier.notify()
             waiting = [job for _, _, job in sorted(left) if job._due is not None]
             for job in waiting:
@@ -135,13 +153,6 @@ class Timekeeper:
         first = min(alive, key=itemgetter(1), default=None)
         return None if first is None else first[2]
 
-    def _start(self) -> None:
-        with self._lock:
-            if self._thread is None and not self._closed:
-                thread = Thread(target=self._keep, name=self._name, daemon=self._daemon)
-                thread.start()
-                self._thread = thread
-
     def _absorb(self) -> None:
         """Take the inbox into the heap; lock held."""
         while True:
@@ -159,25 +170,40 @@ class Timekeeper:
         with self._lock:
             if job._due is None:
                 return True
-            self._inbox.remove(job)
             job._due = None
+            self._dead += 1  # wherever its entry has got to
             return False
 
     def _keep(self) -> None:
         """Run the thread: sleep until the earliest entry is due, without ever polling."""
-        with self._lock:
-            while not self._closed:
-                due = self.next_due()
-                now = self._clock.now()
-                if due <= now:
-                    # Still under the lock, so that no job is ever between here and the queue:
-                    # whoever closes both, one after the other, has seen them all.
-                    self._release(self._take_due(now))
-                    continue
-                self._asleep_until = due
-                if self.next_due() == due:  # the look after the word
-                    self._clock.wait(self._earlier, due)
-                self._asleep_until = -math.inf
+        broken = False
+        while not self._closed:
+            try:
+                with self._lock:
+                    if broken:
+                        self._earlier.wait(_PAUSE)
+                    self._tend()
+            except Exception:
+                # A clock of the user's. The jobs must not wait for ever for it.
+                if not broken:
+                    report("the clock failed; looking at it every %g s", _PAUSE)
+                broken = True
+
+    def _tend(self) -> None:
+        """Hand on what is due, or sleep until something is; lock held."""
+        due = self.next_due()
+        now = self._clock.now()
+        if due <= now:
+            # Still under the lock, so that no job is ever between here and the queue: whoever
+            # looks into both, first here and then there, has seen them all.
+            self._release(self._take_due(now))
+            return
+        self._asleep_until = due
+        try:
+            if not self._closed and self.next_due() == due:  # the look after the word
+                self._clock.wait(self._earlier, due)
+        finally:
+            self._asleep_until = -math.inf
 
     def _take_due(self, now: float) -> list[Job]:
         taken = []

@@ -1,9 +1,11 @@
 """Arguments that cannot be right are refused here, by value and with the way out."""
 
+import inspect
 import math
 import operator
 from datetime import timedelta
 from numbers import Real
+from types import FunctionType, MethodType
 from typing import Any, TypeAlias
 
 Seconds: TypeAlias = float | timedelta
@@ -79,6 +81,14 @@ def function(name: str, value: Any) -> Any:
         msg = f"{name} takes a callable or None (got {value!r})"
         raise TypeError(msg)
     return value
+
+
+def is_coroutine_function(call: Any) -> bool:
+    """Return whether *call* would only make a coroutine, which nobody awaits."""
+    function = call.__func__ if call.__class__ is MethodType else call
+    if function.__class__ is FunctionType:  # the common one, many times faster than inspect
+        return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
+    return inspect.iscoroutinefunction(function)
 
 
 def _as_float(value: Any) -> float:

@@ -3,7 +3,6 @@
 The worker runs user code and never sleeps but for want of a job; it holds no lock while it does.
 """
 
-import logging
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextvars import Context
@@ -12,13 +11,11 @@ from threading import Thread
 from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry
-from retryexec._exceptions import annotate, drop_tracebacks, trim
+from retryexec._exceptions import annotate, report, trim, with_traceback
 from retryexec._future import Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
 from retryexec._timekeeper import Job, Timekeeper
-
-logger = logging.getLogger("retryexec")
 
 
 class Employer(Protocol):
@@ -42,6 +39,10 @@ class Employer(Protocol):
 
     def done_with(self) -> None:
         """Hear that a job has left a worker's hands, for good or to wait."""
+        ...
+
+    def came_late(self, job: Job) -> None:
+        """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
         ...
 
     def may_leave(self) -> bool:
@@ -71,28 +72,33 @@ class Worker(Thread):
 
     def run(self) -> None:
         """Run jobs until the pool is closed and no more are to come."""
+        try:
+            if self._pool.prepare():
+                self._work()
+        finally:
+            self._pool.leave()
+
+    def _work(self) -> None:
         pool = self._pool
-        if pool.prepare():
-            get, put = pool.queue.get, pool.queue.put
-            while True:
-                job = get()
-                if job is None:
-                    if pool.may_leave():
-                        break
-                    continue
-                self.job = job
-                again = False
-                try:
-                    again = self._attempt(job)
-                except BaseException as error:  # noqa: BLE001  the job must end, the worker go on
-                    self._rescue(job, error)
-                if again:
-                    put(job)
-                # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
-                self.job = job = None
-                if pool.attentive and not again:
-                    pool.done_with()
-        pool.leave()
+        get, put = pool.queue.get, pool.queue.put
+        while True:
+            job = get()
+            if job is None:
+                if pool.may_leave():
+                    return
+                continue
+            self.job = job
+            again = False
+            try:
+                again = self._attempt(job)
+            except BaseException as error:
+                self._rescue(job, error)
+            if again:
+                put(job)
+            # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
+            self.job = job = None
+            if pool.attentive and not again:
+                pool.done_with()
 
     def _attempt(self, job: Job) -> bool:
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
@@ -117,7 +123,7 @@ class Worker(Thread):
         raised: BaseException | None = None
         try:
             value = context.run(call, *args, **kwargs)
-        except BaseException as error:  # noqa: BLE001  all of them are the future's to tell
+        except BaseException as error:
             value, raised = None, error
             trim(error)
         else:
@@ -137,12 +143,13 @@ class Worker(Thread):
         pool = self._pool
         now = pool.now()
         job._failed(raised, now)
+        job._refused = value
         exception, delay, reason = decide(job._terms.policy, job, raised, value, now)
         if reason is StopReason.SUCCEEDED:
             job._unrecorded = False
             self._succeed(job, value)
             return False
-        job._previous, job._refused = exception, value
+        job._previous = exception
         self.failures += 1
         if delay is not None:
             on_retry = job._terms.on_retry
@@ -158,21 +165,32 @@ class Worker(Thread):
 
     def _put_off(self, job: Job, due: float | None) -> StopReason | None:
         """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
-        exception = job._previous
+        timekeeper, exception = self._pool.timekeeper, job._previous
+        if due is not None and not timekeeper.ready():
+            return StopReason.SHUTDOWN
+        # The traceback would keep the variables of every frame alive, for as long as the job
+        # waits; and an exception raised again would add its new one to it.
         traceback = None if exception is None else exception.__traceback__
-        with job._lock:
-            if job._cancel_requested:
-                return StopReason.CANCELLED
-            if self._pool.stopping:
-                return StopReason.SHUTDOWN
-            # Once the lock is released another worker may have the job.
-            drop_tracebacks(exception)
-            if due is None or self._pool.timekeeper.schedule(job, due):
-                job._state = PENDING
-                return None
         if exception is not None:
-            exception.__traceback__ = traceback
-        return StopReason.SHUTDOWN
+            with_traceback(exception, None)
+        with job._lock:
+            reason = StopReason.CANCELLED if job._cancel_requested else None
+            if reason is None and self._pool.stopping:
+                reason = StopReason.SHUTDOWN
+            if reason is None:
+                job._state = PENDING
+        if reason is None:
+            # No lock of ours is taken inside a job's: here, too, it may be cancelled by now.
+            if due is not None:
+                scheduled = timekeeper.schedule(job, due)
+                with job._lock:
+                    ended = job.done()
+                if ended or not scheduled:
+                    self._pool.came_late(job)
+            return None
+        if exception is not None:
+            with_traceback(exception, traceback)
+        return reason
 
     def _succeed(self, job: Job, value: Any) -> None:
         self.succeeded += 1
@@ -183,10 +201,16 @@ class Worker(Thread):
 
     def _rescue(self, job: Job, error: BaseException) -> None:
         """End *job* all the same, when *error* came from anywhere but its attempt."""
-        logger.critical("%s met an error beside the job it ran", self.name, exc_info=error)
-        if not job.done():  # else it came from a callback
-            exception = job._previous if job._unrecorded else error
-            give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
+        try:
+            if job.running():  # else it came from a callback
+                exception = job._previous if job._unrecorded else error
+                give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
+        except BaseException:
+            report("%s met an error beside the job it ran", self.name)
+        try:
+            raise error
+        except BaseException:
+            report("%s met an error beside the job it ran", self.name)
 
 
 def give_up(
@@ -200,11 +224,11 @@ def give_up(
 ) -> None:
     """End *job*, in the hands of this thread, with *exception* or the value it refused."""
     value, work, terms = job._refused, job._work, job._terms
-    elapsed = pool.now() - job._began if job.attempts else 0.0
-    note = gave_up(job.attempts, elapsed, reason)
-    if exception is not None:
-        annotate(exception, note)
     try:
+        elapsed = pool.now() - job._began if job.attempts else 0.0
+        note = gave_up(job.attempts, elapsed, reason)
+        if exception is not None:
+            annotate(exception, note)
         if terms.on_give_up is not None:
             event = GiveUp(job.attempts, exception, reason, work[0], job)
             tell(terms.on_give_up, event, context or work[-1].copy())
@@ -212,6 +236,7 @@ def give_up(
         elif terms.on_retry is None and exception is not None and not pool.silent:
             job._unread = Unread(name_of(work[0]), exception, note)
     finally:
+        # Whatever came of all that, the job ends.
         del context, work
         job._let_go()
         if worker is not None:
@@ -223,12 +248,15 @@ def give_up(
         if pool.room is not None:
             pool.room.put(None)
         job._end(FINISHED, value, exception, reason)
+        job._run_callbacks()
 
 
 def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:
     """Call the user's *hook*; what it raises costs the job nothing."""
     try:
         context.run(hook, event)
-    except Exception:
+    except BaseException as error:
         kind = "on_retry" if isinstance(event, Retry) else "on_give_up"
-        logger.exception("%s failed for %s; the job goes on", kind, name_of(event.job))
+        report("%s failed for %s; the job goes on", kind, name_of(event.job))
+        if isinstance(error, KeyboardInterrupt):
+            raise  # it was meant for whoever is shutting down

@@ -108,7 +108,7 @@ class _Columns:
         values = self._values(row)
         try:
             job = msgspec.convert(values, self._cls, strict=False, dec_hook=construct)
-        except Exception as error:  # noqa: BLE001  the dataclass may raise what it likes
+        except Exception as error:
             return BadRecord(line, end, reason(error, values))
         # With the types they have now, so that the record can be read back as JSON, strictly.
         typed = {

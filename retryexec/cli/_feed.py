@@ -141,7 +141,7 @@ class Feed:
                 if useless or (self._strict and isinstance(item, BadRecord)):
                     self.read_to = item.line
                     break
-        except Exception as error:  # noqa: BLE001  told by whoever waits, who ends the run
+        except Exception as error:
             self.error = describe(error)
         finally:
             with self._lock:
@@ -180,7 +180,7 @@ class Feed:
             self._accounting += 1
         try:
             self._account(work, cast("RetryFuture[Any]", future))
-        except Exception as error:  # noqa: BLE001  told by whoever waits, who ends the run
+        except Exception as error:
             self.error = describe(error)
         finally:
             with self._lock:

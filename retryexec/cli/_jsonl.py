@@ -48,7 +48,7 @@ def jsonl_records(
             continue
         try:
             job = decode(line)
-        except Exception as error:  # noqa: BLE001  the dataclass may raise what it likes
+        except Exception as error:
             yield BadRecord(number, end, reason(error, values))
         else:
             yield Record(number, end, job, line, unknown)
