@@ -1,6 +1,5 @@
 """Waiting without a thread: on asyncio, and on trio where that is what runs."""
 
-import math
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,8 +42,6 @@ class AsyncEvent:
         """Return once the event is set or *clock* says *until*; it may come early."""
         if getattr(clock, "call_at", None) is not None:
             await self._wait_virtually(clock, until)
-        elif until == math.inf:
-            await self._event.wait()
         else:
             await self._wait_for(max(0.0, until - clock.now()))
 
@@ -68,11 +65,13 @@ class AsyncEvent:
             if not clock.mine:
                 await self._event.wait()  # another thread moves time
             while True:
+                stirred = clock.stirred
                 for _ in range(_TURNS):
                     await _turn(self._library)
-                if self.is_set:
-                    return
-                if not clock.step():
+                    if self.is_set:
+                        return
+                # Whoever else was woken meanwhile, or has just begun to wait, comes first.
+                if stirred == clock.stirred and not clock.step():
                     await self._wait_for(0.001)  # for something that is no matter of time
         finally:
             forget()

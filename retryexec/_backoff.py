@@ -57,7 +57,7 @@ def reiterable(name: str, value: Any) -> Iterable[Any]:
     """
     if isinstance(value, (list, tuple)):
         return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+    if isinstance(value, (str, bytes, type)) or not hasattr(value, "__iter__"):
         msg = (
             f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
             f"ExponentialBackoff() (got {value!r})"

@@ -43,9 +43,13 @@ class RetryAfter(Exception):
     """
 
     def __init__(self, seconds: Seconds, cause: BaseException | None = None) -> None:
+        if cause is not None and not isinstance(cause, BaseException):
+            msg = f"RetryAfter takes an exception instance as its cause (got {cause!r})"
+            raise TypeError(msg)
         super().__init__(seconds, cause)
         self.seconds = _seconds("RetryAfter", seconds)
-        self.__cause__ = cause
+        if cause is not None:  # even None would hide what was being handled
+            self.__cause__ = cause
 
     def __str__(self) -> str:
         return f"retry after {self.seconds:g} s"

@@ -1,15 +1,18 @@
 """What is done to the exceptions of jobs, which are the users' own objects."""
 
+import inspect
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import TypeVar
+from types import CodeType, TracebackType
+from typing import Any, TypeVar
 
 NOTE_PREFIX = "retryexec: "
 """How the note begins that a final exception carries."""
 
 E = TypeVar("E", bound=BaseException)
+F = TypeVar("F", bound=Callable[..., Any])
 
 logger = logging.getLogger("retryexec")
 
@@ -20,10 +23,50 @@ def with_traceback(error: E, traceback: TracebackType | None) -> E:
     return error
 
 
+def calls_jobs(function: F) -> F:
+    """Mark *function* as one that calls jobs: where its frame ends, an attempt begins."""
+    _callers.add(inspect.unwrap(function).__code__)
+    return function
+
+
 def trim(error: E) -> E:
-    """Take the frame that called the job off *error*'s traceback: nobody looks for us in it."""
-    traceback = error.__traceback__
-    return error if traceback is None else with_traceback(error, traceback.tb_next)
+    """Leave of *error*'s traceback, and of those it came from, what belongs to this attempt.
+
+    Neither the frame of ours that called the job, which nobody is looking for, nor what is
+    there from an earlier attempt that raised the same object.
+    """
+    if error.__traceback__ is not None:
+        with_traceback(error, error.__traceback__.tb_next)
+    link: BaseException | None = error
+    seen = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        if link.__traceback__ is not None:
+            _cut(link.__traceback__)
+        link = link.__context__ if link.__cause__ is None else link.__cause__
+    return error
+
+
+def _cut(entry: TracebackType) -> None:
+    """End the traceback of *entry* where an earlier attempt's begins."""
+    while (following := entry.tb_next) is not None:
+        caller = following.tb_frame.f_back
+        begins = caller is not None and caller.f_code in _callers
+        # Another job's failure, met through its future, is part of the story.
+        if begins and entry.tb_frame.f_code not in _readers:
+            entry.tb_next = None
+            return
+        entry = following
+
+
+def reads_futures(function: F) -> F:
+    """Mark *function* as one that raises what a job in another thread has raised."""
+    _readers.add(inspect.unwrap(function).__code__)
+    return function
+
+
+_callers: set[CodeType] = set()
+_readers: set[CodeType] = set()
 
 
 def annotate(exception: BaseException, note: str) -> None:
@@ -37,7 +80,8 @@ def annotate(exception: BaseException, note: str) -> None:
         logger.debug("cannot add a note to %s", type(exception).__name__)
 
 
-def report(message: str, *args: object) -> None:
-    """Log the exception being handled; a log handler that raises costs no more than the line."""
-    with suppress(Exception):  # there is nowhere left to tell it
-        logger.error(message, *args, exc_info=sys.exception())
+def report(message: str, *args: object, error: BaseException | None = None) -> None:
+    """Log *error*, or the one being handled; a log handler that raises costs the line, no more."""
+    info = sys.exc_info() if error is None else (type(error), error, error.__traceback__)
+    with suppress(Exception):
+        logger.error(message, *args, exc_info=info)

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._errors import ShutdownError
-from retryexec._exceptions import report, with_traceback
+from retryexec._exceptions import reads_futures, report, with_traceback
 from retryexec._outcome import StopReason
 from retryexec._policy import Progress
 
@@ -140,6 +140,7 @@ class RetryFuture(Future[T], Progress):
             self._run_callbacks()
         return self.cancelled()
 
+    @reads_futures
     def result(self, timeout: float | None = None) -> T:
         """Return what the job returned.
 
@@ -393,9 +394,9 @@ class Unread:
 
     def __del__(self) -> None:
         if self.job_name is not None:
-            logger.error(
+            report(
                 "%s failed and nobody read its future: %s",
                 self.job_name,
                 self.note,
-                exc_info=self.exception,
+                error=self.exception,
             )

@@ -298,12 +298,16 @@ class Pool:
             thread.join()
         self.timekeeper.join()
 
-    def finish_at_exit(self) -> None:
-        """Let everything accepted finish; with `exit_timeout`, stop there and name the rest."""
+    def exit_deadline(self) -> float:
+        """Return when an exit of the interpreter that begins now will not wait any longer."""
         timeout = self.setup.exit_timeout
-        self.silent = timeout is not None
+        return math.inf if timeout is None else self.now() + timeout
+
+    def finish_at_exit(self, deadline: float) -> None:
+        """Let everything accepted finish; at *deadline* stop there, and name the rest."""
+        self.silent = deadline < math.inf
         try:
-            self._finish(math.inf if timeout is None else self.now() + timeout)
+            self._finish(deadline)
         except BaseException:  # a KeyboardInterrupt: they want out
             self.silent = True
             self._stop_attempts(self._abandon)
@@ -316,9 +320,12 @@ class Pool:
         jobs = [job for worker in self._workers if (job := worker.job) is not None]
         running = [name_of(work[0]) for job in jobs if (work := job._work) is not None]
         if self._leftovers or running:
+            timeout = self.setup.exit_timeout
+            when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
             logger.error(
-                "the interpreter exits with %d jobs abandoned (%s) and %d cut off while running "
-                "(%s)",
+                "the interpreter exits%s with %d jobs abandoned (%s) and %d cut off while "
+                "running (%s)",
+                when,
                 len(self._leftovers),
                 few(self._leftovers),
                 len(running),
@@ -339,9 +346,11 @@ class Pool:
                 self.skip(pending.popleft())
         finally:
             # Left early by a KeyboardInterrupt or its like: the workers will see to the rest.
+            self._unload(-len(pending))
             for job in pending:
                 self.queue.put(job)
-            self.queue.put(None)  # one may have gone with what was drained
+            if self.queue.empty():
+                self.queue.put(None)  # one may have gone with what was drained
 
     def _drain(self) -> list[Job]:
         """Take everything out of the queue."""
@@ -427,8 +436,8 @@ class Pool:
             return f"a job of {self._name} is due"
         with self.lock:
             resting = [worker for worker in self._workers if worker in asleep]
-            if self._load <= len(resting):
-                return None
+            if len(resting) in (self._load, self.setup.max_workers):
+                return None  # no job moves before they do
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
         names = [name_of(work[0]) for job in jobs if (work := job._work) is not None]
         return f"{self._name} is running {few(names)}"

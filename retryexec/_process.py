@@ -46,9 +46,9 @@ def _finish_pools() -> None:
     for pool in pools:
         pool.close(_refuse)
     interrupt = None
-    for pool in pools:
+    for pool, deadline in [(pool, pool.exit_deadline()) for pool in pools]:
         try:
-            pool.finish_at_exit()
+            pool.finish_at_exit(deadline)
         except BaseException as error:
             interrupt = error
     if interrupt is not None:

@@ -12,7 +12,7 @@ from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
-from retryexec._exceptions import annotate, report, trim, with_traceback
+from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
 from retryexec._ticker import EventTimer, Timer
@@ -102,6 +102,7 @@ class _Retrying:
             annotate(exception, gave_up(progress.attempts, elapsed, reason))
 
 
+@calls_jobs
 def retry(
     fn: Callable[[], T],
     *,
@@ -149,6 +150,7 @@ def retry(
         return value  # type: ignore[return-value]
 
 
+@calls_jobs
 async def retry_async(
     fn: Callable[[], Awaitable[T]],
     *,

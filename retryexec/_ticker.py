@@ -154,7 +154,7 @@ class Ticker:
                     raise _late(limit)
                 self._led = True
             try:
-                if self._ready or self._timer.wait(self._left(until)):
+                if (self._ready or self._timer.wait(self._left(until))) and not self._over():
                     return self._take()
             finally:
                 self._pass_on()
@@ -197,7 +197,7 @@ class Ticker:
                     self._led = True
                 if leads:
                     try:
-                        if self._ready or self._timer.wait(0.0):
+                        if (self._ready or self._timer.wait(0.0)) and not self._over():
                             return self._take()
                     finally:
                         self._pass_on()

@@ -69,7 +69,7 @@ class Timekeeper:
         self._thread: Thread | None = None  # started with the first delay
 
     def ready(self) -> bool:
-        """Return whether jobs can be scheduled; the first call starts the thread."""
+        """Return whether jobs can be scheduled, having started the thread if need be."""
         if self._thread is None:
             self._start()
         return self._thread is not None and not self._closed
@@ -83,7 +83,9 @@ class Timekeeper:
                     self._thread = thread
 
     def schedule(self, job: Job, due: float) -> bool:
-        """Keep *job* until *due*; False if closed."""
+        """Keep *job* until *due*; False if that cannot be, see `ready`."""
+        if not self.ready():
+            return False
         job._due = due
         self._inbox.append(job)
         # In this order, and the thread's in the other: it says until when it sleeps and then

@@ -88,7 +88,9 @@ def is_coroutine_function(call: Any) -> bool:
     function = call.__func__ if call.__class__ is MethodType else call
     if function.__class__ is FunctionType:  # the common one, many times faster than inspect
         return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
-    return inspect.iscoroutinefunction(function)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function.__class__, "__call__", None)  # noqa: B004  not whether, but which
+    )
 
 
 def _as_float(value: Any) -> float:

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry
-from retryexec._exceptions import annotate, report, trim, with_traceback
+from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
 from retryexec._future import Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
@@ -100,6 +100,7 @@ class Worker(Thread):
             if pool.attentive and not again:
                 pool.done_with()
 
+    @calls_jobs
     def _attempt(self, job: Job) -> bool:
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         # Not "with", here and where the job succeeds: a third of what those few lines cost.
@@ -117,7 +118,7 @@ class Worker(Thread):
             give_up(self._pool, job, job._previous, StopReason.MAX_ELAPSED, worker=self)
             return False
         job._begin_attempt(now)
-        _, call, args, kwargs, context = job._work
+        submitted, call, args, kwargs, context = job._work
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = context.copy()
         raised: BaseException | None = None
@@ -136,7 +137,7 @@ class Worker(Thread):
             return self._judge(job, context, raised, value)
         finally:
             # The frames of a traceback lead back to this one: it must not lead to the job.
-            del job, context, raised, value
+            del job, submitted, context, raised, value
 
     def _judge(self, job: Job, context: Context, raised: BaseException | None, value: Any) -> bool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
@@ -201,16 +202,13 @@ class Worker(Thread):
 
     def _rescue(self, job: Job, error: BaseException) -> None:
         """End *job* all the same, when *error* came from anywhere but its attempt."""
-        try:
-            if job.running():  # else it came from a callback
-                exception = job._previous if job._unrecorded else error
+        report("%s met an error beside the job it ran", self.name, error=error)
+        if job.running():  # else it came from a callback
+            exception = job._previous if job._unrecorded else error
+            try:
                 give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
-        except BaseException:
-            report("%s met an error beside the job it ran", self.name)
-        try:
-            raise error
-        except BaseException:
-            report("%s met an error beside the job it ran", self.name)
+            except BaseException:
+                report("%s met another error beside that job", self.name)
 
 
 def give_up(

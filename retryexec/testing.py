@@ -63,6 +63,7 @@ class VirtualClock:
         self._parties: weakref.WeakSet[Party] = weakref.WeakSet()
         self._asleep: list[_Sleeper] = []
         self._calls: list[tuple[float, Callable[[], object]]] = []
+        self.stirred = 0  # how often time moved on, or a coroutine began to wait
         # Woken by us, and not back asleep yet: they act on the time that has come.
         self._awake: list[_Sleeper] = []
 
@@ -84,7 +85,8 @@ class VirtualClock:
                 for longer than the clock's patience.
         """
         self._check_outside("advance")
-        target = self._now + seconds("advance", span)
+        # To the nanosecond, so that ten tenths are one second.
+        target = round(self._now + seconds("advance", span), 9)
         self._settle()
         while (due := self._next_due()) <= target:
             self._move_to(due)
@@ -152,6 +154,7 @@ class VirtualClock:
         """Call *callback* when it is *time*, for a coroutine; return what takes that back."""
         entry = (time, callback)
         with self._lock:
+            self.stirred += 1
             self._calls.append(entry)
         if time <= self._now:
             callback()
@@ -211,6 +214,7 @@ class VirtualClock:
     def _move_to(self, time: float) -> None:
         with self._lock:
             self._now = max(self._now, time)
+            self.stirred += 1
             woken = [sleeper for sleeper in self._asleep if sleeper.until <= self._now]
             self._asleep = [sleeper for sleeper in self._asleep if sleeper.until > self._now]
             self._awake += woken
@@ -279,6 +283,7 @@ class InstantClock:
 
     # As for VirtualClock, for coroutines.
     mine = True
+    stirred = 0
 
     def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Skip to *time* and call *callback*."""

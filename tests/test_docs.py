@@ -9,6 +9,7 @@ import pytest
 from markdown_blocks import blocks_to_run
 
 import retryexec
+import retryexec.testing
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -39,7 +40,16 @@ def test_every_page_with_code_is_found() -> None:
 def test_every_public_name_is_documented() -> None:
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
-    assert set(documented) == set(retryexec.__all__)
+    assert sorted(documented) == sorted([*retryexec.__all__, *retryexec.testing.__all__])
+
+
+def test_the_tests_that_hold_our_promises_exist() -> None:
+    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", promises)
+    assert len(named) > 20
+    for file, test in named:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^(async )?def {test}\(", code, re.MULTILINE), (file, test)
 
 
 def test_blocks_are_told_apart_by_language_and_by_line() -> None:

@@ -85,12 +85,6 @@ def test_waiting_holds_no_thread(executor: RetryingExecutor, clock: VirtualClock
     assert done == list(range(1, 501))
 
 
-def test_no_delay_no_timekeeper(executor: RetryingExecutor) -> None:
-    before = threading.active_count()
-    assert executor.submit(len, "seven").result() == 5
-    assert threading.active_count() - before == 1
-
-
 class Payload:
     def exec(self) -> None:
         raise RetryAfter(60)
@@ -125,25 +119,18 @@ def test_the_longest_wait_is_told(executor: RetryingExecutor, clock: VirtualCloc
     assert executor.stats().oldest_wait == 2
 
 
-def test_jobs_of_one_moment_are_all_due(clock: VirtualClock) -> None:
-    """No worker left over waits for a word of its own."""
-    done: list[float] = []
-    with RetryingExecutor(max_workers=4, clock=clock) as executor:
-        for _ in range(20):
-            executor.submit(once_after, 5, done)
-        clock.advance(5)
-        assert len(done) == 20
-
-
 class ByHand:
     """A clock that a test sets, and nobody waits for."""
 
-    time = 0.0
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.waited_for = threading.Event()
 
     def now(self) -> float:
         return self.time
 
     def wait(self, changed: threading.Condition, until: float) -> None:  # noqa: ARG002
+        self.waited_for.set()
         changed.wait()
 
 
@@ -199,7 +186,7 @@ class Kept:
         self.released: list[RetryFuture[Any]] = []
         self.some = threading.Event()
         self.lock = threading.RLock()
-        self.keeper = Timekeeper(clock, self.lock, self.release, name="timekeeper", daemon=False)
+        self.keeper = Timekeeper(clock, self.lock, self.release, name="timekeeper", daemon=True)
 
     def release(self, jobs: list[RetryFuture[Any]]) -> None:
         self.released += jobs
@@ -321,6 +308,20 @@ def test_late_it_releases_all_that_is_due_but_what_was_cancelled() -> None:
     assert kept.keeper.close() == [later]
     kept.keeper.join()
     assert kept.released == [one, two]
+
+
+def test_a_sooner_job_wakes_the_thread() -> None:
+    clock = ByHand()
+    kept = Kept(clock)
+    kept.schedule(100)
+    assert clock.waited_for.wait(10)
+    with kept.lock:  # ours only once the thread is asleep
+        pass
+    sooner = kept.schedule(0)
+    assert kept.some.wait(10)
+    kept.keeper.close()
+    kept.keeper.join()
+    assert kept.released == sooner
 
 
 def test_a_job_that_comes_as_the_thread_lies_down_is_not_slept_over() -> None:
