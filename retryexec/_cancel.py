@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._clock import SYSTEM_CLOCK, Clock, left
 from retryexec._validate import Seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -97,10 +97,11 @@ class CancelToken:
         try:
             with changed:
                 while not self.cancelled and (now := self.clock.now()) < until:
-                    left = self.remaining()
-                    self.clock.wait(changed, until if left is None else min(until, now + left))
+                    span = self.remaining()
+                    self.clock.wait(changed, until if span is None else min(until, now + span))
         finally:
             unregister()
+            left(self.clock)
         return self.cancelled
 
     def on_cancel(self, callback: Callable[[], object]) -> Callable[[], None]:
@@ -132,17 +133,17 @@ class CancelToken:
         # After the callback has its place: either may turn out to be over, and cancel at once.
         if first and self._parent is not None:
             self._hook(self._parent.on_change(self.cancel))
-        if at_deadline and (left := self.remaining()) is not None:
-            self._mind_deadline(left)
+        if at_deadline and (time_left := self.remaining()) is not None:
+            self._mind_deadline(time_left)
         return lambda: self._unregister(key)
 
-    def _mind_deadline(self, left: float) -> None:
+    def _mind_deadline(self, span: float) -> None:
         with self._lock:
             minded, self._minded = self._minded, True
         if minded:
             return
         clock: Any = self.clock
-        due = clock.now() + left
+        due = clock.now() + span
         if hasattr(clock, "attach"):  # one that tests move, which calls when it comes to a time
             self._hook(clock.call_at(due, self.cancel))
         else:

@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -36,6 +37,13 @@ class SystemClock:
 
     def __repr__(self) -> str:
         return "SystemClock()"
+
+
+def left(clock: Clock) -> None:
+    """Tell *clock*, if it waits for those it has woken, that this thread will not wait again."""
+    tell: Callable[[], None] | None = getattr(clock, "left", None)
+    if tell is not None:
+        tell()
 
 
 SYSTEM_CLOCK = SystemClock()

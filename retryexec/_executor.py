@@ -144,7 +144,7 @@ class RetryingExecutor(Executor):
             msg = f"submit takes an object with exec(), and {fn!r} has {call!r} in its place"
             raise TypeError(msg)
         if is_coroutine_function(call):
-            raise TypeError(_coroutine_refusal(fn))
+            raise TypeError(_coroutine_refusal(call))
         future: RetryFuture[Any] = RetryFuture()
         future._terms = self._terms
         future._work = (fn, call, args, kwargs, copy_context())

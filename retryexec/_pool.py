@@ -84,13 +84,13 @@ class Pool:
         # their number starts one. Once all have been started nobody counts any more, but for a
         # clock that moves only when the pool is at rest: that one attaches itself.
         self._load = 0
-        self._counting = True
-        self.attentive = True  # as long as jobs are counted, and again once it is closed
+        self.counting = True
         attach: Callable[[Pool], Callable[[], None]] | None = getattr(setup.clock, "attach", None)
         self._at_rest = None if attach is None else attach(self)
         # What submit raises, once it must: after shutdown, at exit, when broken. Written before
         # a None is put into the queue.
         self._refusal: Callable[[], Exception] | None = None
+        self.closed = False  # whether that is so
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job], object] | None = None
         self.stopping = False  # whether that is so
@@ -121,7 +121,7 @@ class Pool:
             self._wait_for_room(self.room)
         if self._refusal is not None:
             raise self._refusal()
-        if self._counting:
+        if self.counting:
             self._expect_one()
         self.queue.put(job)
         # Whoever refuses writes so before putting a None behind all jobs. Either this one is in
@@ -171,7 +171,7 @@ class Pool:
         """Queue *jobs* whose wait is over; lock held."""
         for job in jobs:
             self.queue.put(job)
-        if self._counting:
+        if self.counting:
             self._expect(len(jobs))
 
     def _expect(self, jobs: int) -> Exception | None:
@@ -196,8 +196,7 @@ class Pool:
                 self._alive -= 1
                 return failure
         if len(self._workers) == self.setup.max_workers:
-            self._counting = self._at_rest is not None
-            self.attentive = self._counting or self._refusal is not None
+            self.counting = self._at_rest is not None
         return None
 
     def _unload(self, jobs: int) -> None:
@@ -211,9 +210,9 @@ class Pool:
 
     def done_with(self) -> None:
         """Hear that a job has left a worker's hands, for good or to wait."""
-        if self._counting:
+        if self.counting:
             self._unload(1)
-        if self._refusal is not None:
+        if self.closed:
             self._look_for_the_end()
 
     def _make_room(self) -> None:
@@ -233,7 +232,7 @@ class Pool:
         with self.lock:
             self._stale += not waited
         self._make_room()
-        if self._refusal is not None:
+        if self.closed:
             self._look_for_the_end()
 
     def came_late(self, job: Job) -> None:
@@ -241,7 +240,7 @@ class Pool:
         if self.timekeeper.discard(job):  # cancelled before it could be found there
             with self.lock:
                 self._stale -= 1
-            if self._refusal is not None:
+            if self.closed:
                 self._look_for_the_end()
         elif not job.done():
             self.skip(job)
@@ -261,7 +260,7 @@ class Pool:
         # Without the lock: a finalizer may strike, and close, inside another pool's.
         if self._refusal is None:
             self._refusal = refusal
-            self.attentive = True
+            self.closed = True
             self.queue.put(None)
             self._make_room()
 
@@ -323,8 +322,7 @@ class Pool:
             timeout = self.setup.exit_timeout
             when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
             logger.error(
-                "the interpreter exits%s with %d jobs abandoned (%s) and %d cut off while "
-                "running (%s)",
+                "the interpreter exits%s; jobs abandoned: %d (%s); cut off while running: %d (%s)",
                 when,
                 len(self._leftovers),
                 few(self._leftovers),

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._attempt import retrying_here, running_job
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._clock import SYSTEM_CLOCK, Clock, left
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
 from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
@@ -49,6 +49,7 @@ class _Retrying:
 
     def __exit__(self, *_: object) -> None:
         retrying_here.reset(self._token)
+        left(self.clock)
         if self._timer is not None:
             self._timer.stop()
         # The exception's traceback leads back here.

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._backoff import Delays, reiterable
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._clock import SYSTEM_CLOCK, Clock, left
 from retryexec._validate import Seconds, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -148,6 +148,7 @@ class Ticker:
                 while self._led and not self._over() and self._clock.now() < until:
                     self._clock.wait(self._changed, min(until, self._deadline()))
                 if self._over():
+                    left(self._clock)
                     self._raise_broken()
                     return None
                 if self._led:

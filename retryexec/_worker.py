@@ -26,7 +26,9 @@ class Employer(Protocol):
     now: Callable[[], float]
     silent: bool  # whether the failures of abandoned jobs are told elsewhere
     stopping: bool  # whether no further attempt may start
-    attentive: bool  # whether it wants to hear of every job that is done with
+    # Whether it wants to hear of every job that is done with, for one reason or the other.
+    counting: bool
+    closed: bool
     room: "SimpleQueue[None] | None"  # gets a None for each job that ends
 
     def prepare(self) -> bool:
@@ -97,7 +99,7 @@ class Worker(Thread):
                 put(job)
             # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
             self.job = job = None
-            if pool.attentive and not again:
+            if (pool.counting or pool.closed) and not again:
                 pool.done_with()
 
     @calls_jobs

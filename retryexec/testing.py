@@ -36,6 +36,8 @@ class _Sleeper:
         self.changed = changed
         self.until = until
         self.thread = threading.current_thread()
+        # A pool is busy as long as its workers are, so nobody has to mind this one.
+        self.minded_by_pool = running_job() is not None
 
 
 class VirtualClock:
@@ -217,7 +219,7 @@ class VirtualClock:
             self.stirred += 1
             woken = [sleeper for sleeper in self._asleep if sleeper.until <= self._now]
             self._asleep = [sleeper for sleeper in self._asleep if sleeper.until > self._now]
-            self._awake += woken
+            self._awake += [sleeper for sleeper in woken if not sleeper.minded_by_pool]
             called = [call for call in self._calls if call[0] <= self._now]
             self._calls = [call for call in self._calls if call[0] > self._now]
         for _, callback in called:

@@ -74,7 +74,7 @@ class InThread(threading.Thread):
     def run(self) -> None:
         try:
             self.value = self.fn(*self.args)
-        except BaseException as error:  # noqa: BLE001  result() raises it
+        except BaseException as error:
             self.error = error
         finally:
             del self.fn, self.args

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import hypothesis  # noqa: F401  imports trio too, and must before conftest freezes the heap
@@ -35,10 +36,8 @@ class OnAsyncio:
         for _ in range(3):
             await asyncio.sleep(0)
         task.cancel()
-        try:
+        with suppress(asyncio.CancelledError):
             await task
-        except asyncio.CancelledError:
-            pass
 
     async def turn(self) -> None:
         await asyncio.sleep(0)

@@ -56,7 +56,7 @@ def test_a_clock_is_not_kept_alive_by_its_deadlines() -> None:
             return 0.0
 
         def wait(self, changed: threading.Condition, until: float) -> None:
-            changed.wait()
+            changed.wait(until)
 
     clock = Clock()
     token = CancelToken(timeout=1, clock=clock)

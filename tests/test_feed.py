@@ -89,6 +89,8 @@ def test_a_backoff_that_raises_is_logged(
     ticks: list[float] = []
     Ticker(Breaks(), clock=clock).feed(ticks.append)
     clock.advance(1)
+    for thread in feeders():
+        thread.join(10)
     assert ticks == [0]
     assert "LookupError: broken" in caplog.text
 

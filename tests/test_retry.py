@@ -98,13 +98,14 @@ def test_the_very_exception_comes_back_with_one_note_and_a_short_traceback(
 
 
 def test_what_the_caller_is_handling_keeps_its_traceback(clock: VirtualClock) -> None:
+    outer = LookupError("outer")
     try:
-        raise LookupError("outer")
-    except LookupError as outer:
+        raise outer
+    except LookupError:
         with pytest.raises(Boom) as caught:
             retry(Script(clock, Boom).exec, policy=TENS, clock=clock)
-        assert caught.value.__context__ is outer
-        assert outer.__traceback__ is not None
+    assert caught.value.__context__ is outer
+    assert outer.__traceback__ is not None
 
 
 def test_nothing_of_a_failed_attempt_is_kept(clock: VirtualClock) -> None:
