@@ -121,13 +121,17 @@ class Pool:
             self._wait_for_room(self.room)
         if self._refusal is not None:
             raise self._refusal()
-        if self.counting:
-            self._expect_one()
         self.queue.put(job)
+        if self.counting:
+            self._expect_one(job)
         # Whoever refuses writes so before putting a None behind all jobs. Either this one is in
         # front of it and will be run, or this look comes after the word.
-        if self._refusal is not None:
-            self._withdraw(job)
+        if self._refusal is None:
+            return
+        if self.broken:
+            self.skip(job)  # as it would be in the queue
+        else:
+            self._withdraw(job, self._refusal())
 
     def _wait_for_room(self, room: "SimpleQueue[None]") -> None:
         try:
@@ -144,7 +148,7 @@ class Pool:
         if self._refusal is not None:
             room.put(None)  # for the next one who waits, to hear the same
 
-    def _withdraw(self, job: Job) -> None:
+    def _withdraw(self, job: Job, refusal: Exception) -> None:
         """Refuse *job* after all, unless a worker has begun it."""
         with job._lock:
             if job._state != PENDING or job.attempts:
@@ -153,18 +157,16 @@ class Pool:
         job._let_go()
         self._count_back(job)
         job._run_callbacks()
-        assert self._refusal is not None
-        raise self._refusal()
+        raise refusal
 
-    def _expect_one(self) -> None:
-        """Count a job about to be submitted, and see to it that there is a worker for it."""
+    def _expect_one(self, job: Job) -> None:
+        """Count *job*, just queued, and see to it that there is a worker for it."""
         with self.lock:
             failure = self._expect(1)
-            if failure is not None and self._alive == 0:
-                self._load -= 1
-                self._make_room()
-                raise failure
-        if failure is not None:
+            alone = self._alive == 0
+        if failure is not None and alone:
+            self._withdraw(job, failure)
+        elif failure is not None:
             logger.warning("cannot start another worker: %s", failure)
 
     def _release(self, jobs: list[Job]) -> None:

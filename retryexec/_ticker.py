@@ -117,7 +117,7 @@ class Ticker:
         self._due = -math.inf  # when the next tick is
         self._ended = False
         self._broken: Exception | None = None  # what the backoff raised, for the next to wait
-        self._watchers: list[Callable[[], None]] = []  # coroutines, told of what _changed is
+        self._watchers: list[Callable[[], None]] = []  # coroutines that wait, told of the end
         if cancel is not None:
             # The token must not keep alive a ticker that everybody else has forgotten.
             weakref.finalize(self, cancel.on_change(_weakly(self._wake))).atexit = False
@@ -146,7 +146,7 @@ class Ticker:
         while True:
             with self._changed:
                 while self._led and not self._over() and self._clock.now() < until:
-                    self._clock.wait(self._changed, min(until, self._deadline()))
+                    self._clock.wait(self._changed, until)
                 if self._over():
                     left(self._clock)
                     self._raise_broken()
@@ -198,7 +198,7 @@ class Ticker:
                     self._led = True
                 if leads:
                     try:
-                        if (self._ready or self._timer.wait(0.0)) and not self._over():
+                        if self._ready or self._timer.wait(0.0):
                             return self._take()
                     finally:
                         self._pass_on()
@@ -253,7 +253,6 @@ class Ticker:
             self._timer.start(delay)
             if self._ended:  # stop() came before the start, and would have been undone by it
                 self._timer.stop()
-        self._tell_watchers()
         return now
 
     def _pass_on(self) -> None:
@@ -267,11 +266,6 @@ class Ticker:
         self._timer.stop()
         with self._changed:
             self._changed.notify_all()
-        self._tell_watchers()
-
-    def _tell_watchers(self) -> None:
-        """Make the coroutines look again: when the next tick is, or that there is none."""
-        with self._changed:
             watchers = self._watchers.copy()
         for watcher in watchers:
             watcher()

@@ -79,12 +79,41 @@ def test_a_thread_that_leads_goes_first(loop: Any, clock: TellingClock) -> None:
     assert {loop.run(main), thread.result()} == {10, 20}
 
 
+def test_one_at_a_time_asks_the_backoff(loop: Any) -> None:
+    asked, gate = threading.Event(), threading.Event()
+
+    class Slow:
+        def __iter__(self) -> Iterator[float]:
+            yield 0
+            asked.set()
+            gate.wait(10)
+            yield 0.001
+
+    ticker = Ticker(Slow())
+    ticker.wait()
+    asks = InThread(ticker.wait)
+    asked.wait(10)
+    ticks: list[float] = []
+
+    async def consume() -> None:
+        ticks.extend(await ticks_of(ticker))
+
+    async def open_the_gate() -> None:
+        for _ in range(5):
+            await loop.turn()
+        gate.set()
+
+    loop.run(lambda: loop.gather(consume, open_the_gate))
+    assert len({asks.result(), *ticks}) == 2
+
+
 def test_a_waiter_that_is_cancelled_takes_no_tick_along(loop: Any, clock: VirtualClock) -> None:
     ticker = Ticker(TENS, clock=clock)
 
     async def main() -> float:
         await anext(ticker)
         await loop.give_up_soon(lambda: anext(ticker))
+        assert not clock._calls
         return await anext(ticker)
 
     assert loop.run(main) == 10

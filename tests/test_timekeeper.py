@@ -301,6 +301,7 @@ def test_late_it_releases_all_that_is_due_but_what_was_cancelled() -> None:
     kept = Kept(clock)
     with kept.lock:  # the thread cannot look
         one, gone, two, later = kept.schedule(1, 2, 3, 100)
+        assert kept.keeper.next_due() == 1
         kept.keeper.discard(gone)
         clock.time = 10
     assert kept.some.wait(10)
