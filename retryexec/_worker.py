@@ -233,7 +233,8 @@ def give_up(
             event = GiveUp(job.attempts, exception, reason, work[0], job)
             tell(terms.on_give_up, event, context or work[-1].copy())
             del event
-        elif terms.on_retry is None and exception is not None and not pool.silent:
+        elif _is_news(pool, terms, exception, reason):
+            assert exception is not None
             job._unread = Unread(name_of(work[0]), exception, note)
     finally:
         # Whatever came of all that, the job ends.
@@ -249,6 +250,14 @@ def give_up(
             pool.room.put(None)
         job._end(FINISHED, value, exception, reason)
         job._run_callbacks()
+
+
+def _is_news(
+    pool: Employer, terms: Any, exception: BaseException | None, reason: StopReason
+) -> bool:
+    """Return whether a failure is to be logged if nobody reads it off the future."""
+    asked_for = reason is StopReason.CANCELLED
+    return exception is not None and terms.on_retry is None and not (asked_for or pool.silent)
 
 
 def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:
