@@ -1,6 +1,7 @@
 """The examples do what they say."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -95,7 +96,7 @@ TWINS = {
     "retry_here.py": [
         "hello",
         "page 7",
-        "there is no page 8 ['retryexec: gave up after 1 attempt over 0.000 s: permanent']",
+        "there is no page 8 ['retryexec: gave up after 1 attempt over … s: permanent']",
     ],
     "http_client.py": [
         "server error 503, retrying",
@@ -109,7 +110,8 @@ TWINS = {
 def test_the_twins_of_the_go_examples(example: str, expected: list[str]) -> None:
     done = python("-W", "error", EXAMPLES / example)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == expected
+    # How long the real clock took is nobody's business here.
+    assert re.sub(r"over [0-9.]+ s", "over … s", done.stdout).splitlines() == expected
 
 
 def test_ticks_and_updates_come_through_one_queue() -> None:
