@@ -9,8 +9,9 @@ and so is any class with ``__iter__``. The ones here are frozen values that neve
 import random as _random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -23,6 +24,7 @@ Delays: TypeAlias = Iterable[float] | Iterable[timedelta] | Iterable[Seconds]
 """Any re-iterable of delays."""
 
 S = TypeVar("S")
+
 _set = object.__setattr__  # how a frozen dataclass fills its fields
 
 
@@ -57,7 +59,7 @@ def reiterable(name: str, value: Any) -> Iterable[Any]:
     """
     if isinstance(value, (list, tuple)):
         return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
-    if isinstance(value, (str, bytes, type)) or not hasattr(value, "__iter__"):
+    if isinstance(value, (str, bytes, bytearray, type)) or not hasattr(value, "__iter__"):
         msg = (
             f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
             f"ExponentialBackoff() (got {value!r})"
@@ -172,7 +174,23 @@ class FibonacciBackoff(_Stepped[tuple[float, float]]):
         return now, (after, min(now + after, self.max_interval))
 
 
-class _Geometric(_Stepped[float]):
+class _Chancy(Backoff):
+    """A dataclass with a field `random`, pickled by value but for the default one.
+
+    `random.random` would be pickled with all its state: the processes that share a policy would
+    draw the same delays, and retry in step.
+    """
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        if values["random"] is _random.random:
+            del values["random"]
+        return partial(type(self), **values), ()
+
+
+class _Geometric(_Chancy, _Stepped[float]):
     """An interval that grows by a factor up to a cap, and a draw around it.
 
     The cap is on the interval, before the draw: a draw clamped afterwards would have every
@@ -289,7 +307,7 @@ class EqualJitterBackoff(_Jitter):
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class DecorrelatedJitterBackoff(_Stepped[float]):
+class DecorrelatedJitterBackoff(_Chancy, _Stepped[float]):
     """Wait anything between *base* and three times the wait before.
 
     ``uniform(base, min(max_interval, 3 · previous))``, in seconds, with *base* as the first
@@ -347,7 +365,7 @@ class _Then(Backoff):
 
 
 @dataclass(frozen=True, slots=True)
-class _Jittered(Backoff):
+class _Jittered(_Chancy):
     backoff: Backoff
     fraction: float
     random: Random = _random_field()

@@ -30,9 +30,10 @@ class PermanentError(Exception):
 class RetryAfter(Exception):
     """Raised by a job to name the wait before its next attempt, as a server's Retry-After does.
 
-    The wait replaces the policy's own, whatever `retry_on` says of other errors, and still
-    obeys the limits of attempts and elapsed time. When the job fails for good, it fails with
-    *cause* if there is one (``raise RetryAfter(5) from error`` names it too).
+    The wait replaces the policy's own, whatever `retry_on` says of other errors; it uses up no
+    delay of the backoff, and still obeys the limits of attempts and elapsed time. When the job
+    fails for good, it fails with *cause* if there is one (``raise RetryAfter(5) from error``
+    names it too).
 
     Args:
         seconds: the wait, in seconds or as a timedelta.

@@ -160,8 +160,12 @@ class RetryingExecutor(Executor):
         future.add_done_callback(lambda _: unregister())
         try:
             self._pool.accept(future)
-        except BaseException:
+        except BaseException as error:
             unregister()
+            # The token may have cancelled it by now, or do so any moment: that was counted, and
+            # what is refused must not be.
+            if isinstance(error, RuntimeError) and future.cancel() and future.stop_reason:
+                self._pool.uncount_cancelled()
             raise
 
     def map(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from datetime import timedelta
-from numbers import Real
+from numbers import Number
 from typing import Any, NamedTuple, TypeAlias
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
@@ -257,7 +257,7 @@ def _wants(policy: RetryPolicy, raised: Exception) -> tuple[bool, float | None]:
         answer = wanted(raised)
         if isinstance(answer, bool):
             return answer, None
-        if isinstance(answer, (Real, timedelta)):
+        if isinstance(answer, (Number, timedelta)):
             return True, seconds("the delay that retry_on returned", answer)
         return bool(answer), None
     except Exception:

@@ -94,6 +94,7 @@ class Pool:
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job], object] | None = None
         self.stopping = False  # whether that is so
+        self._ending = 0  # how many threads hold pending jobs, to end them
         self._leftovers: list[str] = []  # names of abandoned jobs, at interpreter exit
         # One None for each job that there is room for, if max_pending is set.
         self.room: SimpleQueue[None] | None = None
@@ -205,7 +206,7 @@ class Pool:
         """Count *jobs* as no longer queued or in hand."""
         with self.lock:
             self._load -= jobs
-            if self._load == 0 and self._at_rest is not None:
+            if self._at_rest is not None:
                 self._at_rest()
 
     # ---- out: what workers and cancelled futures tell
@@ -228,6 +229,15 @@ class Pool:
             self._cancelled += 1
         self._count_back(job)
 
+    def uncount_cancelled(self) -> None:
+        """Forget a job that was cancelled, and counted, but never let in."""
+        with self.lock:
+            self._cancelled -= 1
+            self._stale -= 1
+        if self.room is not None:
+            with suppress(Empty):
+                self.room.get_nowait()
+
     def _count_back(self, job: Job) -> None:
         """Note that pending *job* has ended in no worker's hands."""
         waited = self.timekeeper.discard(job)
@@ -249,11 +259,13 @@ class Pool:
 
     def skip(self, job: Job) -> None:
         """Pass over *job*, which has been cancelled, or ends now that attempts are over."""
-        if self._end_pending is not None:
-            self._end_pending(job)
-        if job.cancelled():
-            with self.lock:
-                self._stale -= 1
+        try:
+            if self._end_pending is not None:
+                self._end_pending(job)  # which runs callbacks
+        finally:
+            if job.cancelled():
+                with self.lock:
+                    self._stale -= 1
 
     # ---- the end of the pool
 
@@ -338,6 +350,7 @@ class Pool:
             if self._end_pending is None:
                 self._end_pending = end
             self.stopping = True
+            self._ending += 1  # until then no worker leaves, who might have to take over
         # In this order, since the timekeeper hands on to the queue and closes for good.
         pending = deque(self.timekeeper.close())
         pending.extendleft(reversed(self._drain()))
@@ -347,8 +360,10 @@ class Pool:
         finally:
             # Left early by a KeyboardInterrupt or its like: the workers will see to the rest.
             self._unload(-len(pending))
-            for job in pending:
-                self.queue.put(job)
+            with self.lock:
+                for job in pending:
+                    self.queue.put(job)
+                self._ending -= 1
             if self.queue.empty():
                 self.queue.put(None)  # one may have gone with what was drained
 
@@ -403,12 +418,15 @@ class Pool:
         With nothing waiting and nothing queued, the jobs left are in the hands of other workers,
         each of whom will come here after its own.
         """
-        # In this order, in which jobs go: looking the other way round one could pass unseen.
-        return (
-            self._refusal is not None
-            and self.timekeeper.next_due() == math.inf
-            and self.queue.empty()  # else whoever takes what is left will look after that
-        )
+        # With the lock, so that nobody takes pending jobs, or gives them back, in between. And
+        # in this order, in which jobs go: looking the other way round one could pass unseen.
+        with self.lock:
+            return (
+                self._refusal is not None
+                and not self._ending
+                and self.timekeeper.next_due() == math.inf
+                and self.queue.empty()  # else whoever takes what is left will look after that
+            )
 
     def _look_for_the_end(self) -> None:
         """After a job has ended in a closed pool: wake a worker if that was the last one."""

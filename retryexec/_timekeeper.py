@@ -157,15 +157,14 @@ class Timekeeper:
 
     def _absorb(self) -> None:
         """Take the inbox into the heap; lock held."""
-        while True:
-            try:
-                job = self._inbox.popleft()
-            except IndexError:
-                return
+        while self._inbox:
+            job = self._inbox[0]
             if job._due is None:
                 self._dead -= 1
             else:
                 heappush(self._heap, (job._due, next(self._arrivals), job))
+            # Only now: without memory for the heap to grow, the job is still here.
+            self._inbox.popleft()
 
     def _left_by_close(self, job: Job) -> bool:
         """Return whether close() has taken *job*, and not come too early for it."""
