@@ -84,7 +84,7 @@ counts = st.integers(0, 20)
 
 
 def seeded(seed: int) -> Random:
-    return random.Random(seed).random  # noqa: S311
+    return random.Random(seed).random
 
 
 def first(n: int, backoff: Any) -> list[float]:

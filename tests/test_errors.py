@@ -212,12 +212,12 @@ def test_their_words() -> None:
 
 
 def test_they_can_be_pickled() -> None:
-    permanent = pickle.loads(pickle.dumps(PermanentError(Refused("gone"))))  # noqa: S301
+    permanent = pickle.loads(pickle.dumps(PermanentError(Refused("gone"))))
     assert (type(permanent.exception), permanent.exception.args) == (Refused, ("gone",))
-    after = pickle.loads(pickle.dumps(RetryAfter(timedelta(seconds=5), Refused())))  # noqa: S301
+    after = pickle.loads(pickle.dumps(RetryAfter(timedelta(seconds=5), Refused())))
     assert (after.seconds, type(after.__cause__)) == (5, Refused)
     for kind in (Cancelled, ShutdownError, PendingLimitError):
-        copy = pickle.loads(pickle.dumps(kind("why")))  # noqa: S301
+        copy = pickle.loads(pickle.dumps(kind("why")))
         assert (type(copy), copy.args) == (kind, ("why",))
 
 

@@ -119,7 +119,7 @@ def test_exceptions_that_raise_control_flow_end_the_job_all_the_same(
 
 def test_exception_can_be_pickled(executor: RetryingExecutor) -> None:
     error = failure(executor.submit(raise_, Boom("a", 1)))
-    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    copy = pickle.loads(pickle.dumps(error))
     assert (type(copy), copy.args) == (Boom, ("a", 1))
     assert copy.__notes__ == error.__notes__
 

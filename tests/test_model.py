@@ -14,7 +14,7 @@ import random
 import weakref
 from collections import Counter, deque
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -266,7 +266,7 @@ class Jobs(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         gc.disable()  # what is let go must be gone without it
-        self.fractions = random.Random(5)  # noqa: S311
+        self.fractions = random.Random(5)
         self.clock = VirtualClock(patience=1)
         self.watched: list[Watched] = []
         self.given_up: list[StopReason] = []
@@ -413,7 +413,11 @@ class Jobs(RuleBasedStateMachine):
         if not model.pending():
             model.now = now  # the clock may have gone on to the deadline of a wait for nothing
             model.stops.clear()
-        assert report == expected, (report, expected)
+        # What was cancelled and shut down during its last attempt may count as either.
+        moot = len([life for life in model.lives if len(life.reasons) > 1])
+        assert expected.failed <= report.failed <= expected.failed + moot
+        assert report.failed + report.abandoned == expected.failed + expected.abandoned
+        assert replace(report, failed=0, abandoned=0) == replace(expected, failed=0, abandoned=0)
 
     @precondition(lambda self: self.executor is not None and len(self.watched) > 2)
     @rule()
@@ -427,8 +431,6 @@ class Jobs(RuleBasedStateMachine):
     def report(self) -> ShutdownReport:
         failed = self.model.in_state("failed")
         abandoned = [life for life in failed if StopReason.SHUTDOWN in life.reasons]
-        unsure = [life for life in abandoned if len(life.reasons) > 1]
-        assert not unsure or self.executor is not None
         return ShutdownReport(
             done=len(self.model.in_state("succeeded")),
             failed=len(failed) - len(abandoned),
