@@ -68,7 +68,7 @@ class _Retrying:
         progress._failed(raised, now)
         exception, delay, reason = decide(self._policy, progress, raised, value, now)
         progress._previous = self.exception = exception
-        if delay is None or self._is_cancelled():
+        if delay is None or self.is_cancelled():
             if reason is None:  # there would be another attempt, but for the token
                 exception = _cancelled_after(exception)
             self._end(exception, reason or StopReason.CANCELLED)
@@ -84,7 +84,7 @@ class _Retrying:
 
     def cut_short(self) -> bool:
         """After a wait: return whether no attempt may follow it; `exception` is as at the end."""
-        if self._is_cancelled():
+        if self.is_cancelled():
             self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
             return True
         if self._progress._too_late(self._policy, self.clock.now()):  # the wait took longer
@@ -92,7 +92,8 @@ class _Retrying:
             return True
         return False
 
-    def _is_cancelled(self) -> bool:
+    def is_cancelled(self) -> bool:
+        """Return whether the token wants the retries to end."""
         return self.cancel is not None and self.cancel.cancelled
 
     def _end(self, exception: BaseException | None, reason: StopReason) -> None:
@@ -287,10 +288,8 @@ async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) ->
     event = AsyncEvent()
     unregister = None if cancel is None else cancel.on_change(event.set)
     try:
-        while clock.now() < due and not event.is_set:
+        while clock.now() < due and not event.is_set and not retrying.is_cancelled():
             left = None if cancel is None else cancel.remaining()
-            if left == 0.0:
-                return
             await event.wait(clock, due if left is None else min(due, clock.now() + left))
     finally:
         if unregister is not None:

@@ -1,0 +1,280 @@
+"""What hardly ever happens, staged: late comers, broken clocks, threads that do not start."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any
+
+import pytest
+from jobs import Boom, Fails, Gate, raise_
+
+from retryexec import (
+    CancelToken,
+    RetryingExecutor,
+    RetryPolicy,
+    ShutdownError,
+    StopReason,
+)
+from retryexec._clock import SystemClock
+from retryexec.testing import VirtualClock
+
+TENS = RetryPolicy(backoff=[10.0] * 3)
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
+    with RetryingExecutor(1, clock=clock, policy=TENS) as executor:
+        yield executor
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Any) -> None:
+    """Let something happen just before a method of *owner* runs, once."""
+    method = getattr(owner, name)
+
+    def staged(*args: Any) -> Any:
+        monkeypatch.undo()
+        happens()
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, staged)
+
+
+def test_a_job_cancelled_on_its_way_to_the_timekeeper_leaves_nothing_behind(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(Boom())
+    future = executor.submit(gate)
+    assert gate.reached()
+    before(monkeypatch, executor._pool.timekeeper, "schedule", future.cancel)
+    gate.open()
+    clock.advance(0)
+    assert future.cancelled()
+    stats = executor.stats()
+    assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
+
+
+def test_so_it_is_in_a_pool_that_has_been_closed(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(Boom())
+    future = executor.submit(gate)
+    assert gate.reached()
+
+    def happens() -> None:
+        executor.shutdown(wait=False)
+        future.cancel()
+
+    before(monkeypatch, executor._pool.timekeeper, "schedule", happens)
+    gate.open()
+    report = executor.shutdown()
+    assert (report.cancelled, report.unfinished) == (1, 0)
+
+
+def test_a_job_that_comes_to_a_closed_timekeeper_ends(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(Boom())
+    future = executor.submit(gate)
+    assert gate.reached()
+    before(
+        monkeypatch,
+        executor._pool.timekeeper,
+        "schedule",
+        lambda: executor.shutdown(wait=False, cancel_futures=True),
+    )
+    gate.open()
+    with pytest.raises((CancelledError, ShutdownError)):
+        future.result(10)
+
+
+def test_a_job_that_the_closing_timekeeper_overlooks_ends_too(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed right after the look whether it is."""
+    gate = Gate(Boom())
+    future = executor.submit(gate)
+    assert gate.reached()
+    keeper = executor._pool.timekeeper
+    ready = keeper.ready
+
+    class Inbox(type(keeper._inbox)):  # type: ignore[misc]
+        def append(self, job: Any) -> None:
+            keeper._inbox = inbox
+            executor.shutdown(wait=False, cancel_futures=True)
+            inbox.append(job)
+
+    inbox = keeper._inbox
+    keeper._inbox = Inbox()
+    assert ready()
+    gate.open()
+    with pytest.raises((CancelledError, ShutdownError)):
+        future.result(10)
+    assert executor.shutdown().unfinished == 0
+
+
+class BrokenClock(SystemClock):
+    """A clock that cannot be waited for."""
+
+    def wait(self, changed: threading.Condition, until: float) -> None:
+        if threading.current_thread().name.endswith("_timekeeper"):
+            raise Boom
+        super().wait(changed, until)
+
+
+def test_a_clock_that_cannot_be_waited_for_is_looked_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Jobs come late by it, and come all the same."""
+    clock = BrokenClock()
+    policy = RetryPolicy(backoff=[0.01, 0.15])
+    with RetryingExecutor(1, clock=clock, policy=policy) as executor:
+        assert executor.submit(Fails(2, clock)).result(30) == "saved"
+    assert [r.getMessage()[:16] for r in caplog.records] == ["the clock failed"]
+
+
+def test_without_a_timekeeper_a_job_ends_with_its_own_exception(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(Boom("mine"))
+    future = executor.submit(gate)
+    assert gate.reached()
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    gate.open()
+    error = future.exception(10)
+    monkeypatch.undo()
+    assert error is gate.outcome
+    assert error.__traceback__ is not None
+    assert future.stop_reason is StopReason.SHUTDOWN
+
+
+def test_a_second_worker_that_does_not_start_is_told_and_missed_by_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RetryingExecutor(2) as executor:
+        gate = Gate()
+        first = executor.submit(gate)
+        assert gate.reached()
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        second = executor.submit(len, "seven")
+        monkeypatch.undo()
+        gate.open()
+        assert (first.result(10), second.result(10)) == ("through", 5)
+    assert "cannot start another worker: can't start new thread" in caplog.text
+
+
+def test_a_job_queued_just_as_the_pool_breaks_ends_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go, broken = threading.Event(), threading.Event()
+
+    def initializer() -> None:
+        assert go.wait(10)
+        raise Boom
+
+    executor = RetryingExecutor(1, initializer=initializer)
+    pool = executor._pool
+    stop = pool._stop_attempts
+
+    def stopped(end: Any) -> None:
+        stop(end)
+        broken.set()
+
+    monkeypatch.setattr(pool, "_stop_attempts", stopped)
+    logging.getLogger("concurrent.futures").disabled = True
+    try:
+        first = executor.submit(len, "")
+        put = pool.queue.put
+
+        class Queue:
+            """The pool's, to which a job comes when all the others have been ended."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(queue, name)
+
+            def put(self, job: Any) -> None:
+                if job is not None and not broken.is_set():
+                    go.set()
+                    assert broken.wait(10)
+                put(job)
+
+        queue = pool.queue
+        monkeypatch.setattr(pool, "queue", Queue())
+        second = executor.submit(len, "")
+        assert first.exception(10) is not None
+        assert type(second.exception(10)) is type(first.exception(10))
+        assert executor._broken
+    finally:
+        logging.getLogger("concurrent.futures").disabled = False
+        executor.shutdown()
+
+
+def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
+    executor: RetryingExecutor,
+) -> None:
+    """One that was in nobody's hands at the instant; played here, in the parent."""
+    gate = Gate()
+    running, future = executor.submit(gate), executor.submit(len, "")
+    assert gate.reached()
+    executor._pool.forked = True
+    with pytest.raises(ShutdownError, match="it runs in the parent, not here"):
+        future.result(10)
+    executor._pool.forked = False
+    gate.open()
+    assert running.result(10) == "through"
+
+
+def test_under_a_token_a_closed_executor_refuses_all_the_same(clock: VirtualClock) -> None:
+    executor = RetryingExecutor(1, clock=clock)
+    view = executor.using(cancel=(token := CancelToken()))
+    executor.shutdown()
+    token.cancel()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        view.submit(len, "")
+    assert executor.stats().cancelled == 0
+
+
+def test_a_full_executor_takes_nothing_from_its_own_worker_under_a_token_either() -> None:
+    with RetryingExecutor(1, max_pending=1) as executor:
+        token = CancelToken()
+        view = executor.using(cancel=token, max_attempts=1)
+        error = view.submit(lambda: view.submit(len, "")).exception(10)
+        assert "max_pending=1" in str(error)
+        assert not token._callbacks
+
+
+def test_exec_that_cannot_be_called_is_no_job(executor: RetryingExecutor) -> None:
+    class Job:
+        exec = "now"
+
+    with pytest.raises(TypeError, match="has 'now' in its place"):
+        executor.submit(Job())
+
+
+def test_what_monitors_and_pythons_own_tests_read(executor: RetryingExecutor) -> None:
+    executor.submit(len, "").result(10)
+    assert executor._max_workers == 1
+    assert not executor._broken
+    assert [thread.name[-2:] for thread in executor._threads] == ["_0"]
+
+
+def test_a_partial_is_called_by_its_functions_name(
+    executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor.using(max_attempts=1).submit(partial(partial(raise_), Boom()))
+    executor.shutdown()
+    assert "raise_ failed and nobody read its future" in caplog.text

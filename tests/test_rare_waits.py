@@ -1,0 +1,102 @@
+"""Waits that hardly ever happen: on other threads' time, for what is over, for nobody."""
+
+import asyncio
+import gc
+import math
+import pickle
+import random
+import threading
+from collections.abc import Callable
+
+import sniffio
+from jobs import Fails, InThread
+
+from retryexec import CancelToken, ExponentialBackoff, RetryPolicy, retry_async
+from retryexec._async import _current_library
+from retryexec._clock import SystemClock
+from retryexec._ticker import _weakly
+from retryexec.testing import InstantClock, VirtualClock
+
+
+class TellingClock(VirtualClock):
+    """Says when a coroutine has begun to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = threading.Event()
+
+    def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
+        try:
+            return super().call_at(time, callback)
+        finally:
+            self.awaited.set()
+
+
+def test_a_coroutine_waits_for_time_that_another_thread_moves() -> None:
+    clock = TellingClock()
+    job = Fails(1, clock)
+
+    async def save() -> str:
+        return str(job.exec())
+
+    policy = RetryPolicy(backoff=[5])
+    thread = InThread(lambda: asyncio.run(retry_async(save, policy=policy, clock=clock)))
+    assert clock.awaited.wait(10)
+    clock.advance(5)
+    assert thread.result() == "saved"
+    assert job.started_at == [0, 5]
+
+
+def test_outside_of_any_loop_asyncio_is_assumed() -> None:
+    assert sniffio is not None
+    assert _current_library() == "asyncio"
+
+
+def test_a_backoff_is_pickled_with_a_random_of_its_own() -> None:
+    backoff = ExponentialBackoff(random=random.Random(5).random)
+    assert [*pickle.loads(pickle.dumps(backoff)).take(3)] == [*backoff.take(3)]
+
+
+class StandingClock(SystemClock):
+    """It is always the same time, and whoever waits waits for a word."""
+
+    def wait(self, changed: threading.Condition, until: float) -> None:
+        super().wait(changed, max(until, math.inf))
+
+
+def test_a_deadline_nobody_minds_any_more_is_passed_over() -> None:
+    clock = StandingClock()
+    tokens = [CancelToken(timeout=span, clock=clock) for span in (100, 200, 150)]
+    first, second = (token.on_cancel(lambda: None) for token in tokens[:2])
+    first()
+    third = tokens[2].on_cancel(lambda: None)  # makes the thread look again
+    (thread,) = (t for t in threading.enumerate() if t.name == "retryexec-deadlines")
+    second()
+    third()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_weak_callback_of_what_is_gone_does_nothing() -> None:
+    class Gone:
+        def called(self) -> None:
+            raise AssertionError
+
+    call = _weakly(Gone().called)
+    gc.collect()
+    call()
+
+
+def test_what_is_due_already_is_called_at_once() -> None:
+    clock, called = VirtualClock(), []
+    clock.call_at(0, lambda: called.append(clock.now()))
+    assert called == [0]
+
+
+def test_with_nothing_due_there_is_no_step() -> None:
+    assert not VirtualClock().step()
+    assert not InstantClock().step()
+
+
+def test_what_never_comes_is_never_called() -> None:
+    InstantClock().call_at(math.inf, lambda: 1 / 0)()
