@@ -16,7 +16,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint format types docs coverage check clean
+.PHONY: help run test stress lint format types docs coverage check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,10 @@ run: $(VENV)/ready-to-run ## see the main job at work: a saver against a locked 
 
 test: $(VENV)/ready-to-test ## run the tests
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+stress: $(VENV)/ready-to-test ## run the fault run for ten minutes, with a seed of the day
+	@RETRYEXEC_STRESS=200 RETRYEXEC_SEED=$${RETRYEXEC_SEED:-$$(date +%j)} \
+		$(BIN)/python -m pytest -q -s --timeout=900 tests/stress $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .
@@ -51,6 +55,9 @@ coverage: $(VENV)/ready-to-test ## run the tests, and insist on every line and b
 
 check: lint types docs coverage ## do lint, types, docs and coverage
 
+bench: $(VENV)/ready-to-bench ## measure against the peers, in some 15 minutes, for docs/benchmarks
+	@$(BIN)/python benchmarks/report.py $(ARGS)
+
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-* docs/_build .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -65,11 +72,12 @@ $(BIN)/pip:
 	@echo "Making $(VENV) with $$("$(PYTHON)" --version) ..."
 	@"$(PYTHON)" -m venv "$(VENV)"
 
-# Three sets of packages, so that nobody waits for a linter to see an example run.
+# Four sets of packages, so that nobody waits for a linter to see an example run.
 $(VENV)/ready-to-run: WHAT = .[cli]
 $(VENV)/ready-to-test: WHAT = .[test]
 $(VENV)/ready-to-develop: WHAT = .[dev]
-$(VENV)/ready-to-run $(VENV)/ready-to-test $(VENV)/ready-to-develop: pyproject.toml | $(BIN)/pip
+$(VENV)/ready-to-bench: WHAT = .[bench]
+$(addprefix $(VENV)/ready-to-,run test develop bench): pyproject.toml | $(BIN)/pip
 	@echo "Installing $(WHAT) into $(VENV) ..."
 	@$(PIP) install --editable "$(WHAT)"
 	@touch $@

@@ -236,7 +236,7 @@ def _in_child() -> None:
     _watches_lock.release()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
     os.register_at_fork(
         before=_watches_lock.acquire,
         after_in_parent=_watches_lock.release,

@@ -35,8 +35,9 @@ def trim(error: E) -> E:
     Neither the frame of ours that called the job, which nobody is looking for, nor what is
     there from an earlier attempt that raised the same object.
     """
-    if error.__traceback__ is not None:
-        with_traceback(error, error.__traceback__.tb_next)
+    traceback = error.__traceback__
+    assert traceback is not None  # it has just been caught
+    with_traceback(error, traceback.tb_next)
     link: BaseException | None = error
     seen = set()
     while link is not None and id(link) not in seen:

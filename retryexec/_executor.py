@@ -148,25 +148,11 @@ class RetryingExecutor(Executor):
         future: RetryFuture[Any] = RetryFuture()
         future._terms = self._terms
         future._work = (fn, call, args, kwargs, copy_context())
-        if self._cancel is None:
-            self._pool.accept(future)
-        else:
-            self._accept_under(self._cancel, future)
+        self._pool.accept(future)
+        if self._cancel is not None:
+            unregister = self._cancel.on_cancel(future.cancel)
+            future.add_done_callback(lambda _: unregister())
         return future
-
-    def _accept_under(self, cancel: CancelToken, future: RetryFuture[Any]) -> None:
-        # Registered first, so that a token cancelled by now keeps the job from running at all.
-        unregister = cancel.on_cancel(future.cancel)
-        future.add_done_callback(lambda _: unregister())
-        try:
-            self._pool.accept(future)
-        except BaseException as error:
-            unregister()
-            # The token may have cancelled it by now, or do so any moment: that was counted, and
-            # what is refused must not be.
-            if isinstance(error, RuntimeError) and future.cancel() and future.stop_reason:
-                self._pool.uncount_cancelled()
-            raise
 
     def map(
         self,

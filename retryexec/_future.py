@@ -85,7 +85,7 @@ class RetryFuture(Future[T], Progress):
 
     # The standard library's wait(), as_completed() and executors come in through _condition. To
     # type checkers it stays the plain attribute that those functions ask for.
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch  the other one is theirs
 
         @property
         def _condition(self) -> Condition:

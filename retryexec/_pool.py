@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +28,8 @@ from retryexec._timekeeper import Job, Timekeeper
 from retryexec._worker import Worker, give_up
 
 logger = logging.getLogger("retryexec")
+_NOTHING = object()  # what is never in a queue
+
 stdlib_logger = logging.getLogger("concurrent.futures")
 
 
@@ -194,9 +196,12 @@ class Pool:
             self._alive += 1
             try:
                 worker.start()
-            except Exception as failure:
-                self._workers.remove(worker)
-                self._alive -= 1
+            except BaseException as failure:
+                if worker not in threading.enumerate():  # else only the wait for it was cut short
+                    self._workers.remove(worker)
+                    self._alive -= 1
+                if not isinstance(failure, Exception):
+                    raise
                 return failure
         if len(self._workers) == self.setup.max_workers:
             self.counting = self._at_rest is not None
@@ -228,15 +233,6 @@ class Pool:
         with self.lock:
             self._cancelled += 1
         self._count_back(job)
-
-    def uncount_cancelled(self) -> None:
-        """Forget a job that was cancelled, and counted, but never let in."""
-        with self.lock:
-            self._cancelled -= 1
-            self._stale -= 1
-        if self.room is not None:
-            with suppress(Empty):
-                self.room.get_nowait()
 
     def _count_back(self, job: Job) -> None:
         """Note that pending *job* has ended in no worker's hands."""
@@ -272,9 +268,12 @@ class Pool:
     def close(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs; `accept` raises what *refusal* makes. The first word stands."""
         # Without the lock: a finalizer may strike, and close, inside another pool's.
-        if self._refusal is None:
+        first = self._refusal is None
+        if first:
             self._refusal = refusal
             self.closed = True
+        # A later call may have to do what an interrupt kept the first one from.
+        if first or self.queue.empty():
             self.queue.put(None)
             self._make_room()
 
@@ -307,8 +306,8 @@ class Pool:
         if not in_time:
             self._stop_attempts(self._abandon)
             return
-        for thread in self._workers:
-            thread.join()
+        for worker in self.threads():
+            worker.join()
         self.timekeeper.join()
 
     def exit_deadline(self) -> float:
@@ -351,15 +350,18 @@ class Pool:
                 self._end_pending = end
             self.stopping = True
             self._ending += 1  # until then no worker leaves, who might have to take over
-        # In this order, since the timekeeper hands on to the queue and closes for good.
-        pending = deque(self.timekeeper.close())
-        pending.extendleft(reversed(self._drain()))
+        pending: deque[Job | None] = deque()
         try:
+            # In this order, since the timekeeper hands on to the queue and closes for good.
+            self.timekeeper.close(pending)
+            self._drain(pending)
             while pending:
-                self.skip(pending.popleft())
+                if (job := pending[0]) is not None:
+                    self.skip(job)
+                pending.popleft()  # only now: an interrupt in between loses nobody
         finally:
             # Left early by a KeyboardInterrupt or its like: the workers will see to the rest.
-            self._unload(-len(pending))
+            self._unload(-_jobs_in(pending))
             with self.lock:
                 for job in pending:
                     self.queue.put(job)
@@ -367,17 +369,13 @@ class Pool:
             if self.queue.empty():
                 self.queue.put(None)  # one may have gone with what was drained
 
-    def _drain(self) -> list[Job]:
+    def _drain(self, into: deque[Job | None]) -> None:
         """Take everything out of the queue."""
-        jobs = []
-        try:
-            while True:
-                if (job := self.queue.get_nowait()) is not None:
-                    jobs.append(job)
-        except Empty:
-            pass
-        self._unload(len(jobs))
-        return jobs
+        before = _jobs_in(into)
+        with suppress(Empty):
+            # One call, which no interrupt divides: an item is always here or there.
+            into.extend(iter(self.queue.get_nowait, _NOTHING))
+        self._unload(_jobs_in(into) - before)
 
     def _abandon(self, job: Job) -> None:
         """End a pending *job* because the executor shuts down."""
@@ -385,16 +383,24 @@ class Pool:
 
     def _fail_pending(self, job: Job, error: Exception) -> None:
         """End *job* with *error*, which comes from its last failure, if it is still pending."""
-        with job._lock:
-            if job._state != PENDING:
-                return
-            job._state = RUNNING
-        if self.silent:
-            self._leftovers.append(name_of(job._work[0]))
-        with self.lock:
-            self._abandoned += 1
-        error.__cause__ = job._previous
-        give_up(self, job, error, StopReason.SHUTDOWN)
+        taken = False
+        try:
+            with job._lock:
+                if job._state != PENDING:
+                    return
+                taken = True
+                job._state = RUNNING
+            if self.silent:
+                self._leftovers.append(name_of(job._work[0]))
+            with self.lock:
+                self._abandoned += 1
+            error.__cause__ = job._previous
+            give_up(self, job, error, StopReason.SHUTDOWN)
+        finally:
+            # A KeyboardInterrupt strikes between any two lines: nobody else has the job by now.
+            if taken and job._end(FINISHED, None, error, StopReason.SHUTDOWN):
+                job._let_go()
+                job._run_callbacks()
 
     def prepare(self) -> bool:
         """Run the user's initializer in a new worker; one that fails breaks the pool."""
@@ -530,10 +536,16 @@ class Pool:
     def abandon_after_fork(self) -> None:
         """In a forked child: fail the jobs, which only the parent can run."""
         self.forked = True
-        jobs = self._drain() + self.timekeeper.close()
-        jobs += [worker.job for worker in self._workers if worker.job is not None]
+        jobs: deque[Job | None] = deque(worker.job for worker in self._workers)
+        self._drain(jobs)
+        self.timekeeper.close(jobs)
         for job in jobs:
-            job._renew_after_fork()
+            if job is not None:
+                job._renew_after_fork()
+
+
+def _jobs_in(items: Collection[Job | None]) -> int:
+    return sum(item is not None for item in items)
 
 
 def after_shutdown() -> Exception:

@@ -88,5 +88,5 @@ def _in_child() -> None:
 # Before the interpreter joins non-daemon threads, which atexit's functions come too late for;
 # the standard library's own pool ends its threads from the same place.
 threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -110,17 +110,23 @@ class Timekeeper:
                 self._dead = 0
             return True
 
-    def close(self) -> list[Job]:
-        """Take no more jobs, end the thread, and return the jobs still waiting, by due time."""
+    def close(self, into: deque[Job | None] | None = None) -> list[Job]:
+        """Take no more jobs, end the thread, and return the jobs still waiting, by due time.
+
+        They are put *into* that as well, if it is given.
+        """
         with self._lock:
             self._closed = True
             self._absorb()
+            waiting = [job for _, _, job in sorted(self._heap) if job._due is not None]
+            if into is not None:
+                into.extend(waiting)
+            # Forgotten only now that they are there: an interrupt in between loses nobody.
             left, self._heap, self._dead = self._heap, [], 0
+            for _, _, job in left:
+                job._due = None
             self._asleep_until = -math.inf
             self._earlier.notify()
-            waiting = [job for _, _, job in sorted(left) if job._due is not None]
-            for job in waiting:
-                job._due = None
             return waiting
 
     def join(self) -> None:
@@ -177,18 +183,19 @@ class Timekeeper:
 
     def _keep(self) -> None:
         """Run the thread: sleep until the earliest entry is due, without ever polling."""
-        broken = False
+        broken = told = False
         while not self._closed:
             try:
                 with self._lock:
                     if broken:
                         self._earlier.wait(_PAUSE)
                     self._tend()
+                broken = False
             except Exception:
                 # A clock of the user's. The jobs must not wait for ever for it.
-                if not broken:
+                if not told:
                     report("the clock failed; looking at it every %g s", _PAUSE)
-                broken = True
+                broken = told = True
 
     def _tend(self) -> None:
         """Hand on what is due, or sleep until something is; lock held."""

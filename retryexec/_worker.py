@@ -106,7 +106,9 @@ class Worker(Thread):
     def _attempt(self, job: Job) -> bool:
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         # Not "with", here and where the job succeeds: a third of what those few lines cost.
-        lock = job._lock
+        terms, lock = job._terms, job._lock
+        if terms.cancel is not None and terms.cancel.cancelled:
+            job.cancel()
         lock.acquire()
         if job._state != PENDING or self._pool.stopping:
             lock.release()
@@ -114,7 +116,7 @@ class Worker(Thread):
             return False
         job._state = RUNNING
         lock.release()
-        policy = job._terms.policy
+        policy = terms.policy
         now = self._pool.now()
         if job.attempts and job._too_late(policy, now):
             give_up(self._pool, job, job._previous, StopReason.MAX_ELAPSED, worker=self)
@@ -146,14 +148,15 @@ class Worker(Thread):
         pool = self._pool
         now = pool.now()
         job._failed(raised, now)
+        self.failures += 1  # counted before anything of the user's can raise
         job._refused = value
         exception, delay, reason = decide(job._terms.policy, job, raised, value, now)
         if reason is StopReason.SUCCEEDED:
             job._unrecorded = False
+            self.failures -= 1
             self._succeed(job, value)
             return False
         job._previous = exception
-        self.failures += 1
         if delay is not None:
             on_retry = job._terms.on_retry
             if on_retry is not None and not job._cancel_requested:

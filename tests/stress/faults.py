@@ -98,8 +98,12 @@ def policy(rnd: random.Random) -> RetryPolicy:
         max_attempts=rnd.choice([1, 2, 4, None]),
         max_elapsed=rnd.choice([None, 0.005]),
         backoff=rnd.choice(
-            [[0.0] * 6, [0.0005] * 8, ExponentialBackoff(0.0002, max_interval=0.002).take(9)]
-            + [Delays(rnd)]
+            [
+                [0.0] * 6,
+                [0.0005] * 8,
+                ExponentialBackoff(0.0002, max_interval=0.002).take(9),
+                Delays(rnd),
+            ]
         ),
         retry_on=rnd.choice([Exception, retry_on]),
         retry_on_result=rnd.choice([None, None, retry_on_result]),

@@ -212,7 +212,11 @@ def test_threads_and_faults() -> None:
 def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     rnd = random.Random(SEED)
     starts = Starts(rnd, 0.4)
-    monkeypatch.setattr(threading.Thread, "start", lambda self: starts(self))
+
+    def start(thread: threading.Thread) -> None:  # a function, since it becomes a method
+        starts(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
     play_on(SECONDS * 0.3, "threads that cannot be started")
 
 
@@ -224,7 +228,7 @@ def test_no_memory_where_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     push = _timekeeper.heappush
 
     def push_or_not(heap: Any, entry: Any) -> None:
-        if rnd.random() < 0.3:
+        if rnd.random() < 0.05:
             raise MemoryError
         push(heap, entry)
 
@@ -237,8 +241,8 @@ def test_no_memory_where_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         return len(tries)
 
     with RetryingExecutor(4, policy=RetryPolicy(backoff=[0.001] * 9)) as executor:
-        futures = [executor.submit(job, []) for _ in range(200)]
+        futures = [executor.submit(job, []) for _ in range(60)]
         ended = cf.wait(futures, timeout=BOUND)
         monkeypatch.undo()
     assert not ended.not_done
-    assert Counter(f.exception() or f.result() for f in futures)[4] > 100
+    assert [future.result() for future in futures] == [4] * 60

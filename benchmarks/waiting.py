@@ -1,0 +1,46 @@
+"""How long do jobs take that mostly wait: three times one second, from one job to 100,000?
+
+Nothing can take less than 3 seconds, and what needs no more has its retries for free. A pool whose
+workers sleep through the delays runs 8 jobs in 3 seconds, so it gets few jobs here: 100,000 would
+take ten hours. All jobs fail at nearly the same time, which is harder than real outages; and the
+jobs do nothing else.
+"""
+
+from collections.abc import Iterator
+
+from harness import Row, run
+from peers import STDLIB, Job, peers, seconds
+
+WAITS = 3
+# The most jobs that each can finish in half a minute or so.
+MOST = {
+    STDLIB: 40,
+    "tenacity in a pool": 40,
+    "stamina in a pool": 40,
+    "more-executors": 5_000,
+    "tenacity on asyncio": 10_000,
+    "asyncio": 100_000,
+    "retryexec": 100_000,
+}
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Yield rows of seconds."""
+    sizes = [8, 100] if quick else [8, 40, 200, 1_000, 5_000, 10_000, 100_000]
+    delay = 0.01 if quick else 1.0
+    for jobs in sizes:
+        for name, peer in peers().items():
+            if jobs <= MOST[name]:
+                taken = seconds(peer, [Job(WAITS) for _ in range(jobs)], delay)
+                yield _row("three waits of one second", name, jobs, taken, WAITS * delay)
+    jobs, delay = (1_000, 0.2) if quick else (1_000_000, 10.0)
+    taken = seconds(peers("retryexec")["retryexec"], [Job(1) for _ in range(jobs)], delay)
+    yield _row("one wait of ten seconds", "retryexec", jobs, taken, delay)
+
+
+def _row(what: str, name: str, jobs: int, taken: float, bound: float) -> Row:
+    return Row(what, name, jobs, taken, "s", taken / bound, note=f"of at least {bound:g} s")
+
+
+if __name__ == "__main__":
+    run(measure, __doc__)

@@ -1,0 +1,202 @@
+"""Interrupts, exits and forks at random moments, in processes of their own.
+
+Each script plays until its share of `RETRYEXEC_STRESS` has passed, and ends with the count.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import pytest
+
+SECONDS = float(os.environ.get("RETRYEXEC_STRESS", "12"))
+SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
+
+pytestmark = pytest.mark.timeout(SECONDS * 2 + 60)
+
+START = """\
+import concurrent.futures as cf, faulthandler, itertools, logging, os, random, signal, sys
+import threading, time
+from retryexec import *
+
+SECONDS, SEED = float(sys.argv[1]), int(sys.argv[2])
+faulthandler.dump_traceback_later(SECONDS + 25, exit=True)
+logging.disable(logging.CRITICAL)
+sys.setswitchinterval(1e-6)
+rnd = random.Random(SEED)
+until = time.monotonic() + SECONDS
+
+def fails(times):
+    if current_attempt().number <= times:
+        raise OSError("busy")
+    return times
+
+def count(futures):
+    return [sum(f.cancelled() for f in futures),
+            sum(not f.cancelled() and f.exception() is not None for f in futures),
+            sum(not f.cancelled() and f.exception() is None for f in futures)]
+"""
+
+
+def run(script: str, seconds: float, seed: int = SEED) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            START + textwrap.dedent(script),
+            str(seconds),
+            str(seed),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 40,
+        check=False,
+    )
+    # An interrupt may strike within a callback of a weak reference, which Python then tells of.
+    errors = done.stderr if "KeyboardInterrupt" not in done.stderr else ""
+    assert (done.returncode, errors) == (0, ""), f"{done.stdout}\n{done.stderr[-4000:]}"
+    return done
+
+
+def test_interrupts_at_random_moments() -> None:
+    """KeyboardInterrupt strikes anywhere in submit, cancel, stats and shutdown."""
+    done = run(
+        """
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, interrupt)
+        rounds, ends = 0, [0, 0, 0]
+        while time.monotonic() < until:
+            rounds += 1
+            policy = RetryPolicy(backoff=[0.0005] * 9)
+            executor = RetryingExecutor(3, policy=policy, max_pending=rnd.choice([None, 30]))
+            futures = []
+            how = rnd.choice([{}, {"cancel_futures": True}, {"timeout": 0.001}])
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rnd.random() * 0.006 + 1e-5)
+                for n in range(40):
+                    futures.append(executor.submit(fails, rnd.choice([0, 1, 2])))
+                    if n % 7 == 0:
+                        futures[-1].cancel()
+                    if n % 11 == 0:
+                        executor.stats()
+                executor.shutdown(**how)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    pass
+            closer = threading.Thread(target=executor.shutdown, kwargs=how, daemon=True)
+            closer.start()
+            closer.join(10)
+            assert not closer.is_alive(), ("shutdown hangs", rounds, executor)
+            waited = cf.wait(futures, timeout=10)
+            assert not waited.not_done, (rounds, waited.not_done, executor)
+            ends = [a + b for a, b in zip(ends, count(futures))]
+        print(f"interrupts: {rounds} rounds, {sum(ends)} accepted = "
+              f"{ends[0]} cancelled, {ends[1]} failed, {ends[2]} succeeded")
+        """,
+        SECONDS * 0.3,
+    )
+    print("\n" + done.stdout)  # noqa: T201
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_forks_while_busy() -> None:
+    """In the child futures fail fast and the executor works; in the parent nothing is lost."""
+    done = run(
+        """
+        rounds, ends = 0, [0, 0, 0]
+        while time.monotonic() < until:
+            rounds += 1
+            executor = RetryingExecutor(4, policy=RetryPolicy(backoff=[0.001] * 20))
+            stop, futures = threading.Event(), []
+
+            def submit(seed):
+                mine = random.Random(seed)
+                while not stop.is_set() and len(futures) < 2000:
+                    futures.append(executor.submit(fails, mine.choice([0, 1, 3])))
+                    if mine.random() < 0.2:
+                        futures[-1].cancel()
+                    if len(futures) % 50 == 0:
+                        time.sleep(0.002)
+
+            threads = [threading.Thread(target=submit, args=(rnd.random(),)) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            time.sleep(rnd.random() * 0.02)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(15)  # faulthandler's own watchdog does not survive a fork
+                assert not cf.wait(futures, timeout=5).not_done
+                assert executor.submit(fails, 2).result(5) == 2
+                executor.shutdown()
+                os._exit(0)
+            status = os.waitpid(child, 0)[1]
+            stop.set()
+            for thread in threads:
+                thread.join()
+            assert status == 0, (rounds, status)
+            assert not cf.wait(futures, timeout=10).not_done
+            executor.shutdown()
+            ends = [a + b for a, b in zip(ends, count(futures))]
+        print(f"forks: {rounds} rounds, {sum(ends)} accepted = "
+              f"{ends[0]} cancelled, {ends[1]} failed, {ends[2]} succeeded")
+        """,
+        SECONDS * 0.3,
+    )
+    print("\n" + done.stdout)  # noqa: T201
+
+
+def test_exits_with_jobs_in_backoff() -> None:
+    """The main program ends in some way, and each job it has submitted is told of."""
+    ends: Counter[str] = Counter()
+    for seed in range(SEED, SEED + max(3, int(SECONDS / 3))):
+        done = run(
+            """
+            say = lambda *words: os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
+            def told(future):
+                end = "cancelled" if future.cancelled() else (
+                    "failed" if future.exception() else "succeeded")
+                say(end)
+
+            policy = RetryPolicy(max_attempts=5, backoff=[0.001, 0.02, 0.05, 0.05])
+            executor = RetryingExecutor(
+                2, policy=policy, exit_timeout=rnd.choice([None, None, 0.03]))
+            executor.submit(time.sleep, 0.001)
+            for n in range(200):
+                future = executor.submit(fails, rnd.choice([0, 1, 2, 4, 9]))
+                say("accepted")
+                future.add_done_callback(told)
+                if rnd.random() < 0.1:
+                    future.cancel()
+                del future
+            time.sleep(rnd.random() * 0.02)
+            rnd.choice([
+                lambda: None,
+                lambda: globals().pop("executor"),
+                lambda: executor.shutdown(wait=False),
+                lambda: executor.shutdown(wait=False, cancel_futures=True),
+                lambda: executor.shutdown(timeout=0.01),
+                lambda: sys.exit(0),
+            ])()
+            """,
+            5,
+            seed,
+        )
+        told = Counter(done.stdout.split())
+        accepted = told.pop("accepted")
+        assert accepted == told.total() == 200, (seed, accepted, told)
+        ends += told
+    words = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
+    print(f"\nexits: {ends.total()} accepted = {words}")  # noqa: T201
