@@ -30,10 +30,10 @@ def measure(quick: bool) -> Iterator[Row]:
     """Yield rows of jobs per second."""
     sizes = [500] if quick else [1_000, 10_000, 200_000]
     rounds = 1 if quick else 5
-    for jobs in sizes:
-        pools = {STDLIB: partial(ThreadPoolExecutor, WORKERS), "retryexec": retrying_executor}
-        for threads in (1, 4):
-            what = f"no-op jobs, submitted by {threads} thread{'s' * (threads > 1)}"
+    pools = {STDLIB: partial(ThreadPoolExecutor, WORKERS), "retryexec": retrying_executor}
+    for threads in (1, 4):
+        what = f"no-op jobs, submitted by {threads} thread{'s' * (threads > 1)}"
+        for jobs in sizes:
             rates = {name: partial(_rate, make, jobs, threads) for name, make in pools.items()}
             yield from rows(what, "jobs/s", jobs, rates, rounds=rounds)
     for jobs in (min(size, 10_000) for size in sizes[-1:]):
