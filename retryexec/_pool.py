@@ -22,6 +22,7 @@ from typing import Any
 from retryexec._clock import Clock
 from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
+from retryexec._exceptions import report
 from retryexec._outcome import StopReason, few, name_of
 from retryexec._policy import Terms
 from retryexec._timekeeper import Job, Timekeeper
@@ -294,7 +295,8 @@ class Pool:
         if wait:
             self._finish(deadline)
         elif timeout is not None:
-            Thread(target=self._finish, args=(deadline,), name=f"{self._name}_shutdown").start()
+            name = f"{self._name}_shutdown"
+            Thread(target=self._finish_alone, args=(deadline,), name=name).start()
         return self.report()
 
     def _finish(self, deadline: float) -> None:
@@ -309,6 +311,13 @@ class Pool:
         for worker in self.threads():
             worker.join()
         self.timekeeper.join()
+
+    def _finish_alone(self, deadline: float) -> None:
+        """Do as `_finish`, on a thread that nobody waits for."""
+        try:
+            self._finish(deadline)
+        except BaseException:  # a callback's SystemExit, for one; all jobs have ended
+            report("a callback failed while %s was shut down", self._name)
 
     def exit_deadline(self) -> float:
         """Return when an exit of the interpreter that begins now will not wait any longer."""

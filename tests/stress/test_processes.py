@@ -64,52 +64,6 @@ def run(script: str, seconds: float, seed: int = SEED) -> subprocess.CompletedPr
     return done
 
 
-def test_interrupts_at_random_moments() -> None:
-    """KeyboardInterrupt strikes anywhere in submit, cancel, stats and shutdown."""
-    done = run(
-        """
-        def interrupt(*_):
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGALRM, interrupt)
-        rounds, ends = 0, [0, 0, 0]
-        while time.monotonic() < until:
-            rounds += 1
-            policy = RetryPolicy(backoff=[0.0005] * 9)
-            executor = RetryingExecutor(3, policy=policy, max_pending=rnd.choice([None, 30]))
-            futures = []
-            how = rnd.choice([{}, {"cancel_futures": True}, {"timeout": 0.001}])
-            try:
-                signal.setitimer(signal.ITIMER_REAL, rnd.random() * 0.006 + 1e-5)
-                for n in range(40):
-                    futures.append(executor.submit(fails, rnd.choice([0, 1, 2])))
-                    if n % 7 == 0:
-                        futures[-1].cancel()
-                    if n % 11 == 0:
-                        executor.stats()
-                executor.shutdown(**how)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                except KeyboardInterrupt:
-                    pass
-            closer = threading.Thread(target=executor.shutdown, kwargs=how, daemon=True)
-            closer.start()
-            closer.join(10)
-            assert not closer.is_alive(), ("shutdown hangs", rounds, executor)
-            waited = cf.wait(futures, timeout=10)
-            assert not waited.not_done, (rounds, waited.not_done, executor)
-            ends = [a + b for a, b in zip(ends, count(futures))]
-        print(f"interrupts: {rounds} rounds, {sum(ends)} accepted = "
-              f"{ends[0]} cancelled, {ends[1]} failed, {ends[2]} succeeded")
-        """,
-        SECONDS * 0.3,
-    )
-    print("\n" + done.stdout)  # noqa: T201
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_forks_while_busy() -> None:
     """In the child futures fail fast and the executor works; in the parent nothing is lost."""
