@@ -288,7 +288,7 @@ class RetryFuture(Future[T], Progress):
             return True
 
     def _succeed(self, value: T) -> None:
-        """Let go, finish with *value* and run callbacks: the one end that must cost nothing."""
+        """Let go and finish with *value*: `_end` for the one end that must cost nothing."""
         self._work = None
         if self.attempts > 1:
             self._let_go()
@@ -302,8 +302,6 @@ class RetryFuture(Future[T], Progress):
         else:
             lock.release()
             self._end(FINISHED, value)
-        if self._done_callbacks:
-            self._run_callbacks()
 
     def _tell_waiters(self, condition: Condition) -> None:
         """Wake those who wait for the end, which has come; lock held."""

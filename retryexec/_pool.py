@@ -217,12 +217,31 @@ class Pool:
 
     # ---- out: what workers and cancelled futures tell
 
-    def done_with(self) -> None:
-        """Hear that a job has left a worker's hands, for good or to wait."""
-        if self.counting:
+    def done_with(self, *, counted: bool) -> None:
+        """Hear that a job, still *counted* as a load or not, has left a worker's hands."""
+        if self.counting and counted:
             self._unload(1)
         if self.closed:
             self._look_for_the_end()
+
+    def about_to_end(self) -> bool:
+        """Hear that a worker is about to end a job; return whether it counts as free from now.
+
+        Not for a clock that waits for the pool, which must also wait for what comes of the end.
+        """
+        if self._at_rest is not None:
+            return False
+        self._unload(1)
+        return True
+
+    def call_back(self, job: Job) -> None:
+        """Run the callbacks of *job*, which a free worker has ended, and now is not quite."""
+        with self.lock:
+            self._expect(1)  # a callback may wait for a job that took the worker for free
+        try:
+            job._run_callbacks()
+        finally:
+            self._unload(1)
 
     def _make_room(self) -> None:
         """Let one more job in, if there is a limit."""

@@ -39,8 +39,16 @@ class Employer(Protocol):
         """Pass over *job*, which has been cancelled, or ends now that attempts are over."""
         ...
 
-    def done_with(self) -> None:
-        """Hear that a job has left a worker's hands, for good or to wait."""
+    def done_with(self, *, counted: bool) -> None:
+        """Hear that a job, still *counted* as a load or not, has left a worker's hands."""
+        ...
+
+    def about_to_end(self) -> bool:
+        """Hear that a worker is about to end a job; return whether it counts as free from now."""
+        ...
+
+    def call_back(self, job: Job) -> None:
+        """Run the callbacks of *job*, which a free worker has ended."""
         ...
 
     def came_late(self, job: Job) -> None:
@@ -71,6 +79,7 @@ class Worker(Thread):
         self.succeeded = 0
         self.failed = 0
         self.abandoned = 0
+        self._free = False  # whether the job in hand counts as a load no more
 
     def run(self) -> None:
         """Run jobs until the pool is closed and no more are to come."""
@@ -100,7 +109,8 @@ class Worker(Thread):
             # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
             self.job = job = None
             if (pool.counting or pool.closed) and not again:
-                pool.done_with()
+                pool.done_with(counted=not self._free)
+            self._free = False
 
     @calls_jobs
     def _attempt(self, job: Job) -> bool:
@@ -203,12 +213,20 @@ class Worker(Thread):
         self.job = None
         if self._pool.room is not None:
             self._pool.room.put(None)
+        # Whoever has seen the result may submit the next job at once, and it is this worker's.
+        self._free = self._pool.counting and self._pool.about_to_end()
         job._succeed(value)
+        if job._done_callbacks:
+            if self._free:
+                self._pool.call_back(job)
+            else:
+                job._run_callbacks()
 
     def _rescue(self, job: Job, error: BaseException) -> None:
         """End *job* all the same, when *error* came from anywhere but its attempt."""
         report("%s met an error beside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
+            self.failures += not job._unrecorded  # if _judge has not got that far
             exception = job._previous if job._unrecorded else error
             try:
                 give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)

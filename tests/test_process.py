@@ -71,6 +71,7 @@ def test_ctrl_c_during_the_exit_names_what_is_left() -> None:
     _, lines, errors = run("""
         import signal
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # unset in a background job
         executor = RetryingExecutor(1, policy=RetryPolicy(backoff=[60]))
         executor.submit(fails_once, "")
 
