@@ -12,12 +12,14 @@ from jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     CancelToken,
+    RetryFuture,
     RetryingExecutor,
     RetryPolicy,
     ShutdownError,
     StopReason,
 )
 from retryexec._clock import SystemClock
+from retryexec._worker import Worker
 from retryexec.testing import VirtualClock
 
 TENS = RetryPolicy(backoff=[10.0] * 3)
@@ -227,15 +229,53 @@ def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
     executor: RetryingExecutor,
 ) -> None:
     """One that was in nobody's hands at the instant; played here, in the parent."""
-    gate = Gate()
-    running, future = executor.submit(gate), executor.submit(len, "")
-    assert gate.reached()
+    future: RetryFuture[int] = RetryFuture()
+    future._terms = executor._terms
     executor._pool.forked = True
     with pytest.raises(ShutdownError, match="it runs in the parent, not here"):
         future.result(10)
-    executor._pool.forked = False
-    gate.open()
-    assert running.result(10) == "through"
+
+
+def test_an_interrupt_as_a_worker_starts_leaves_it_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = Worker.start
+
+    def interrupted(worker: Worker) -> None:
+        start(worker)
+        raise KeyboardInterrupt
+
+    with RetryingExecutor(1) as executor:
+        monkeypatch.setattr(Worker, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(len, "")
+        assert executor.submit(len, "seven").result(10) == 5
+
+
+def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = executor.submit(Fails(9, clock))
+    clock.advance(1)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("retryexec._pool.give_up", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        executor.shutdown(timeout=0)
+    assert isinstance(future.exception(10), ShutdownError)
+
+
+def test_what_ends_the_attempts_first_stands(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    future = executor.submit(Fails(9, clock))
+    clock.advance(1)
+    executor.shutdown(wait=False, cancel_futures=True)
+    executor.shutdown(timeout=0)
+    assert future.cancelled()
+    assert executor.shutdown(cancel_futures=True).cancelled == 1
 
 
 def test_under_a_token_a_closed_executor_refuses_all_the_same(clock: VirtualClock) -> None:

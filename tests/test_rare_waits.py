@@ -5,14 +5,16 @@ import gc
 import math
 import pickle
 import random
+import sys
 import threading
 from collections.abc import Callable
 
+import pytest
 import sniffio
 from jobs import Fails, InThread
 
 from retryexec import CancelToken, ExponentialBackoff, RetryPolicy, retry_async
-from retryexec._async import _current_library
+from retryexec._async import AsyncEvent, _current_library
 from retryexec._clock import SystemClock
 from retryexec._ticker import _weakly
 from retryexec.testing import InstantClock, VirtualClock
@@ -57,10 +59,33 @@ def test_a_backoff_is_pickled_with_a_random_of_its_own() -> None:
     assert [*pickle.loads(pickle.dumps(backoff)).take(3)] == [*backoff.take(3)]
 
 
+def test_without_sniffio_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sniffio")
+    assert _current_library() == "asyncio"
+
+
+def test_with_nothing_due_a_coroutine_waits_for_a_word() -> None:
+    class Told(AsyncEvent):
+        async def _wait_for(self, seconds: float) -> None:
+            self.set()
+            await super()._wait_for(seconds)
+
+    async def wait() -> bool:
+        event = Told()
+        await event.wait(VirtualClock(), math.inf)
+        return event.is_set
+
+    assert asyncio.run(wait())
+
+
 class StandingClock(SystemClock):
     """It is always the same time, and whoever waits waits for a word."""
 
+    def __init__(self) -> None:
+        self.waiting = threading.Event()
+
     def wait(self, changed: threading.Condition, until: float) -> None:
+        self.waiting.set()
         super().wait(changed, max(until, math.inf))
 
 
@@ -68,8 +93,11 @@ def test_a_deadline_nobody_minds_any_more_is_passed_over() -> None:
     clock = StandingClock()
     tokens = [CancelToken(timeout=span, clock=clock) for span in (100, 200, 150)]
     first, second = (token.on_cancel(lambda: None) for token in tokens[:2])
+    assert clock.waiting.wait(10)
     first()
+    clock.waiting.clear()
     third = tokens[2].on_cancel(lambda: None)  # makes the thread look again
+    assert clock.waiting.wait(10)
     (thread,) = (t for t in threading.enumerate() if t.name == "retryexec-deadlines")
     second()
     third()
