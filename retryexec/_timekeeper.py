@@ -82,6 +82,16 @@ class Timekeeper:
                     thread.start()
                     self._thread = thread
 
+    def wait_here(self, due: float) -> None:
+        """Wait in this thread until *due*, or until close(), when no thread can be had for it.
+
+        Some Pythons start no thread once the interpreter has begun to end; a worker that waits is
+        better than a job that is lost.
+        """
+        with self._lock:
+            while not self._closed and self._clock.now() < due:
+                self._clock.wait(self._earlier, due)
+
     def schedule(self, job: Job, due: float) -> bool:
         """Keep *job* until *due*; False if that cannot be, see `ready`."""
         if not self.ready():
@@ -126,7 +136,7 @@ class Timekeeper:
             for _, _, job in left:
                 job._due = None
             self._asleep_until = -math.inf
-            self._earlier.notify()
+            self._earlier.notify_all()
             return waiting
 
     def join(self) -> None:

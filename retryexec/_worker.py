@@ -172,6 +172,9 @@ class Worker(Thread):
             if on_retry is not None and not job._cancel_requested:
                 tell(on_retry, Retry(job.attempts, exception, delay, job._work[0], job), context)
             due = None if delay == 0.0 else now + delay
+            if due is not None and not pool.timekeeper.ready():
+                pool.timekeeper.wait_here(due)
+                due = None
             reason = self._put_off(job, due)
             if reason is None:
                 return due is None
@@ -182,8 +185,6 @@ class Worker(Thread):
     def _put_off(self, job: Job, due: float | None) -> StopReason | None:
         """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
         timekeeper, exception = self._pool.timekeeper, job._previous
-        if due is not None and not timekeeper.ready():
-            return StopReason.SHUTDOWN
         # The traceback would keep the variables of every frame alive, for as long as the job
         # waits; and an exception raised again would add its new one to it.
         traceback = None if exception is None else exception.__traceback__

@@ -141,22 +141,32 @@ def test_a_clock_that_cannot_be_waited_for_is_looked_at(
     assert [r.getMessage()[:16] for r in caplog.records] == ["the clock failed"]
 
 
-def test_without_a_timekeeper_a_job_ends_with_its_own_exception(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+def test_without_a_timekeeper_the_worker_waits_itself(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(Boom("mine"))
-    future = executor.submit(gate)
-    assert gate.reached()
+    """Where no thread can be started, as at the end of some interpreters."""
+    executor.submit(len, "").result(10)
 
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    gate.open()
-    error = future.exception(10)
+    job = Fails(2, clock)
+    future = executor.submit(job)
+    clock.run_until(future.done)
     monkeypatch.undo()
-    assert error is gate.outcome
-    assert error.__traceback__ is not None
+    assert job.started_at == [0, 10, 20]
+
+
+def test_such_a_wait_ends_with_the_attempts(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor.submit(len, "").result(10)
+    monkeypatch.setattr(executor._pool.timekeeper, "_start", lambda: None)
+    future = executor.submit(Fails(2, clock))
+    clock.advance(5)
+    executor.shutdown(cancel_futures=True)
+    assert isinstance(future.exception(10), Boom)
     assert future.stop_reason is StopReason.SHUTDOWN
 
 
