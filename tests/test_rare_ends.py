@@ -277,6 +277,20 @@ def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
     assert isinstance(future.exception(10), ShutdownError)
 
 
+def test_what_a_callback_raises_in_a_shutdown_nobody_waits_for_is_reported(
+    executor: RetryingExecutor, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    future = executor.submit(Fails(9, clock))
+    clock.advance(1)
+    future.add_done_callback(lambda _: raise_(SystemExit()))
+    executor.shutdown(wait=False, timeout=0)
+    assert isinstance(future.exception(10), ShutdownError)
+    for thread in threading.enumerate():
+        if thread.name.endswith("_shutdown"):
+            thread.join(10)
+    assert "a callback failed while" in caplog.text
+
+
 def test_what_ends_the_attempts_first_stands(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
