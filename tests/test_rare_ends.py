@@ -62,6 +62,26 @@ def test_a_job_cancelled_on_its_way_to_the_timekeeper_leaves_nothing_behind(
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
 
 
+def test_so_does_one_cancelled_just_after_it_came(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(Boom())
+    future = executor.submit(gate)
+    assert gate.reached()
+    schedule = executor._pool.timekeeper.schedule
+
+    def staged(job: RetryFuture[Any], due: float) -> bool:
+        scheduled = schedule(job, due)
+        assert future.cancel()
+        return scheduled
+
+    monkeypatch.setattr(executor._pool.timekeeper, "schedule", staged)
+    gate.open()
+    clock.advance(0)
+    stats = executor.stats()
+    assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
+
+
 def test_so_it_is_in_a_pool_that_has_been_closed(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
