@@ -82,6 +82,8 @@ def test_ctrl_c_during_the_exit_names_what_is_left() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt, daemon=True).start()
+        while not executor.stats().waiting:
+            time.sleep(0.01)
     """)
     assert "KeyboardInterrupt" in errors
     words = "jobs abandoned: 1 (fails_once); cut off while running: 0 (none)"
