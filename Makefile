@@ -49,7 +49,7 @@ docs: $(VENV)/ready-to-develop ## build the documentation into docs/_build
 
 coverage: $(VENV)/ready-to-test ## run the tests, and insist on every line and branch of the package
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q --ignore=tests/stress --ignore=tests/cpython $(ARGS)
+	@$(BIN)/coverage run -m pytest -q --ignore=tests/cpython $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=100
 
