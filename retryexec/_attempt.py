@@ -2,13 +2,15 @@
 
 import threading
 from contextvars import ContextVar
+from typing import Any
 
 from retryexec._errors import Cancelled
-from retryexec._policy import Progress, Terms
+from retryexec._future import RetryFuture
+from retryexec._policy import Progress
 
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
 # of, if any. A job's context is the submitter's, so what a job finds may be of another job.
-retrying_here: ContextVar[tuple[Progress, Progress | None]] = ContextVar("retrying_here")
+retrying_here: ContextVar[tuple[Progress, RetryFuture[Any] | None]] = ContextVar("retrying_here")
 
 
 class Attempt:
@@ -22,12 +24,13 @@ class Attempt:
 
     __slots__ = ("_cancel", "_clock", "_deadline", "_progress", "number", "previous")
 
-    def __init__(self, progress: Progress, terms: Terms) -> None:
+    def __init__(self, progress: Progress) -> None:
+        terms = progress.terms
         self.number = progress.attempts
-        self.previous = progress._previous
+        self.previous = progress.previous
         self._progress = progress
         self._clock = terms.clock
-        self._deadline = progress._deadline(terms.policy)
+        self._deadline = progress.deadline(terms.policy)
         self._cancel = terms.cancel
 
     def remaining(self) -> float | None:
@@ -47,7 +50,7 @@ class Attempt:
         The attempt runs on all the same, and its outcome is the job's; look here, or call
         `checkpoint`, where a long attempt can stop early.
         """
-        return self._progress._is_cancelled()
+        return self._progress.cancelled
 
     def checkpoint(self) -> None:
         """Raise `Cancelled` if the attempt is `cancelled`."""
@@ -65,18 +68,17 @@ def current_attempt() -> Attempt:
     Raises:
         LookupError: no job of an executor or of `retry` is running here.
     """
-    progress = running_job()
-    here = retrying_here.get(None)
-    if here is not None and (progress is None or here[1] is progress):
-        progress = here[0]
-    if progress is None:
+    job, here = running_job(), retrying_here.get(None)
+    if here is not None and (job is None or here[1] is job):
+        return Attempt(here[0])
+    if job is None:
         msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
         raise LookupError(msg)
-    return Attempt(progress, progress._terms)
+    return Attempt(job._in_trouble())
 
 
-def running_job() -> Progress | None:
+def running_job() -> RetryFuture[Any] | None:
     """Return the executor's job that this thread runs; None if it runs none."""
     # A worker carries its job; telling it by the thread costs the attempt nothing.
     job = getattr(threading.current_thread(), "job", None)
-    return job if isinstance(job, Progress) else None
+    return job if isinstance(job, RetryFuture) else None

@@ -17,10 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 logger = logging.getLogger("retryexec")
 
 
-def with_traceback(error: E, traceback: TracebackType | None) -> E:
-    """Give *error* this traceback, even if its class is frozen or has a method of that name."""
-    BaseException.with_traceback(error, traceback)
-    return error
+# Gives an error a traceback, and returns it, even if its class is frozen or has a method of that
+# name.
+with_traceback = BaseException.with_traceback
 
 
 def calls_jobs(function: F) -> F:
@@ -36,8 +35,8 @@ def trim(error: E) -> E:
     there from an earlier attempt that raised the same object.
     """
     traceback = error.__traceback__
-    assert traceback is not None  # it has just been caught
-    with_traceback(error, traceback.tb_next)
+    if traceback is not None and traceback.tb_frame.f_code in _callers:
+        with_traceback(error, traceback.tb_next)
     link: BaseException | None = error
     seen = set()
     while link is not None and id(link) not in seen:

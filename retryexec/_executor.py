@@ -6,7 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
@@ -34,6 +34,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _prefixes = count()
+_EMPTY = Context()
+_NO_KWARGS: dict[str, Any] = {}
 
 
 @runtime_checkable
@@ -135,19 +137,15 @@ class RetryingExecutor(Executor):
         """
         # On the class, so that an object which answers to every name is still just called.
         call: Any = fn
-        if fn.__class__ is not FunctionType:
-            if hasattr(fn.__class__, "exec"):
-                call = fn.exec
-            elif not callable(fn) or hasattr(fn, "exec"):
-                call = _unusual_call(fn)
-        if not callable(call):
-            msg = f"submit takes an object with exec(), and {fn!r} has {call!r} in its place"
-            raise TypeError(msg)
-        if is_coroutine_function(call):
-            raise TypeError(_coroutine_refusal(call))
-        future: RetryFuture[Any] = RetryFuture()
-        future._terms = self._terms
-        future._work = (fn, call, args, kwargs, copy_context())
+        if fn.__class__ is FunctionType:  # the common one, told at a glance
+            if fn.__code__.co_flags & inspect.CO_COROUTINE:
+                raise TypeError(_coroutine_refusal(fn))
+        else:
+            call = _call_of(fn)
+        # Nothing set is common, and one empty context is like another; attempts run in copies.
+        future: RetryFuture[Any] = RetryFuture(
+            self._terms, fn, call, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
+        )
         self._pool.accept(future)
         if self._cancel is not None:
             unregister = self._cancel.on_cancel(future.cancel)
@@ -315,6 +313,21 @@ def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
     pool = reference()
     if pool is not None:
         pool.close(after_shutdown)
+
+
+def _call_of(job: Any) -> Callable[..., Any]:
+    """Return what to call for *job*, which is no plain function; refuse what is no job."""
+    call: Any = job
+    if hasattr(job.__class__, "exec"):
+        call = job.exec
+    elif not callable(job) or hasattr(job, "exec"):
+        call = _unusual_call(job)
+    if not callable(call):
+        msg = f"submit takes an object with exec(), and {job!r} has {call!r} in its place"
+        raise TypeError(msg)
+    if is_coroutine_function(call):
+        raise TypeError(_coroutine_refusal(call))
+    return call  # type: ignore[no-any-return]
 
 
 def _unusual_call(job: Any) -> Callable[..., Any]:

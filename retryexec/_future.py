@@ -1,10 +1,16 @@
 """RetryFuture: a `concurrent.futures.Future` that is its own job, and born light.
 
 Most of what a standard Future costs is the Condition it is born with, which only a thread that
-has to wait needs. Here a future is born with one plain lock; the first thread that has to wait
-makes the Condition, around that same lock. Both the birth of the Condition and the end of the
-future happen under the lock: either the end comes later, sees the Condition and notifies it, or
-the birth comes later, and whoever wanted to wait finds that the future has ended.
+has to wait needs. Here it is born late: the first thread that has to wait makes it. Both that
+birth and the end of the future happen under the job's lock: either the end comes later, sees the
+Condition and notifies it, or the birth comes later, and whoever wanted to wait finds that the
+future has ended.
+
+The job's lock is not its own, either: a few locks serve all jobs by turns. It is held for a
+handful of assignments and nothing is taken inside it, not even another job's, so two jobs that
+share one notice nothing of it.
+
+And what only a job in trouble needs, `JobProgress`, is made when its first attempt fails.
 """
 
 import logging
@@ -17,13 +23,14 @@ from concurrent.futures._base import (
     PENDING,
     RUNNING,
 )
+from itertools import count
 from threading import Condition, RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._errors import ShutdownError
 from retryexec._exceptions import reads_futures, report, with_traceback
-from retryexec._outcome import StopReason
+from retryexec._outcome import Failure, StopReason
 from retryexec._policy import Progress
 
 T = TypeVar("T")
@@ -31,76 +38,167 @@ logger = logging.getLogger("retryexec")
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
+# The locks of all jobs, each job's for good. Reentrant, because a signal handler or a finalizer
+# may strike while this thread holds one, and ask something of that very job. The last to be
+# taken, wherever locks nest: whoever holds one takes no other.
+LOCKS = tuple(RLock() for _ in range(64))
+_turns = count()  # several threads may draw the same number, which does no harm
 
-class RetryFuture(Future[T], Progress):
+
+class JobProgress(Progress):
+    """How far a job of an executor has come, once it has met anything but plain success.
+
+    Attributes:
+        refused: the value that the latest attempt returned in vain.
+        cancel_requested: `cancel` came during an attempt, so that no other follows.
+        exception, traceback: how the job failed, and the exception's own traceback, before
+            anyone raised it again.
+        reason: why the attempts ended; None while they have not, or if they ended well.
+        unread: speaks up if nobody reads the failure.
+    """
+
+    __slots__ = (
+        "cancel_requested",
+        "exception",
+        "reason",
+        "refused",
+        "traceback",
+        "unread",
+    )
+
+    terms: Any  # a pool's JobTerms
+
+    def __init__(self, terms: Any, started: float | None) -> None:
+        super().__init__(terms, started or 0.0, 0 if started is None else 1)
+        self.refused: Any = None
+        self.cancel_requested = False
+        self.exception: BaseException | None = None
+        self.traceback: TracebackType | None = None
+        self.reason: StopReason | None = None
+        self.unread: Unread | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        return self.cancel_requested or self.terms.pool.stopping or super().cancelled
+
+    def settle(self) -> None:
+        """Put the latest failure on record, and drop what only attempts need."""
+        if self.unrecorded:
+            self.record()
+        self.delays = self.previous = self.refused = None
+
+
+class LateCondition(Condition):
+    """What threads that wait for a future wait by; it has a lock of its own.
+
+    Threads that wait for several futures hold several of these at a time, in an order that only
+    suits locks which belong to one future each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiters: list[Any] = []  # of concurrent.futures.wait and as_completed
+
+
+class RetryFuture(Future[T]):
     """The outcome of a job that is tried again until it succeeds or finally fails.
 
     A `concurrent.futures.Future` in every way, and ``await``-able on any running asyncio loop.
     Between two attempts it is pending again: not running, and `cancel` works.
-
-    Attributes:
-        attempts: how many attempts have begun.
     """
 
-    # Guards _state and what is written with it, _waiters and _done_callbacks. Released before any
-    # callback runs. Reentrant, because a signal handler or a finalizer may strike while this
-    # thread holds it, and ask something of this very future. Taken before the pool's lock.
-    _lock: Any
-    # Made by the first one to wait, around _lock; notified when the future ends.
-    _late_condition: Condition | None = None
-    _waiters: Any = ()  # of concurrent.futures.wait and as_completed; a list once there are any
+    # Each of these costs a job 8 bytes and a few nanoseconds: what is not for every job is in
+    # its JobProgress.
+    __slots__ = (
+        "_args",
+        "_call",
+        "_context",
+        "_done_callbacks",
+        "_due",
+        "_kwargs",
+        "_late_condition",
+        "_lock",
+        "_progress",
+        "_result",
+        "_started",
+        "_state",
+        "_submitted",
+        "_terms",
+    )
 
-    # Defaults are on the class: an instance stores what differs.
-    _state: str = PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    _traceback: TracebackType | None = None  # the exception's own, before anyone raised it again
-    _done_callbacks: Any = ()
-    _stop_reason: StopReason | None = None
-    _unread: "Unread | None" = None
-
-    # What a pool runs: (job, its callable, args, kwargs, context). Written by submit, used by
-    # whoever took the future from PENDING to RUNNING, dropped at the end.
-    _work: Any = None
-    # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
-    _due: float | None = None
-    _refused: Any = None  # the value that the latest attempt returned in vain
-    _cancel_requested: bool = False  # cancel() came during an attempt: no other follows
-
-    def __init__(self) -> None:
+    def __init__(  # noqa: PLR0917  one call with all of them costs less than six stores more
+        self,
+        terms: Any = None,
+        submitted: Any = None,
+        call: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        context: Any = None,
+    ) -> None:
         # Not Future's own, which makes what this class makes late, or never.
-        self._lock = RLock()
+        # One of LOCKS. Guards _state and what is written with it, _done_callbacks, and the
+        # births of _progress and _late_condition.
+        self._lock = LOCKS[next(_turns) & 63]
+        self._state = PENDING
+        # Made by the first one to wait; notified when the future ends.
+        self._late_condition: LateCondition | None = None
+        self._done_callbacks: Any = ()
+        self._progress: JobProgress | None = None
+        # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
+        self._due: float | None = None
+        self._started: float | None = None  # when the first attempt began
+        self._terms = terms  # what it was accepted under; None for a future without a pool
+        # What a pool runs; used by whoever took the future from PENDING to RUNNING, and dropped at
+        # the end. Not in a tuple, which would be one more object for every collection to visit.
+        self._submitted = submitted
+        self._call = call
+        self._args = args
+        self._kwargs = kwargs
+        self._context = context
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        progress = self._progress
+        if progress is None:
+            return 0 if self._started is None else 1
+        return progress.attempts
 
     @property
     def stop_reason(self) -> StopReason | None:
         """Why the attempts ended; None while they have not."""
-        if self._stop_reason is None and self._state == FINISHED:
-            return StopReason.SUCCEEDED
-        return self._stop_reason
+        if self.cancelled():
+            return StopReason.CANCELLED
+        if self._state != FINISHED:
+            return None
+        reason = None if self._progress is None else self._progress.reason
+        return reason or StopReason.SUCCEEDED
+
+    @property
+    def history(self) -> tuple[Failure, ...]:
+        """The last few failures, oldest first."""
+        return () if self._progress is None else self._progress.history
 
     @property
     def next_attempt_at(self) -> float | None:
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return self._due
 
-    # The standard library's wait(), as_completed() and executors come in through _condition. To
-    # type checkers it stays the plain attribute that those functions ask for.
+    # The standard library's wait(), as_completed() and executors come in through these two. To
+    # type checkers they stay the plain attributes that those functions ask for.
     if not TYPE_CHECKING:  # pragma: no branch  the other one is theirs
 
         @property
-        def _condition(self) -> Condition:
-            with self._usable_lock():
+        def _condition(self) -> LateCondition:
+            self._mind_fork()
+            with self._lock:
                 if self._late_condition is None:
-                    self._waiters = []
-                    self._late_condition = Condition(self._lock)
+                    self._late_condition = LateCondition()
                 return self._late_condition
 
-    def _usable_lock(self) -> Any:
-        """Return _lock, for those who may find themselves in a forked child."""
-        terms = self._terms
-        if terms is not None and terms.pool.forked:
-            self._renew_after_fork()
-        return self._lock
+        @property
+        def _waiters(self) -> list[Any]:
+            return self._condition.waiters
 
     # The next three read one attribute, as atomic as any lock could make it; and wait() asks
     # them while it holds the conditions of all its futures.
@@ -125,15 +223,14 @@ class RetryFuture(Future[T], Progress):
         Returns:
             whether the job is cancelled.
         """
-        with self._usable_lock():
+        self._mind_fork()
+        terms = self._terms
+        with self._lock:
             if self._state == RUNNING:
-                self._cancel_requested = True
-            terms = self._terms
-            # Without a pool it is up to whoever runs this future to notify the waiters, as the
-            # standard library has it: by set_running_or_notify_cancel.
-            state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
-            ended = self._end(state, reason=StopReason.CANCELLED)
-        if ended:
+                self._in_trouble().cancel_requested = True
+        # Without a pool it is up to whoever runs this future to notify the waiters, as the
+        # standard library has it: by set_running_or_notify_cancel.
+        if self._end(CANCELLED if terms is None else CANCELLED_AND_NOTIFIED):
             self._let_go()
             if terms is not None:
                 terms.pool.count_cancelled(self)
@@ -156,13 +253,13 @@ class RetryFuture(Future[T], Progress):
             # _state is written after all that belongs to it, so this needs no lock.
             if self._state != FINISHED:
                 self._await_end(timeout)
-            if self._exception is None:
-                return self._result  # type: ignore[no-any-return]
-            self._read()
-            # With its own traceback, or each call would make it longer.
-            raise with_traceback(self._exception, self._traceback)
+            progress = self._progress
+            if progress is None or progress.exception is None:
+                return self._result  # type: ignore[return-value]
+            raise _read(progress, progress.exception)
         finally:
             # The exception's traceback holds this frame, which must not hold the future too.
+            progress = None
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -177,10 +274,10 @@ class RetryFuture(Future[T], Progress):
         """
         if self._state != FINISHED:
             self._await_end(timeout)
-        self._read()
-        if self._exception is not None:
-            with_traceback(self._exception, self._traceback)
-        return self._exception
+        progress = self._progress
+        if progress is None or progress.exception is None:
+            return None
+        return _read(progress, progress.exception)
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` once the future has ended, or at once if it already has.
@@ -188,14 +285,15 @@ class RetryFuture(Future[T], Progress):
         Callbacks run in the order they were added, in the thread that ends the future. What one
         of them raises is logged and costs the others nothing.
         """
-        with self._usable_lock():
+        self._mind_fork()
+        with self._lock:
             if self._state not in _DONE:
                 if self._done_callbacks:
                     self._done_callbacks.append(fn)
                 else:
                     self._done_callbacks = [fn]
                 return
-        self._call([fn])
+        self._run([fn])
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio  # here, since most programs with threads never need it
@@ -203,11 +301,11 @@ class RetryFuture(Future[T], Progress):
         return asyncio.wrap_future(self, loop=asyncio.get_running_loop()).__await__()
 
     def __repr__(self) -> str:
-        state, exception = self._state, self._exception
+        state, progress = self._state, self._progress
         if state != FINISHED:
             end = ""
-        elif exception is not None:
-            end = f" raised {type(exception).__name__}"
+        elif progress is not None and progress.exception is not None:
+            end = f" raised {type(progress.exception).__name__}"
         else:
             end = f" returned {type(self._result).__name__}"
         word = "cancelled" if self.cancelled() else state.lower()
@@ -225,12 +323,15 @@ class RetryFuture(Future[T], Progress):
             if self._state == PENDING:
                 self._state = RUNNING
                 return True
-            if self._state == CANCELLED:
+            newly, condition = self._state == CANCELLED, self._late_condition
+            if newly:
                 self._state = CANCELLED_AND_NOTIFIED
-                if self._late_condition is not None:
-                    self._tell_waiters(self._late_condition)
-            if self._state == CANCELLED_AND_NOTIFIED:
-                return False
+            cancelled = self._state == CANCELLED_AND_NOTIFIED
+        if newly and condition is not None:
+            with condition:
+                self._tell_waiters(condition)
+        if cancelled:
+            return False
         msg = f"a future is started once; this one is {self!r}"
         raise RuntimeError(msg)  # the standard library's choice, which others may catch
 
@@ -274,40 +375,39 @@ class RetryFuture(Future[T], Progress):
             False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
         with self._lock:
-            if self._state != PENDING and not (self._state == RUNNING and state == FINISHED):
-                return False
+            condition = self._late_condition
+            if condition is None:
+                return self._enter(state, result, exception, reason)
+        # Those who wait look at the state and fall asleep under their own lock, so the end comes
+        # under it too.
+        with condition:
+            with self._lock:
+                ended = self._enter(state, result, exception, reason)
+            if ended:
+                self._tell_waiters(condition)
+            return ended
+
+    def _enter(
+        self, state: str, result: Any, exception: BaseException | None, reason: StopReason | None
+    ) -> bool:
+        """Do the part of `_end` that is under the lock, which is held."""
+        if self._state != PENDING and not (self._state == RUNNING and state == FINISHED):
+            return False
+        if reason is not None:
+            progress = self._in_trouble()
+            progress.reason = reason
             if exception is not None:
-                self._exception, self._traceback = exception, exception.__traceback__
-            else:
-                self._result = result
-            if reason is not None:
-                self._stop_reason = reason
-            self._state = state
-            if self._late_condition is not None:
-                self._tell_waiters(self._late_condition)
-            return True
+                progress.exception, progress.traceback = exception, exception.__traceback__
+        self._result = result
+        self._state = state  # written after all that belongs to it
+        return True
 
-    def _succeed(self, value: T) -> None:
-        """Let go and finish with *value*: `_end` for the one end that must cost nothing."""
-        self._work = None
-        if self.attempts > 1:
-            self._let_go()
-        # Not "with", which takes three times as long.
-        lock = self._lock
-        lock.acquire()
-        if self._late_condition is None and self._state == RUNNING:
-            self._result = value
-            self._state = FINISHED
-            lock.release()
-        else:
-            lock.release()
-            self._end(FINISHED, value)
-
-    def _tell_waiters(self, condition: Condition) -> None:
-        """Wake those who wait for the end, which has come; lock held."""
-        for waiter in self._waiters:
+    def _tell_waiters(self, condition: LateCondition) -> None:
+        """Wake those who wait for the end, which has come; *condition* held."""
+        for waiter in condition.waiters:
             if self._state == FINISHED:
-                tell = waiter.add_result if self._exception is None else waiter.add_exception
+                failed = self._progress is not None and self._progress.exception is not None
+                tell = waiter.add_exception if failed else waiter.add_result
                 tell(self)
             elif self._state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)
@@ -316,14 +416,20 @@ class RetryFuture(Future[T], Progress):
     def _run_callbacks(self) -> None:
         """Run the callbacks, once the end has come: from then on nobody adds to them."""
         callbacks, self._done_callbacks = self._done_callbacks, ()
-        self._call(callbacks)
+        self._run(callbacks)
 
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
-        self._work = None
-        if self._unrecorded:
-            self._recorded, self._unrecorded = self.history, False
-        self._delays = self._previous = self._refused = None
+        self._submitted = self._call = self._args = self._kwargs = self._context = None
+        if self._progress is not None:
+            self._progress.settle()
+
+    def _in_trouble(self) -> JobProgress:
+        """Return the job's progress, which is made now if it has none."""
+        with self._lock:
+            if self._progress is None:
+                self._progress = JobProgress(self._terms, self._started)
+            return self._progress
 
     def _await_end(self, timeout: float | None) -> None:
         """Return once the future has finished; raise if it was cancelled or time ran out."""
@@ -336,7 +442,7 @@ class RetryFuture(Future[T], Progress):
         if self._state != FINISHED:
             raise CancelledError
 
-    def _call(self, callbacks: Iterable[Callable[[Future[T]], object]]) -> None:
+    def _run(self, callbacks: Iterable[Callable[[Future[T]], object]]) -> None:
         """Run *callbacks*, all of them, whatever they raise."""
         interrupt = None
         for callback in callbacks:
@@ -349,32 +455,40 @@ class RetryFuture(Future[T], Progress):
         if interrupt is not None:
             raise interrupt
 
-    def _read(self) -> None:
-        """Note that somebody has seen how the job ended."""
-        if self._unread is not None:
-            self._unread.job_name = None
-
-    def _is_cancelled(self) -> bool:
-        return self._cancel_requested or self._terms.pool.stopping or super()._is_cancelled()
+    def _mind_fork(self) -> None:
+        """See to it that the future is usable if this is a forked child."""
+        terms = self._terms
+        if terms is not None and terms.pool.forked:
+            self._renew_after_fork()
 
     def _renew_after_fork(self) -> None:
         """Make the future usable in a forked child, where only its outcome can be had.
 
-        Its lock may be held by a thread that exists in the parent alone, so it gets a new one. If
-        the job is pending, it runs in the parent and fails here; its callbacks are dropped, since
-        they belong to where it goes on. Two threads may do this at once: they write the same.
+        Its condition may be held by a thread that exists in the parent alone. If the job is
+        pending, it runs in the parent and fails here; its callbacks are dropped, since they belong
+        to where it goes on. Two threads may do this at once: they write the same.
         """
-        self._lock = RLock()
         self._late_condition = None
-        self._waiters = self._done_callbacks = ()
+        self._done_callbacks = ()
         if not self.done():
-            self._exception = ShutdownError(
+            progress = self._in_trouble()
+            progress.exception = ShutdownError(
                 "the process forked while this job was pending: it runs in the parent, not here"
             )
-            self._stop_reason = StopReason.SHUTDOWN
+            progress.reason = StopReason.SHUTDOWN
             self._state = FINISHED
             self._let_go()
         self._terms = None
+
+
+def _read(progress: JobProgress, exception: BaseException) -> BaseException:
+    """Return *exception*, that somebody has now seen, with its own traceback.
+
+    Else each raise of it would make the traceback longer.
+    """
+    if progress.unread is not None:
+        progress.unread.job_name = None
+    return with_traceback(exception, progress.traceback)
 
 
 class Unread:

@@ -44,7 +44,9 @@ class Failure(NamedTuple):
 def text_of(exception: BaseException) -> str:
     """Return what *exception* says, shortened; never raises, whatever its ``__str__`` does."""
     try:
-        text = str.__str__(str(exception))  # of a subclass, too, the text alone
+        text = str(exception)
+        if type(text) is not str:
+            text = str.__str__(text)  # of a subclass the text alone
     except BaseException as broken:
         return f"<str() raised {type(broken).__name__}>"
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from math import inf
 from numbers import Number
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._cancel import CancelToken
@@ -58,6 +59,11 @@ class RetryPolicy:
     retry_on: RetryOn
     retry_on_result: Callable[[Any], object] | None
     attempt_timeout: float | None
+    # What each decision reads: the limits as numbers, infinity for none, and those of the errors
+    # to retry on that are plain types; the others it asks about at length.
+    _most: float = field(init=False, repr=False, compare=False)
+    _longest: float = field(init=False, repr=False, compare=False)
+    _kinds: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -78,6 +84,11 @@ class RetryPolicy:
         fill(self, "retry_on", _error_filter(retry_on))
         fill(self, "retry_on_result", function("retry_on_result", retry_on_result))
         fill(self, "attempt_timeout", seconds_or_none("attempt_timeout", attempt_timeout))
+        fill(self, "_most", inf if self.max_attempts is None else self.max_attempts)
+        fill(self, "_longest", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING)
+        kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+        plain = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
+        fill(self, "_kinds", tuple(plain))
 
     @classmethod
     def never(cls) -> "RetryPolicy":
@@ -90,7 +101,7 @@ class RetryPolicy:
         Raises:
             TypeError: a name is not one of them.
         """
-        names = [f.name for f in dataclasses.fields(self)]
+        names = [f.name for f in dataclasses.fields(self) if f.init]
         for name in changes:
             if name not in names:
                 msg = f"a RetryPolicy has no {name!r}; it has {', '.join(names)}"
@@ -119,122 +130,155 @@ class Progress:
     """How far one job has come: all that the policy judges by.
 
     Only the thread that runs the job's attempt writes here, and a job has one at a time.
-    The defaults are on the class, so that a job that never fails stores next to nothing.
     """
 
-    attempts: int = 0
-    """Attempts begun so far."""
+    __slots__ = (
+        "_recorded",
+        "attempts",
+        "began",
+        "delays",
+        "previous",
+        "seconds",
+        "started",
+        "terms",
+        "unrecorded",
+    )
 
-    _began: float = 0.0  # when the first attempt began, in the clock's seconds
-    _started: float = 0.0  # when the latest attempt began
-    _seconds: float = 0.0  # how long the latest failed attempt took
-    _delays: Iterator[Any] | None = None  # the job's own run through the backoff
-    _previous: BaseException | None = None  # what the latest failed attempt raised
-    _unrecorded: bool = False  # whether that failure is still to be added to _recorded
-    _recorded: tuple[Failure, ...] = ()
-    _terms: Any = None  # the Terms it was accepted under
+    def __init__(self, terms: Terms, started: float = 0.0, attempts: int = 0) -> None:
+        self.terms = terms
+        self.attempts = attempts  # how many have begun
+        # When the first of them began, and when the latest did, in the clock's seconds.
+        self.began = self.started = started
+        self.seconds = 0.0  # how long the latest failed attempt took
+        self.delays: Iterator[Any] | None = None  # the job's own run through the backoff
+        self.previous: BaseException | None = None  # what the latest failed attempt raised
+        self.unrecorded = False  # whether that failure is still to be recorded
+        self._recorded: tuple[_Record, ...] = ()
 
     @property
     def history(self) -> tuple[Failure, ...]:
         """The last few failures, oldest first."""
-        if not self._unrecorded or (self._recorded and self._recorded[-1][0] == self.attempts):
-            return self._recorded
-        exception = self._previous
-        latest = Failure(
-            self.attempts,
-            self._started,
-            self._seconds,
-            None if exception is None else type(exception),
-            "refused result" if exception is None else text_of(exception),
-        )
-        return (*self._recorded, latest)[-HISTORY_LENGTH:]
+        recorded = self._recorded
+        if self.unrecorded and not (recorded and recorded[-1][0] == self.attempts):
+            recorded = self._with_latest()
+        return tuple(map(Failure._make, recorded))
 
-    def _begin_attempt(self, now: float) -> None:
-        # The latest failure becomes a record only now: a waiting job is lighter without one.
-        if self._unrecorded:
-            self._recorded = self.history
-            self._unrecorded = False
+    def record(self) -> None:
+        """Put the latest failure, which is unrecorded, on record.
+
+        Only when the next attempt begins, or the job ends: a waiting job is lighter without.
+        """
+        # Written at once: else whoever reads `history` between two lines adds it again.
+        self._recorded = self._with_latest()
+        self.unrecorded = False
+
+    def _with_latest(self) -> "tuple[_Record, ...]":
+        exception = self.previous
+        kind = None if exception is None else type(exception)
+        text = "refused result" if exception is None else text_of(exception)
+        latest = (self.attempts, self.started, self.seconds, kind, text)
+        # Not (*recorded, latest), which takes twice as long.
+        return self._recorded[1 - HISTORY_LENGTH :] + (latest,)  # noqa: RUF005
+
+    def begin(self, now: float) -> None:
+        """Note the start of an attempt."""
+        if self.unrecorded:
+            self.record()
+        elif self.attempts == 0:
+            self.began = now
         self.attempts += 1
-        self._started = now
-        if self.attempts == 1:
-            self._began = now
+        self.started = now
 
-    def _failed(self, exception: BaseException | None, now: float) -> None:
+    def fail(self, exception: BaseException | None, now: float) -> None:
         """Note that the attempt begun last has failed, with *exception* or a refused value."""
-        self._previous = exception
-        self._seconds = now - self._started
-        self._unrecorded = True
+        self.previous = exception
+        self.seconds = now - self.started
+        self.unrecorded = True
 
-    def _too_late(self, policy: RetryPolicy, start: float) -> bool:
+    def too_late(self, policy: RetryPolicy, start: float) -> bool:
         """Return whether an attempt starting at *start* would start after the limit."""
-        limit = policy.max_elapsed
-        return limit is not None and start - self._began > limit + ROUNDING
+        return start - self.began > policy._longest
 
-    def _deadline(self, policy: RetryPolicy) -> float | None:
+    def deadline(self, policy: RetryPolicy) -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""
-        limits = (self._started, policy.attempt_timeout), (self._began, policy.max_elapsed)
+        limits = (self.started, policy.attempt_timeout), (self.began, policy.max_elapsed)
         return min((start + limit for start, limit in limits if limit is not None), default=None)
 
-    def _is_cancelled(self) -> bool:
-        """Return whether somebody wants the job to stop."""
-        cancel = self._terms.cancel
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants the job to stop."""
+        cancel = self.terms.cancel
         return cancel is not None and cancel.cancelled
 
 
-class Decision(NamedTuple):
-    """What follows an attempt: either a `delay` or a `reason`, never both."""
+# What a Failure is made of: plain, since few of them are ever read.
+_Record: TypeAlias = tuple[int, float, float, type[BaseException] | None, str]
 
-    exception: BaseException | None
-    """What the attempt failed with, taken out of `PermanentError` and `RetryAfter`."""
-    delay: float | None
-    """Seconds until the next attempt."""
-    reason: StopReason | None
-    """Why there is none."""
+
+Verdict: TypeAlias = tuple[BaseException | None, float | None, StopReason | None]
+"""What follows an attempt: a plain tuple, since one is made for each.
+
+What it failed with, taken out of `PermanentError` and `RetryAfter`; and either the seconds until
+the next attempt or the reason why there is none, never both.
+"""
 
 
 def decide(
     policy: RetryPolicy, progress: Progress, raised: BaseException | None, value: Any, now: float
-) -> Decision:
+) -> Verdict:
     """Decide what follows an attempt that raised *raised*, or returned *value* if that is None.
 
     Asks the policy's own callables and backoff, so never call it under a lock. One that raises
     ends the job with the job's own outcome, and is logged.
     """
-    exception, named = raised, None
-    if raised is None:
-        if not _refuses(policy, value):
-            return Decision(None, None, StopReason.SUCCEEDED)
-    elif not isinstance(raised, Exception) or isinstance(raised, CancelledError):
-        return Decision(raised, None, StopReason.NOT_RETRIABLE)  # control flow
-    elif (permanent := _permanent(raised)) is not None:
-        return Decision(permanent, None, StopReason.PERMANENT)
-    elif isinstance(raised, RetryAfter):
-        exception, named = _behind(raised, raised.__cause__), raised.seconds
+    kinds = policy._kinds
+    if isinstance(raised, kinds) and not isinstance(raised, _MARKED) and raised.__cause__ is None:
+        exception: BaseException | None = raised  # as most failures are
+        delay = None
     else:
-        wanted, named = _wants(policy, raised)
-        if not wanted:
-            return Decision(raised, None, StopReason.NOT_RETRIABLE)
-    if policy.max_attempts is not None and progress.attempts >= policy.max_attempts:
-        return Decision(exception, None, StopReason.MAX_ATTEMPTS)
-    delay = named if named is not None else _next_delay(policy, progress)
+        exception, delay, reason = _worth_it(policy, raised, value)
+        if reason is not None:
+            return exception, None, reason
+    if progress.attempts >= policy._most:
+        return exception, None, StopReason.MAX_ATTEMPTS
     if delay is None:
-        return Decision(exception, None, StopReason.BACKOFF_EXHAUSTED)
-    if progress._too_late(policy, now + delay):
-        return Decision(exception, None, StopReason.MAX_ELAPSED)
-    return Decision(exception, delay, None)
+        delay = _next_delay(policy, progress)
+        if delay is None:
+            return exception, None, StopReason.BACKOFF_EXHAUSTED
+    if now + delay - progress.began > policy._longest:
+        return exception, None, StopReason.MAX_ELAPSED
+    return exception, delay, None
 
 
-def _permanent(raised: Exception) -> BaseException | None:
-    """Return what the job fails with if *raised*, or a cause it names, is a PermanentError."""
+def _worth_it(policy: RetryPolicy, raised: BaseException | None, value: Any) -> Verdict:
+    """Return what the attempt failed with, the delay if one was named, and why not, if not."""
+    if raised is None:
+        return None, None, None if _refuses(policy, value) else StopReason.SUCCEEDED
+    if not isinstance(raised, Exception) or isinstance(raised, CancelledError):
+        return raised, None, StopReason.NOT_RETRIABLE  # control flow
     if isinstance(raised, PermanentError):
-        return _behind(raised, raised.exception)
+        return _behind(raised, raised.exception), None, StopReason.PERMANENT
+    if _comes_from_permanent(raised):
+        return raised, None, StopReason.PERMANENT
+    if isinstance(raised, RetryAfter):
+        return _behind(raised, raised.__cause__), raised.seconds, None
+    wanted, delay = _wants(policy.retry_on, raised)
+    return raised, delay, None if wanted else StopReason.NOT_RETRIABLE
+
+
+# Exceptions that say themselves what is to follow.
+_MARKED = (CancelledError, PermanentError, RetryAfter)
+
+
+def _comes_from_permanent(raised: Exception) -> bool:
+    """Return whether a cause that *raised* names, at any remove, is a PermanentError."""
     cause, seen = raised.__cause__, {id(raised)}
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, PermanentError):
-            return raised
+            return True
         seen.add(id(cause))
         cause = cause.__cause__
-    return None
+    return False
 
 
 def _behind(marker: Exception, exception: BaseException | None) -> BaseException:
@@ -248,9 +292,8 @@ def _behind(marker: Exception, exception: BaseException | None) -> BaseException
     return exception
 
 
-def _wants(policy: RetryPolicy, raised: Exception) -> tuple[bool, float | None]:
+def _wants(wanted: RetryOn, raised: Exception) -> tuple[bool, float | None]:
     """Return whether `retry_on` wants another try, and the delay if it names one."""
-    wanted = policy.retry_on
     if isinstance(wanted, (type, tuple)):
         return isinstance(raised, wanted), None
     try:
@@ -279,9 +322,13 @@ def _refuses(policy: RetryPolicy, value: Any) -> bool:
 def _next_delay(policy: RetryPolicy, progress: Progress) -> float | None:
     """Return the next delay of the job's own run through the backoff; None at its end."""
     try:
-        if progress._delays is None:
-            progress._delays = iter(policy.backoff)
-        for delay in progress._delays:
+        delays = progress.delays
+        if delays is None:
+            delays = progress.delays = iter(policy.backoff)
+        for delay in delays:
+            # Ours give floats, which need nothing but a look.
+            if delay.__class__ is float and 0.0 <= delay < inf:
+                return delay
             return seconds("a delay of the backoff", delay)
     except Exception:
         report("the backoff failed: the job ends with its own exception")

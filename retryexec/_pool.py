@@ -250,15 +250,13 @@ class Pool:
 
     def count_cancelled(self, job: Job) -> None:
         """Note that *job* was cancelled while it was queued or waiting."""
-        with self.lock:
-            self._cancelled += 1
-        self._count_back(job)
+        self._count_back(job, cancelled=True)
 
-    def _count_back(self, job: Job) -> None:
+    def _count_back(self, job: Job, *, cancelled: bool = False) -> None:
         """Note that pending *job* has ended in no worker's hands."""
-        waited = self.timekeeper.discard(job)
-        with self.lock:
-            self._stale += not waited
+        with self.lock:  # the timekeeper's, too
+            self._cancelled += cancelled
+            self._stale += not self.timekeeper.discard(job)
         self._make_room()
         if self.closed:
             self._look_for_the_end()
@@ -358,7 +356,7 @@ class Pool:
     def _name_leftovers(self) -> None:
         """Log what the interpreter leaves undone, in one line."""
         jobs = [job for worker in self._workers if (job := worker.job) is not None]
-        running = [name_of(work[0]) for job in jobs if (work := job._work) is not None]
+        running = [name_of(what) for job in jobs if (what := job._submitted) is not None]
         if self._leftovers or running:
             timeout = self.setup.exit_timeout
             when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
@@ -419,10 +417,10 @@ class Pool:
                 taken = True
                 job._state = RUNNING
             if self.silent:
-                self._leftovers.append(name_of(job._work[0]))
+                self._leftovers.append(name_of(job._submitted))
             with self.lock:
                 self._abandoned += 1
-            error.__cause__ = job._previous
+            error.__cause__ = None if job._progress is None else job._progress.previous
             give_up(self, job, error, StopReason.SHUTDOWN)
         finally:
             # A KeyboardInterrupt strikes between any two lines: nobody else has the job by now.
@@ -491,7 +489,7 @@ class Pool:
             if len(resting) in (self._load, self.setup.max_workers):
                 return None  # no job moves before they do
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
-        names = [name_of(work[0]) for job in jobs if (work := job._work) is not None]
+        names = [name_of(what) for job in jobs if (what := job._submitted) is not None]
         return f"{self._name} is running {few(names)}"
 
     def poke(self) -> None:
@@ -507,7 +505,8 @@ class Pool:
     def stats(self) -> Stats:
         """Return where the jobs are."""
         oldest = self.timekeeper.longest_waiting()
-        wait = 0.0 if oldest is None else self.now() - oldest._started - oldest._seconds
+        progress = None if oldest is None else oldest._progress
+        wait = 0.0 if progress is None else self.now() - progress.started - progress.seconds
         return self.snapshot(oldest_wait=max(0.0, wait))
 
     def snapshot(self, oldest_wait: float = 0.0) -> Stats:

@@ -5,6 +5,7 @@ import threading
 import weakref
 from typing import Protocol
 
+from retryexec._future import LOCKS
 from retryexec._pool import Pool
 
 # Guards all below; held across a fork, so that the child finds it in order.
@@ -62,13 +63,13 @@ def _before_fork() -> None:
     """Take all locks, so that the child inherits none that a thread of the parent holds."""
     _lock.acquire()
     _held[:] = _pools
-    for pool in _held:
-        pool.lock.acquire()
+    for lock in (*(pool.lock for pool in _held), *LOCKS):
+        lock.acquire()
 
 
 def _after_fork() -> None:
-    for pool in _held:
-        pool.lock.release()
+    for lock in (*(pool.lock for pool in _held), *LOCKS):
+        lock.release()
     _held.clear()
     _lock.release()
 

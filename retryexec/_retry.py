@@ -39,8 +39,7 @@ class _Retrying:
         self.cancel = cancel
         self.clock = SYSTEM_CLOCK if clock is None else clock
         self._timer = timer  # the caller's, if any
-        self._progress = Progress()
-        self._progress._terms = Terms(policy, self.clock, cancel)
+        self._progress = Progress(Terms(policy, self.clock, cancel))
         self.exception: BaseException | None = None
 
     def __enter__(self) -> Self:
@@ -57,7 +56,7 @@ class _Retrying:
 
     def begin(self) -> None:
         """Note the start of an attempt."""
-        self._progress._begin_attempt(self.clock.now())
+        self._progress.begin(self.clock.now())
 
     def delay_after(self, raised: BaseException | None, value: Any) -> float | None:
         """Return how long to wait for another attempt; None if that was the last one.
@@ -65,9 +64,9 @@ class _Retrying:
         In that case `exception` is what to raise, or None to return the value.
         """
         progress, now = self._progress, self.clock.now()
-        progress._failed(raised, now)
+        progress.fail(raised, now)
         exception, delay, reason = decide(self._policy, progress, raised, value, now)
-        progress._previous = self.exception = exception
+        progress.previous = self.exception = exception
         if delay is None or self.is_cancelled():
             if reason is None:  # there would be another attempt, but for the token
                 exception = _cancelled_after(exception)
@@ -87,7 +86,7 @@ class _Retrying:
         if self.is_cancelled():
             self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
             return True
-        if self._progress._too_late(self._policy, self.clock.now()):  # the wait took longer
+        if self._progress.too_late(self._policy, self.clock.now()):  # the wait took longer
             self._end(self.exception, StopReason.MAX_ELAPSED)
             return True
         return False
@@ -100,7 +99,7 @@ class _Retrying:
         progress = self._progress
         self.exception = exception
         if exception is not None:
-            elapsed = self.clock.now() - progress._began
+            elapsed = self.clock.now() - progress.began
             annotate(exception, gave_up(progress.attempts, elapsed, reason))
 
 

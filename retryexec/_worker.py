@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry
 from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
-from retryexec._future import Unread
+from retryexec._future import JobProgress, Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
 from retryexec._timekeeper import Job, Timekeeper
@@ -110,37 +110,40 @@ class Worker(Thread):
             self.job = job = None
             if (pool.counting or pool.closed) and not again:
                 pool.done_with(counted=not self._free)
-            self._free = False
+            if self._free:
+                self._free = False
 
     @calls_jobs
     def _attempt(self, job: Job) -> bool:
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         # Not "with", here and where the job succeeds: a third of what those few lines cost.
-        terms, lock = job._terms, job._lock
+        pool, terms, lock = self._pool, job._terms, job._lock
         if terms.cancel is not None and terms.cancel.cancelled:
             job.cancel()
         lock.acquire()
-        if job._state != PENDING or self._pool.stopping:
+        if job._state != PENDING or pool.stopping:
             lock.release()
-            self._pool.skip(job)
+            pool.skip(job)
             return False
         job._state = RUNNING
         lock.release()
-        policy = terms.policy
-        now = self._pool.now()
-        if job.attempts and job._too_late(policy, now):
-            give_up(self._pool, job, job._previous, StopReason.MAX_ELAPSED, worker=self)
+        policy, progress, now = terms.policy, job._progress, pool.now()
+        if progress is None:
+            job._started = now
+        elif progress.too_late(policy, now):
+            give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
             return False
-        job._begin_attempt(now)
-        submitted, call, args, kwargs, context = job._work
+        else:
+            progress.begin(now)
+        call, args, kwargs = job._call, job._args, job._kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
-        context = context.copy()
+        context = job._context.copy()
         raised: BaseException | None = None
         try:
-            value = context.run(call, *args, **kwargs)
+            # Spreading nothing costs as much as the call.
+            value = context.run(call, *args, **kwargs) if args or kwargs else context.run(call)
         except BaseException as error:
             value, raised = None, error
-            trim(error)
         else:
             if policy.retry_on_result is None:
                 call = args = kwargs = context = None
@@ -151,75 +154,92 @@ class Worker(Thread):
             return self._judge(job, context, raised, value)
         finally:
             # The frames of a traceback lead back to this one: it must not lead to the job.
-            del job, submitted, context, raised, value
+            del job, progress, context, raised, value
 
     def _judge(self, job: Job, context: Context, raised: BaseException | None, value: Any) -> bool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
         pool = self._pool
+        progress = job._progress or job._in_trouble()
         now = pool.now()
-        job._failed(raised, now)
+        progress.fail(raised, now)
         self.failures += 1  # counted before anything of the user's can raise
-        job._refused = value
-        exception, delay, reason = decide(job._terms.policy, job, raised, value, now)
+        progress.refused = value
+        exception, delay, reason = decide(job._terms.policy, progress, raised, value, now)
         if reason is StopReason.SUCCEEDED:
-            job._unrecorded = False
+            progress.unrecorded = False
             self.failures -= 1
             self._succeed(job, value)
             return False
-        job._previous = exception
+        progress.previous = exception
         if delay is not None:
             on_retry = job._terms.on_retry
-            if on_retry is not None and not job._cancel_requested:
-                tell(on_retry, Retry(job.attempts, exception, delay, job._work[0], job), context)
+            if on_retry is not None and not progress.cancel_requested:
+                trim_to_attempt(exception, raised)
+                event = Retry(progress.attempts, exception, delay, job._submitted, job)
+                tell(on_retry, event, context)
+                del event
             due = None if delay == 0.0 else now + delay
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
                 due = None
-            reason = self._put_off(job, due)
+            reason = self._put_off(job, progress, due)
             if reason is None:
                 return due is None
         assert reason is not None  # it was there instead of a delay, or why that cannot be
+        trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
 
-    def _put_off(self, job: Job, due: float | None) -> StopReason | None:
+    def _put_off(self, job: Job, progress: JobProgress, due: float | None) -> StopReason | None:
         """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
-        timekeeper, exception = self._pool.timekeeper, job._previous
-        # The traceback would keep the variables of every frame alive, for as long as the job
-        # waits; and an exception raised again would add its new one to it.
-        traceback = None if exception is None else exception.__traceback__
+        pool, lock, exception = self._pool, job._lock, progress.previous
+        traceback = None
         if exception is not None:
+            # The traceback would keep the variables of every frame alive, for as long as the job
+            # waits; and an exception raised again would add its new one to it.
+            traceback = exception.__traceback__
             with_traceback(exception, None)
-        with job._lock:
-            reason = StopReason.CANCELLED if job._cancel_requested else None
-            if reason is None and self._pool.stopping:
-                reason = StopReason.SHUTDOWN
-            if reason is None:
-                job._state = PENDING
-        if reason is None:
-            # No lock of ours is taken inside a job's: here, too, it may be cancelled by now.
-            if due is not None:
-                scheduled = timekeeper.schedule(job, due)
-                with job._lock:
-                    ended = job.done()
-                if ended or not scheduled:
-                    self._pool.came_late(job)
-            return None
-        if exception is not None:
-            with_traceback(exception, traceback)
-        return reason
+            if exception.__context__ is not None or exception.__cause__ is not None:
+                trim(exception)
+        lock.acquire()
+        if progress.cancel_requested:
+            reason = StopReason.CANCELLED
+        elif pool.stopping:
+            reason = StopReason.SHUTDOWN
+        else:
+            reason = None
+            job._state = PENDING
+        lock.release()
+        if reason is not None:
+            if exception is not None:
+                with_traceback(exception, traceback)
+            return reason
+        # No lock of ours is taken inside a job's: here, too, it may be cancelled by now.
+        if due is not None and (not pool.timekeeper.schedule(job, due) or job.done()):
+            pool.came_late(job)
+        return None
 
     def _succeed(self, job: Job, value: Any) -> None:
+        pool = self._pool
         self.succeeded += 1
         self.job = None
-        if self._pool.room is not None:
-            self._pool.room.put(None)
+        if pool.room is not None:
+            pool.room.put(None)
         # Whoever has seen the result may submit the next job at once, and it is this worker's.
-        self._free = self._pool.counting and self._pool.about_to_end()
-        job._succeed(value)
+        self._free = pool.counting and pool.about_to_end()
+        job._let_go()
+        lock = job._lock
+        lock.acquire()
+        if job._late_condition is None and job._state == RUNNING:
+            job._result = value
+            job._state = FINISHED
+            lock.release()
+        else:
+            lock.release()
+            job._end(FINISHED, value)
         if job._done_callbacks:
             if self._free:
-                self._pool.call_back(job)
+                pool.call_back(job)
             else:
                 job._run_callbacks()
 
@@ -227,8 +247,9 @@ class Worker(Thread):
         """End *job* all the same, when *error* came from anywhere but its attempt."""
         report("%s met an error beside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
-            self.failures += not job._unrecorded  # if _judge has not got that far
-            exception = job._previous if job._unrecorded else error
+            progress = job._in_trouble()
+            self.failures += not progress.unrecorded  # if _judge has not got that far
+            exception = progress.previous if progress.unrecorded else error
             try:
                 give_up(self._pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
@@ -245,22 +266,24 @@ def give_up(
     context: Context | None = None,
 ) -> None:
     """End *job*, in the hands of this thread, with *exception* or the value it refused."""
-    value, work, terms = job._refused, job._work, job._terms
+    progress, submitted, terms = job._in_trouble(), job._submitted, job._terms
+    context = job._context.copy() if context is None else context
+    value = progress.refused
     try:
-        elapsed = pool.now() - job._began if job.attempts else 0.0
-        note = gave_up(job.attempts, elapsed, reason)
+        elapsed = pool.now() - progress.began if progress.attempts else 0.0
+        note = gave_up(progress.attempts, elapsed, reason)
         if exception is not None:
             annotate(exception, note)
         if terms.on_give_up is not None:
-            event = GiveUp(job.attempts, exception, reason, work[0], job)
-            tell(terms.on_give_up, event, context or work[-1].copy())
+            event = GiveUp(progress.attempts, exception, reason, submitted, job)
+            tell(terms.on_give_up, event, context)
             del event
         elif _is_news(pool, terms, exception, reason):
             assert exception is not None
-            job._unread = Unread(name_of(work[0]), exception, note)
+            progress.unread = Unread(name_of(submitted), exception, note)
     finally:
         # Whatever came of all that, the job ends.
-        del context, work
+        del context, submitted
         job._let_go()
         if worker is not None:
             worker.job = None
@@ -280,6 +303,14 @@ def _is_news(
     """Return whether a failure is to be logged if nobody reads it off the future."""
     asked_for = reason is StopReason.CANCELLED
     return exception is not None and terms.on_retry is None and not (asked_for or pool.silent)
+
+
+def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:
+    """Trim what an attempt raised, and what it failed with, which may be the exception behind."""
+    if exception is not None:
+        trim(exception)
+    if raised is not None and raised is not exception:
+        trim(raised)
 
 
 def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:

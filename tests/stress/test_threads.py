@@ -166,7 +166,7 @@ class Round:
         )
         for future in self.accepted:
             assert future.stop_reason is not None
-            assert future._work is None
+            assert future._submitted is None
         stats = self.executor.stats()
         assert {end: getattr(stats, end) for end in ends} == ends
         assert (stats.queued, stats.running, stats.waiting) == (0, 0, 0)
