@@ -135,16 +135,15 @@ class RetryingExecutor(Executor):
             RuntimeError: the executor is shut down, or broken.
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
-        # On the class, so that an object which answers to every name is still just called.
-        call: Any = fn
         if fn.__class__ is FunctionType:  # the common one, told at a glance
             if fn.__code__.co_flags & inspect.CO_COROUTINE:
                 raise TypeError(_coroutine_refusal(fn))
+            by_exec = False
         else:
-            call = _call_of(fn)
+            by_exec = _runs_by_exec(fn)
         # Nothing set is common, and one empty context is like another; attempts run in copies.
         future: RetryFuture[Any] = RetryFuture(
-            self._terms, fn, call, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
+            self._terms, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
         )
         self._pool.accept(future)
         if self._cancel is not None:
@@ -315,33 +314,28 @@ def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
         pool.close(after_shutdown)
 
 
-def _call_of(job: Any) -> Callable[..., Any]:
-    """Return what to call for *job*, which is no plain function; refuse what is no job."""
-    call: Any = job
-    if hasattr(job.__class__, "exec"):
-        call = job.exec
-    elif not callable(job) or hasattr(job, "exec"):
-        call = _unusual_call(job)
+def _runs_by_exec(job: Any) -> bool:
+    """Return whether *job*, which is no plain function, is run by its exec(); refuse what is none.
+
+    An object that is callable as well counts as a `Retriable` only if its class says so: some
+    objects answer to every name.
+    """
+    by_exec = hasattr(job.__class__, "exec")
+    if not by_exec:
+        if inspect.isclass(job) and hasattr(job, "exec"):
+            msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
+            raise TypeError(msg)
+        by_exec = not callable(job)
+    call = getattr(job, "exec", None) if by_exec else job
+    if call is None:
+        msg = f"submit takes an object with exec(), or a callable (got {job!r})"
+        raise TypeError(msg)
     if not callable(call):
         msg = f"submit takes an object with exec(), and {job!r} has {call!r} in its place"
         raise TypeError(msg)
     if is_coroutine_function(call):
         raise TypeError(_coroutine_refusal(call))
-    return call  # type: ignore[no-any-return]
-
-
-def _unusual_call(job: Any) -> Callable[..., Any]:
-    """Return what to call for a *job* that is not plainly one; refuse what is none."""
-    if inspect.isclass(job):
-        msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
-        raise TypeError(msg)
-    if callable(job):
-        return job  # type: ignore[no-any-return]
-    call = getattr(job, "exec", None)
-    if callable(call):
-        return call  # type: ignore[no-any-return]
-    msg = f"submit takes an object with exec(), or a callable (got {job!r})"
-    raise TypeError(msg)
+    return by_exec
 
 
 def _coroutine_refusal(job: Any) -> str:

@@ -26,7 +26,7 @@ from concurrent.futures._base import (
 from itertools import count
 from threading import Condition, RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from retryexec._errors import ShutdownError
 from retryexec._exceptions import reads_futures, report, with_traceback
@@ -45,26 +45,31 @@ LOCKS = tuple(RLock() for _ in range(64))
 _turns = count()  # several threads may draw the same number, which does no harm
 
 
+class Failed(NamedTuple):
+    """How a job failed.
+
+    Attributes:
+        reason: why no attempt followed.
+        exception: what the future raises; None for a job that ends on a refused value.
+        traceback: the exception's own, before anyone raised it again.
+    """
+
+    reason: StopReason
+    exception: BaseException | None
+    traceback: TracebackType | None
+
+
 class JobProgress(Progress):
     """How far a job of an executor has come, once it has met anything but plain success.
 
     Attributes:
         refused: the value that the latest attempt returned in vain.
         cancel_requested: `cancel` came during an attempt, so that no other follows.
-        exception, traceback: how the job failed, and the exception's own traceback, before
-            anyone raised it again.
-        reason: why the attempts ended; None while they have not, or if they ended well.
+        failed: how the job failed; None while it has not.
         unread: speaks up if nobody reads the failure.
     """
 
-    __slots__ = (
-        "cancel_requested",
-        "exception",
-        "reason",
-        "refused",
-        "traceback",
-        "unread",
-    )
+    __slots__ = ("cancel_requested", "failed", "refused", "unread")
 
     terms: Any  # a pool's JobTerms
 
@@ -72,9 +77,7 @@ class JobProgress(Progress):
         super().__init__(terms, started or 0.0, 0 if started is None else 1)
         self.refused: Any = None
         self.cancel_requested = False
-        self.exception: BaseException | None = None
-        self.traceback: TracebackType | None = None
-        self.reason: StopReason | None = None
+        self.failed: Failed | None = None
         self.unread: Unread | None = None
 
     @property
@@ -111,7 +114,7 @@ class RetryFuture(Future[T]):
     # its JobProgress.
     __slots__ = (
         "_args",
-        "_call",
+        "_by_exec",
         "_context",
         "_done_callbacks",
         "_due",
@@ -130,7 +133,7 @@ class RetryFuture(Future[T]):
         self,
         terms: Any = None,
         submitted: Any = None,
-        call: Any = None,
+        by_exec: bool = False,
         args: Any = None,
         kwargs: Any = None,
         context: Any = None,
@@ -147,14 +150,14 @@ class RetryFuture(Future[T]):
         # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
         self._due: float | None = None
         self._started: float | None = None  # when the first attempt began
-        self._terms = terms  # what it was accepted under; None for a future without a pool
+        self._terms: Any = terms  # what it was accepted under; None for a future without a pool
         # What a pool runs; used by whoever took the future from PENDING to RUNNING, and dropped at
         # the end. Not in a tuple, which would be one more object for every collection to visit.
-        self._submitted = submitted
-        self._call = call
-        self._args = args
-        self._kwargs = kwargs
-        self._context = context
+        self._submitted: Any = submitted
+        self._by_exec = by_exec  # whether it is run by its exec(), or called itself
+        self._args: Any = args
+        self._kwargs: Any = kwargs
+        self._context: Any = context
 
     @property
     def attempts(self) -> int:
@@ -171,8 +174,12 @@ class RetryFuture(Future[T]):
             return StopReason.CANCELLED
         if self._state != FINISHED:
             return None
-        reason = None if self._progress is None else self._progress.reason
-        return reason or StopReason.SUCCEEDED
+        failed = self._failed
+        return StopReason.SUCCEEDED if failed is None else failed.reason
+
+    @property
+    def _failed(self) -> Failed | None:
+        return None if self._progress is None else self._progress.failed
 
     @property
     def history(self) -> tuple[Failure, ...]:
@@ -253,13 +260,12 @@ class RetryFuture(Future[T]):
             # _state is written after all that belongs to it, so this needs no lock.
             if self._state != FINISHED:
                 self._await_end(timeout)
-            progress = self._progress
-            if progress is None or progress.exception is None:
+            if self._progress is None or (exception := self._read()) is None:
                 return self._result  # type: ignore[return-value]
-            raise _read(progress, progress.exception)
+            raise exception
         finally:
             # The exception's traceback holds this frame, which must not hold the future too.
-            progress = None
+            exception = None
             del self
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -274,10 +280,7 @@ class RetryFuture(Future[T]):
         """
         if self._state != FINISHED:
             self._await_end(timeout)
-        progress = self._progress
-        if progress is None or progress.exception is None:
-            return None
-        return _read(progress, progress.exception)
+        return self._read()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Call ``fn(future)`` once the future has ended, or at once if it already has.
@@ -301,11 +304,11 @@ class RetryFuture(Future[T]):
         return asyncio.wrap_future(self, loop=asyncio.get_running_loop()).__await__()
 
     def __repr__(self) -> str:
-        state, progress = self._state, self._progress
+        state, failed = self._state, self._failed
         if state != FINISHED:
             end = ""
-        elif progress is not None and progress.exception is not None:
-            end = f" raised {type(progress.exception).__name__}"
+        elif failed is not None and failed.exception is not None:
+            end = f" raised {type(failed.exception).__name__}"
         else:
             end = f" returned {type(self._result).__name__}"
         word = "cancelled" if self.cancelled() else state.lower()
@@ -394,20 +397,19 @@ class RetryFuture(Future[T]):
         if self._state != PENDING and not (self._state == RUNNING and state == FINISHED):
             return False
         if reason is not None:
-            progress = self._in_trouble()
-            progress.reason = reason
-            if exception is not None:
-                progress.exception, progress.traceback = exception, exception.__traceback__
+            traceback = None if exception is None else exception.__traceback__
+            self._in_trouble().failed = Failed(reason, exception, traceback)
         self._result = result
         self._state = state  # written after all that belongs to it
         return True
 
     def _tell_waiters(self, condition: LateCondition) -> None:
         """Wake those who wait for the end, which has come; *condition* held."""
+        failed = self._failed
         for waiter in condition.waiters:
             if self._state == FINISHED:
-                failed = self._progress is not None and self._progress.exception is not None
-                tell = waiter.add_exception if failed else waiter.add_result
+                well = failed is None or failed.exception is None
+                tell = waiter.add_result if well else waiter.add_exception
                 tell(self)
             elif self._state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)
@@ -420,7 +422,7 @@ class RetryFuture(Future[T]):
 
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
-        self._submitted = self._call = self._args = self._kwargs = self._context = None
+        self._submitted = self._args = self._kwargs = self._context = None
         if self._progress is not None:
             self._progress.settle()
 
@@ -455,6 +457,17 @@ class RetryFuture(Future[T]):
         if interrupt is not None:
             raise interrupt
 
+    def _read(self) -> BaseException | None:
+        """Return the exception of a job that has ended, which somebody has now seen."""
+        progress = self._progress
+        if progress is None or progress.failed is None:
+            return None
+        if progress.unread is not None:
+            progress.unread.job_name = None
+        _, exception, traceback = progress.failed
+        # With its own traceback, or each time it is raised would make it longer.
+        return None if exception is None else with_traceback(exception, traceback)
+
     def _mind_fork(self) -> None:
         """See to it that the future is usable if this is a forked child."""
         terms = self._terms
@@ -471,24 +484,13 @@ class RetryFuture(Future[T]):
         self._late_condition = None
         self._done_callbacks = ()
         if not self.done():
-            progress = self._in_trouble()
-            progress.exception = ShutdownError(
+            error = ShutdownError(
                 "the process forked while this job was pending: it runs in the parent, not here"
             )
-            progress.reason = StopReason.SHUTDOWN
+            self._in_trouble().failed = Failed(StopReason.SHUTDOWN, error, None)
             self._state = FINISHED
             self._let_go()
         self._terms = None
-
-
-def _read(progress: JobProgress, exception: BaseException) -> BaseException:
-    """Return *exception*, that somebody has now seen, with its own traceback.
-
-    Else each raise of it would make the traceback longer.
-    """
-    if progress.unread is not None:
-        progress.unread.job_name = None
-    return with_traceback(exception, progress.traceback)
 
 
 class Unread:

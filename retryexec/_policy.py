@@ -60,7 +60,8 @@ class RetryPolicy:
     retry_on_result: Callable[[Any], object] | None
     attempt_timeout: float | None
     # What each decision reads: the limits as numbers, infinity for none, and those of the errors
-    # to retry on that are plain types; the others it asks about at length.
+    # to retry on that are plain types; about others it asks at length. No attempt may start when
+    # more than _longest has elapsed since the first one did.
     _most: float = field(init=False, repr=False, compare=False)
     _longest: float = field(init=False, repr=False, compare=False)
     _kinds: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
@@ -194,10 +195,6 @@ class Progress:
         self.previous = exception
         self.seconds = now - self.started
         self.unrecorded = True
-
-    def too_late(self, policy: RetryPolicy, start: float) -> bool:
-        """Return whether an attempt starting at *start* would start after the limit."""
-        return start - self.began > policy._longest
 
     def deadline(self, policy: RetryPolicy) -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""

@@ -86,7 +86,8 @@ class _Retrying:
         if self.is_cancelled():
             self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
             return True
-        if self._progress.too_late(self._policy, self.clock.now()):  # the wait took longer
+        elapsed = self.clock.now() - self._progress.began
+        if elapsed > self._policy._longest:  # the wait took longer
             self._end(self.exception, StopReason.MAX_ELAPSED)
             return True
         return False

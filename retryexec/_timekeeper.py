@@ -20,6 +20,9 @@ from retryexec._future import RetryFuture
 
 Job: TypeAlias = RetryFuture[Any]
 
+# When it is due, the order of its arrival, and the job.
+_Entry: TypeAlias = tuple[float, int, Job]
+
 # Below this many, dead entries are not worth a sweep.
 _FEW = 64
 
@@ -57,10 +60,12 @@ class Timekeeper:
         # Jobs on their way into the heap. Workers only append, without the lock, for which they
         # would all queue up: the thread, or whoever has the lock and wants to know, absorbs them.
         self._inbox: deque[Job] = deque()
-        # (due, order of arrival, job). A job's entry is alive while the job's _due is a number;
-        # one that was cancelled stays until it surfaces or until the dead are the majority,
-        # since searching for it would cost more.
-        self._heap: list[tuple[float, int, Job]] = []
+        # A job's entry is alive while the job's _due is a number; one that was cancelled stays
+        # until it surfaces or until the dead are the majority, since searching for it would cost
+        # more. Jobs that arrive in the order they are due, as all do whose delay is the same,
+        # stand in a lane, where leaving costs nothing; the others make up the heap.
+        self._lane: deque[_Entry] = deque()
+        self._heap: list[_Entry] = []
         self._arrivals = count()
         self._dead = 0  # how many of the entries and of those in the inbox
         # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
@@ -113,9 +118,10 @@ class Timekeeper:
                 return False
             job._due = None
             self._dead += 1
-            if self._dead > _FEW and self._dead * 2 > len(self._heap):
+            if self._dead > _FEW and self._dead * 2 > len(self._heap) + len(self._lane):
                 self._absorb()
-                self._heap = [entry for entry in self._heap if entry[2]._due is not None]
+                self._lane = deque(filter(_alive, self._lane))
+                self._heap = list(filter(_alive, self._heap))
                 heapify(self._heap)
                 self._dead = 0
             return True
@@ -128,12 +134,13 @@ class Timekeeper:
         with self._lock:
             self._closed = True
             self._absorb()
-            waiting = [job for _, _, job in sorted(self._heap) if job._due is not None]
+            entries = sorted([*self._lane, *self._heap])
+            waiting = [job for _, _, job in entries if job._due is not None]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
-            left, self._heap, self._dead = self._heap, [], 0
-            for _, _, job in left:
+            self._lane, self._heap, self._dead = deque(), [], 0
+            for job in waiting:
                 job._due = None
             self._asleep_until = -math.inf
             self._earlier.notify_all()
@@ -146,16 +153,16 @@ class Timekeeper:
 
     def __len__(self) -> int:
         """Return how many jobs are waiting."""
-        return max(0, len(self._heap) + len(self._inbox) - self._dead)
+        return max(0, len(self._lane) + len(self._heap) + len(self._inbox) - self._dead)
 
     def next_due(self) -> float:
         """Return when the earliest job is due; infinity if none is waiting."""
         with self._lock:
             self._absorb()
-            while self._heap and self._heap[0][2]._due is None:
-                heappop(self._heap)
+            while (entry := self._first()) is not None and not _alive(entry):
+                self._take_first()
                 self._dead -= 1
-            return self._heap[0][0] if self._heap else math.inf
+            return math.inf if entry is None else entry[0]
 
     def poke(self) -> None:
         """Make the thread look at the clock again."""
@@ -166,21 +173,39 @@ class Timekeeper:
         """Return the job that has waited longest, found by looking at all of them."""
         with self._lock:
             self._absorb()
-            entries = self._heap.copy()
-        alive = (entry for entry in entries if entry[2]._due is not None)
-        first = min(alive, key=itemgetter(1), default=None)
+            entries = [*self._lane, *self._heap]
+        first = min(filter(_alive, entries), key=itemgetter(1), default=None)
         return None if first is None else first[2]
 
     def _absorb(self) -> None:
-        """Take the inbox into the heap; lock held."""
-        while self._inbox:
-            job = self._inbox[0]
-            if job._due is None:
+        """Give those in the inbox their places; lock held."""
+        inbox, lane = self._inbox, self._lane
+        while inbox:
+            job = inbox[0]
+            due = job._due
+            if due is None:
                 self._dead -= 1
+            elif not lane or lane[-1][0] <= due:
+                lane.append((due, next(self._arrivals), job))
             else:
-                heappush(self._heap, (job._due, next(self._arrivals), job))
-            # Only now: without memory for the heap to grow, the job is still here.
-            self._inbox.popleft()
+                heappush(self._heap, (due, next(self._arrivals), job))
+            # Only now: if there was no memory for its place, the job is still here.
+            inbox.popleft()
+
+    def _first(self) -> _Entry | None:
+        """Return the entry that comes first; lock held."""
+        lane, heap = self._lane, self._heap
+        if not lane:
+            return heap[0] if heap else None
+        return heap[0] if heap and heap[0] < lane[0] else lane[0]
+
+    def _take_first(self) -> None:
+        """Remove the entry that `_first` returns; lock held."""
+        lane, heap = self._lane, self._heap
+        if not lane or (heap and heap[0] < lane[0]):
+            heappop(heap)
+        else:
+            lane.popleft()
 
     def _left_by_close(self, job: Job) -> bool:
         """Return whether close() has taken *job*, and not come too early for it."""
@@ -224,12 +249,25 @@ class Timekeeper:
             self._asleep_until = -math.inf
 
     def _take_due(self, now: float) -> list[Job]:
+        """Remove the entries that are due at *now*; return their jobs, in order; lock held."""
+        lane, heap = self._lane, self._heap
+        entries = []
+        while lane and lane[0][0] <= now:
+            entries.append(lane.popleft())
+        in_lane = len(entries)
+        while heap and heap[0][0] <= now:
+            entries.append(heappop(heap))
+        if 0 < in_lane < len(entries):
+            entries.sort()
         taken = []
-        while self._heap and self._heap[0][0] <= now:
-            _, _, job = heappop(self._heap)
+        for _, _, job in entries:
             if job._due is None:
                 self._dead -= 1
             else:
                 job._due = None
                 taken.append(job)
         return taken
+
+
+def _alive(entry: _Entry) -> bool:
+    return entry[2]._due is not None

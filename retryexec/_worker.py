@@ -130,16 +130,18 @@ class Worker(Thread):
         policy, progress, now = terms.policy, job._progress, pool.now()
         if progress is None:
             job._started = now
-        elif progress.too_late(policy, now):
+        elif now - progress.began > policy._longest:
             give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
             return False
         else:
             progress.begin(now)
-        call, args, kwargs = job._call, job._args, job._kwargs
+        call, args, kwargs = job._submitted, job._args, job._kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = job._context.copy()
         raised: BaseException | None = None
         try:
+            if job._by_exec:
+                call = call.exec
             # Spreading nothing costs as much as the call.
             value = context.run(call, *args, **kwargs) if args or kwargs else context.run(call)
         except BaseException as error:
