@@ -14,10 +14,11 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_ch
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._closing import after_shutdown
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
 from retryexec._future import RetryFuture
 from retryexec._policy import RetryPolicy, checked_policy
-from retryexec._pool import JobTerms, Pool, Setup, after_shutdown
+from retryexec._pool import JobTerms, Pool, Setup
 from retryexec._process import register
 from retryexec._validate import (
     Seconds,
@@ -237,7 +238,7 @@ class RetryingExecutor(Executor):
             RuntimeError: called with *wait* from one of the executor's own jobs.
         """
         limit = None if timeout is None else seconds("timeout", timeout)
-        return self._pool.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
+        return self._pool.closing.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
 
     def __enter__(self) -> Self:
         return self
@@ -311,7 +312,7 @@ def _cpu_count() -> int | None:
 def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
     pool = reference()
     if pool is not None:
-        pool.close(after_shutdown)
+        pool.closing.close(after_shutdown)
 
 
 def _runs_by_exec(job: Any) -> bool:

@@ -1,35 +1,33 @@
-"""The pool behind an executor: one queue, its workers, and the way in and out.
+"""The pool behind an executor: one queue, its workers, and the way in.
 
 A job goes one way round: submit → queue → worker → policy → (timekeeper → queue →)* → future.
 Every job accepted is, until it ends, in exactly one of three hands: the queue's, a worker's or
-the timekeeper's. Shutdown rests on that.
+the timekeeper's. The closing rests on that.
 """
 
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from threading import Condition, RLock, Thread
+from threading import RLock, Thread
 from typing import Any
 
 from retryexec._clock import Clock
-from retryexec._errors import PendingLimitError, ShutdownError
+from retryexec._closing import Closing
+from retryexec._errors import PendingLimitError
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
-from retryexec._exceptions import report
-from retryexec._outcome import StopReason, few, name_of
+from retryexec._outcome import few, name_of
 from retryexec._policy import Terms
 from retryexec._timekeeper import Job, Timekeeper
-from retryexec._worker import Worker, give_up
+from retryexec._worker import Worker
 
 logger = logging.getLogger("retryexec")
-_NOTHING = object()  # what is never in a queue
 
 stdlib_logger = logging.getLogger("concurrent.futures")
 
@@ -65,6 +63,7 @@ class Pool:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self.name = setup.thread_name_prefix
         self.broken = False  # True once an initializer has failed
         self.forked = False  # True in a child of the process this pool works in
         self.now = setup.clock.now
@@ -76,13 +75,10 @@ class Pool:
         # Released before anything of the user's runs; reentrant, because a signal handler or a
         # finalizer may strike while this thread is in here, and submit or cancel.
         self.lock = RLock()
-        # Notified when a worker ends.
-        self._worker_ended = Condition(self.lock)
         self._workers: list[Worker] = []  # all that were started
-        self._alive = 0  # how many of them have not ended
+        self.alive = 0  # how many of them have not ended
         self._cancelled = 0
-        self._abandoned = 0  # while pending; workers count those they ended themselves
-        self._stale = 0  # cancelled jobs still in the queue
+        self.stale = 0  # cancelled jobs still in the queue
         # Jobs queued or in hand: while there may be more workers, each job that makes it exceed
         # their number starts one. Once all have been started nobody counts any more, but for a
         # clock that moves only when the pool is at rest: that one attaches itself.
@@ -94,17 +90,16 @@ class Pool:
         # a None is put into the queue.
         self._refusal: Callable[[], Exception] | None = None
         self.closed = False  # whether that is so
-        # How a job ends that is still pending, once no further attempt may start.
-        self._end_pending: Callable[[Job], object] | None = None
-        self.stopping = False  # whether that is so
-        self._ending = 0  # how many threads hold pending jobs, to end them
-        self._leftovers: list[str] = []  # names of abandoned jobs, at interpreter exit
+        self.stopping = False  # whether no further attempt may start
         # One None for each job that there is room for, if max_pending is set.
         self.room: SimpleQueue[None] | None = None
         if setup.max_pending is not None:
             self.room = SimpleQueue()
             for _ in range(setup.max_pending):
                 self.room.put(None)
+        self.closing = Closing(self, setup.clock, setup.exit_timeout)
+        self.skip = self.closing.skip
+        self.may_leave, self.leave = self.closing.may_leave, self.closing.leave
         self.timekeeper = Timekeeper(
             setup.clock,
             self.lock,
@@ -133,7 +128,7 @@ class Pool:
         if self._refusal is None:
             return
         if self.broken:
-            self.skip(job)  # as it would be in the queue
+            self.closing.skip(job)  # as it would be in the queue
         else:
             self._withdraw(job, self._refusal())
 
@@ -167,7 +162,7 @@ class Pool:
         """Count *job*, just queued, and see to it that there is a worker for it."""
         with self.lock:
             failure = self._expect(1)
-            alone = self._alive == 0
+            alone = self.alive == 0
         if failure is not None and alone:
             self._withdraw(job, failure)
         elif failure is not None:
@@ -190,17 +185,17 @@ class Pool:
         while len(self._workers) < min(self._load, self.setup.max_workers):
             # A daemon where the exit is bounded: the interpreter joins all others without limit.
             daemon = self.setup.exit_timeout is not None
-            worker = Worker(self, f"{self._name}_{len(self._workers)}", daemon=daemon)
+            worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             # Counted first, for a signal handler that strikes within start() and submits. If it
             # raises, the start may have come to pass all the same.
             self._workers.append(worker)
-            self._alive += 1
+            self.alive += 1
             try:
                 worker.start()
             except BaseException as failure:
                 if worker not in threading.enumerate():  # else only the wait for it was cut short
                     self._workers.remove(worker)
-                    self._alive -= 1
+                    self.alive -= 1
                 if not isinstance(failure, Exception):
                     raise
                 return failure
@@ -208,225 +203,12 @@ class Pool:
             self.counting = self._at_rest is not None
         return None
 
-    def _unload(self, jobs: int) -> None:
+    def unload(self, jobs: int) -> None:
         """Count *jobs* as no longer queued or in hand."""
         with self.lock:
             self._load -= jobs
             if self._at_rest is not None:
                 self._at_rest()
-
-    # ---- out: what workers and cancelled futures tell
-
-    def done_with(self, *, counted: bool) -> None:
-        """Hear that a job, still *counted* as a load or not, has left a worker's hands."""
-        if self.counting and counted:
-            self._unload(1)
-        if self.closed:
-            self._look_for_the_end()
-
-    def about_to_end(self) -> bool:
-        """Hear that a worker is about to end a job; return whether it counts as free from now.
-
-        Not for a clock that waits for the pool, which must also wait for what comes of the end.
-        """
-        if self._at_rest is not None:
-            return False
-        self._unload(1)
-        return True
-
-    def call_back(self, job: Job) -> None:
-        """Run the callbacks of *job*, which a free worker has ended, and now is not quite."""
-        with self.lock:
-            self._expect(1)  # a callback may wait for a job that took the worker for free
-        try:
-            job._run_callbacks()
-        finally:
-            self._unload(1)
-
-    def _make_room(self) -> None:
-        """Let one more job in, if there is a limit."""
-        if self.room is not None:
-            self.room.put(None)
-
-    def count_cancelled(self, job: Job) -> None:
-        """Note that *job* was cancelled while it was queued or waiting."""
-        self._count_back(job, cancelled=True)
-
-    def _count_back(self, job: Job, *, cancelled: bool = False) -> None:
-        """Note that pending *job* has ended in no worker's hands."""
-        with self.lock:  # the timekeeper's, too
-            self._cancelled += cancelled
-            self._stale += not self.timekeeper.discard(job)
-        self._make_room()
-        if self.closed:
-            self._look_for_the_end()
-
-    def came_late(self, job: Job) -> None:
-        """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
-        if self.timekeeper.discard(job):  # cancelled before it could be found there
-            with self.lock:
-                self._stale -= 1
-            if self.closed:
-                self._look_for_the_end()
-        elif not job.done():
-            self.skip(job)
-
-    def skip(self, job: Job) -> None:
-        """Pass over *job*, which has been cancelled, or ends now that attempts are over."""
-        try:
-            if self._end_pending is not None:
-                self._end_pending(job)  # which runs callbacks
-        finally:
-            if job.cancelled():
-                with self.lock:
-                    self._stale -= 1
-
-    # ---- the end of the pool
-
-    def close(self, refusal: Callable[[], Exception]) -> None:
-        """Take no more jobs; `accept` raises what *refusal* makes. The first word stands."""
-        # Without the lock: a finalizer may strike, and close, inside another pool's.
-        first = self._refusal is None
-        if first:
-            self._refusal = refusal
-            self.closed = True
-        # A later call may have to do what an interrupt kept the first one from.
-        if first or self.queue.empty():
-            self.queue.put(None)
-            self._make_room()
-
-    def shut_down(
-        self, *, wait: bool, cancel_futures: bool, timeout: float | None
-    ) -> ShutdownReport:
-        """Do what `RetryingExecutor.shutdown` says."""
-        if wait and threading.current_thread() in self._workers:
-            msg = (
-                "shutdown(wait=True) inside a job of the same executor would wait for itself: "
-                "call it from outside, or with wait=False"
-            )
-            raise RuntimeError(msg)
-        self.close(after_shutdown)
-        if cancel_futures:
-            self._stop_attempts(Job.cancel)
-        deadline = math.inf if timeout is None else self.now() + timeout
-        if wait:
-            self._finish(deadline)
-        elif timeout is not None:
-            name = f"{self._name}_shutdown"
-            Thread(target=self._finish_alone, args=(deadline,), name=name).start()
-        return self.report()
-
-    def _finish(self, deadline: float) -> None:
-        """Wait until the workers have ended; at *deadline*, let no further attempt start."""
-        with self.lock:
-            while self._alive > 0 and self.now() < deadline:
-                self.setup.clock.wait(self._worker_ended, deadline)
-            in_time = self._alive <= 0
-        if not in_time:
-            self._stop_attempts(self._abandon)
-            return
-        for worker in self.threads():
-            worker.join()
-        self.timekeeper.join()
-
-    def _finish_alone(self, deadline: float) -> None:
-        """Do as `_finish`, on a thread that nobody waits for."""
-        try:
-            self._finish(deadline)
-        except BaseException:  # a callback's SystemExit, for one; all jobs have ended
-            report("a callback failed while %s was shut down", self._name)
-
-    def exit_deadline(self) -> float:
-        """Return when an exit of the interpreter that begins now will not wait any longer."""
-        timeout = self.setup.exit_timeout
-        return math.inf if timeout is None else self.now() + timeout
-
-    def finish_at_exit(self, deadline: float) -> None:
-        """Let everything accepted finish; at *deadline* stop there, and name the rest."""
-        self.silent = deadline < math.inf
-        try:
-            self._finish(deadline)
-        except BaseException:  # a KeyboardInterrupt: they want out
-            self.silent = True
-            self._stop_attempts(self._abandon)
-            raise
-        finally:
-            self._name_leftovers()
-
-    def _name_leftovers(self) -> None:
-        """Log what the interpreter leaves undone, in one line."""
-        jobs = [job for worker in self._workers if (job := worker.job) is not None]
-        running = [name_of(what) for job in jobs if (what := job._submitted) is not None]
-        if self._leftovers or running:
-            timeout = self.setup.exit_timeout
-            when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
-            logger.error(
-                "the interpreter exits%s; jobs abandoned: %d (%s); cut off while running: %d (%s)",
-                when,
-                len(self._leftovers),
-                few(self._leftovers),
-                len(running),
-                few(running),
-            )
-
-    def _stop_attempts(self, end: Callable[[Job], object]) -> None:
-        """Start no further attempt: end all pending jobs by *end*, now or as they turn up."""
-        with self.lock:
-            if self._end_pending is None:
-                self._end_pending = end
-            self.stopping = True
-            self._ending += 1  # until then no worker leaves, who might have to take over
-        pending: deque[Job | None] = deque()
-        try:
-            # In this order, since the timekeeper hands on to the queue and closes for good.
-            self.timekeeper.close(pending)
-            self._drain(pending)
-            while pending:
-                if (job := pending[0]) is not None:
-                    self.skip(job)
-                pending.popleft()  # only now: an interrupt in between loses nobody
-        finally:
-            # Left early by a KeyboardInterrupt or its like: the workers will see to the rest.
-            self._unload(-_jobs_in(pending))
-            with self.lock:
-                for job in pending:
-                    self.queue.put(job)
-                self._ending -= 1
-            if self.queue.empty():
-                self.queue.put(None)  # one may have gone with what was drained
-
-    def _drain(self, into: deque[Job | None]) -> None:
-        """Take everything out of the queue."""
-        before = _jobs_in(into)
-        with suppress(Empty):
-            # One call, which no interrupt divides: an item is always here or there.
-            into.extend(iter(self.queue.get_nowait, _NOTHING))
-        self._unload(_jobs_in(into) - before)
-
-    def _abandon(self, job: Job) -> None:
-        """End a pending *job* because the executor shuts down."""
-        self._fail_pending(job, ShutdownError("the executor shut down before this job succeeded"))
-
-    def _fail_pending(self, job: Job, error: Exception) -> None:
-        """End *job* with *error*, which comes from its last failure, if it is still pending."""
-        taken = False
-        try:
-            with job._lock:
-                if job._state != PENDING:
-                    return
-                taken = True
-                job._state = RUNNING
-            if self.silent:
-                self._leftovers.append(name_of(job._submitted))
-            with self.lock:
-                self._abandoned += 1
-            error.__cause__ = None if job._progress is None else job._progress.previous
-            give_up(self, job, error, StopReason.SHUTDOWN)
-        finally:
-            # A KeyboardInterrupt strikes between any two lines: nobody else has the job by now.
-            if taken and job._end(FINISHED, None, error, StopReason.SHUTDOWN):
-                job._let_go()
-                job._run_callbacks()
 
     def prepare(self) -> bool:
         """Run the user's initializer in a new worker; one that fails breaks the pool."""
@@ -439,40 +221,68 @@ class Pool:
                 stdlib_logger.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.broken = True
-            self.close(partial(BrokenThreadPool, message))
-            self._stop_attempts(lambda job: self._fail_pending(job, BrokenThreadPool(message)))
+            self.closing.close(partial(BrokenThreadPool, message))
+            self.closing.stop_attempts(
+                lambda job: self.closing.fail_pending(job, BrokenThreadPool(message))
+            )
             return False
         return True
 
-    def may_leave(self) -> bool:
-        """Return whether a worker that has come upon a None is not needed any more.
+    # ---- out: what workers and cancelled futures tell
 
-        With nothing waiting and nothing queued, the jobs left are in the hands of other workers,
-        each of whom will come here after its own.
+    def done_with(self, *, counted: bool) -> None:
+        """Hear that a job, still *counted* as a load or not, has left a worker's hands."""
+        if self.counting and counted:
+            self.unload(1)
+        if self.closed:
+            self.closing.look_for_the_end()
+
+    def about_to_end(self) -> bool:
+        """Hear that a worker is about to end a job; return whether it counts as free from now.
+
+        Not for a clock that waits for the pool, which must also wait for what comes of the end.
         """
-        # With the lock, so that nobody takes pending jobs, or gives them back, in between. And
-        # in this order, in which jobs go: looking the other way round one could pass unseen.
-        with self.lock:
-            return (
-                self._refusal is not None
-                and not self._ending
-                and self.timekeeper.next_due() == math.inf
-                and self.queue.empty()  # else whoever takes what is left will look after that
-            )
+        if self._at_rest is not None:
+            return False
+        self.unload(1)
+        return True
 
-    def _look_for_the_end(self) -> None:
-        """After a job has ended in a closed pool: wake a worker if that was the last one."""
-        if not self.timekeeper and self.queue.empty():
-            self.queue.put(None)
-
-    def leave(self) -> None:
-        """Count the calling worker out, and pass the word on to the next one."""
-        self.queue.put(None)
+    def call_back(self, job: Job) -> None:
+        """Run the callbacks of *job*, which a free worker has ended, and now is not quite."""
         with self.lock:
-            self._alive -= 1
-            if self._alive == 0:
-                self.timekeeper.close()
-            self._worker_ended.notify_all()
+            self._expect(1)  # a callback may wait for a job that took the worker for free
+        try:
+            job._run_callbacks()
+        finally:
+            self.unload(1)
+
+    def make_room(self) -> None:
+        """Let one more job in, if there is a limit."""
+        if self.room is not None:
+            self.room.put(None)
+
+    def count_cancelled(self, job: Job) -> None:
+        """Note that *job* was cancelled while it was queued or waiting."""
+        self._count_back(job, cancelled=True)
+
+    def _count_back(self, job: Job, *, cancelled: bool = False) -> None:
+        """Note that pending *job* has ended in no worker's hands."""
+        with self.lock:  # the timekeeper's, too
+            self._cancelled += cancelled
+            self.stale += not self.timekeeper.discard(job)
+        self.make_room()
+        if self.closed:
+            self.closing.look_for_the_end()
+
+    def came_late(self, job: Job) -> None:
+        """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
+        if self.timekeeper.discard(job):  # cancelled before it could be found there
+            with self.lock:
+                self.stale -= 1
+            if self.closed:
+                self.closing.look_for_the_end()
+        elif not job.done():
+            self.closing.skip(job)
 
     # ---- for a clock that waits for the pool
 
@@ -483,24 +293,20 @@ class Pool:
     def busy(self, asleep: Collection[Thread]) -> str | None:
         """Return what is due, queued or running, in words, or None; workers *asleep* rest."""
         if self.timekeeper.next_due() <= self.now():
-            return f"a job of {self._name} is due"
+            return f"a job of {self.name} is due"
         with self.lock:
             resting = [worker for worker in self._workers if worker in asleep]
             if len(resting) in (self._load, self.setup.max_workers):
                 return None  # no job moves before they do
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
         names = [name_of(what) for job in jobs if (what := job._submitted) is not None]
-        return f"{self._name} is running {few(names)}"
+        return f"{self.name} is running {few(names)}"
 
     def poke(self) -> None:
         """Look at the clock again."""
         self.timekeeper.poke()
 
     # ---- how things are
-
-    @property
-    def _name(self) -> str:
-        return self.setup.thread_name_prefix
 
     def stats(self) -> Stats:
         """Return where the jobs are."""
@@ -544,12 +350,12 @@ class Pool:
 
     def _queued(self) -> int:
         if self._refusal is None:
-            return max(0, self.queue.qsize() - self._stale)
+            return max(0, self.queue.qsize() - self.stale)
         # One None is about from then on, and the last worker leaves it behind.
-        return max(0, self.queue.qsize() - self._stale - 1) if self._alive else 0
+        return max(0, self.queue.qsize() - self.stale - 1) if self.alive else 0
 
     def _all_abandoned(self) -> int:
-        return sum(worker.abandoned for worker in self._workers) + self._abandoned
+        return sum(worker.abandoned for worker in self._workers) + self.closing.abandoned
 
     # ---- fork
 
@@ -557,24 +363,15 @@ class Pool:
         """Return a pool like this one as it was made, and as closed, for a forked child."""
         heir = Pool(self.setup)
         if self._refusal is not None:
-            heir.close(self._refusal)
+            heir.closing.close(self._refusal)
         return heir
 
     def abandon_after_fork(self) -> None:
         """In a forked child: fail the jobs, which only the parent can run."""
         self.forked = True
         jobs: deque[Job | None] = deque(worker.job for worker in self._workers)
-        self._drain(jobs)
+        self.closing.drain(jobs)
         self.timekeeper.close(jobs)
         for job in jobs:
             if job is not None:
                 job._renew_after_fork()
-
-
-def _jobs_in(items: Collection[Job | None]) -> int:
-    return sum(item is not None for item in items)
-
-
-def after_shutdown() -> Exception:
-    """Return what `submit` raises once the executor takes no more jobs."""
-    return RuntimeError("cannot schedule new futures after shutdown")

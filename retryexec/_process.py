@@ -31,7 +31,7 @@ def register(owner: Owner) -> None:
         _owners.add(owner)
         _pools.add(owner._pool)
         if _exiting:
-            owner._pool.close(_refuse)
+            owner._pool.closing.close(_refuse)
 
 
 def _refuse() -> Exception:
@@ -45,11 +45,11 @@ def _finish_pools() -> None:
         _exiting = True
         pools = list(_pools)
     for pool in pools:
-        pool.close(_refuse)
+        pool.closing.close(_refuse)
     interrupt = None
-    for pool, deadline in [(pool, pool.exit_deadline()) for pool in pools]:
+    for pool, deadline in [(pool, pool.closing.exit_deadline()) for pool in pools]:
         try:
-            pool.finish_at_exit(deadline)
+            pool.closing.finish_at_exit(deadline)
         except BaseException as error:
             interrupt = error
     if interrupt is not None:

@@ -269,7 +269,6 @@ def give_up(
 ) -> None:
     """End *job*, in the hands of this thread, with *exception* or the value it refused."""
     progress, submitted, terms = job._in_trouble(), job._submitted, job._terms
-    context = job._context.copy() if context is None else context
     value = progress.refused
     try:
         elapsed = pool.now() - progress.began if progress.attempts else 0.0
@@ -278,7 +277,7 @@ def give_up(
             annotate(exception, note)
         if terms.on_give_up is not None:
             event = GiveUp(progress.attempts, exception, reason, submitted, job)
-            tell(terms.on_give_up, event, context)
+            tell(terms.on_give_up, event, context or job._context.copy())
             del event
         elif _is_news(pool, terms, exception, reason):
             assert exception is not None

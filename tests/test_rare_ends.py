@@ -220,13 +220,13 @@ def test_a_job_queued_just_as_the_pool_breaks_ends_as_the_others(
 
     executor = RetryingExecutor(1, initializer=initializer)
     pool = executor._pool
-    stop = pool._stop_attempts
+    stop = pool.closing.stop_attempts
 
     def stopped(end: Any) -> None:
         stop(end)
         broken.set()
 
-    monkeypatch.setattr(pool, "_stop_attempts", stopped)
+    monkeypatch.setattr(pool.closing, "stop_attempts", stopped)
     logging.getLogger("concurrent.futures").disabled = True
     try:
         first = executor.submit(len, "")
@@ -291,7 +291,7 @@ def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retryexec._pool.give_up", interrupted)
+    monkeypatch.setattr("retryexec._closing.give_up", interrupted)
     with pytest.raises(KeyboardInterrupt):
         executor.shutdown(timeout=0)
     assert isinstance(future.exception(10), ShutdownError)
