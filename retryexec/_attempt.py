@@ -6,11 +6,13 @@ from typing import Any
 
 from retryexec._errors import Cancelled
 from retryexec._future import RetryFuture
-from retryexec._policy import Progress
+from retryexec._policy import Progress, Terms
 
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
 # of, if any. A job's context is the submitter's, so what a job finds may be of another job.
-retrying_here: ContextVar[tuple[Progress, RetryFuture[Any] | None]] = ContextVar("retrying_here")
+retrying_here: ContextVar[tuple[Progress, Terms, RetryFuture[Any] | None]] = ContextVar(
+    "retrying_here"
+)
 
 
 class Attempt:
@@ -22,16 +24,14 @@ class Attempt:
             traceback, which would keep that attempt's variables alive through the wait.
     """
 
-    __slots__ = ("_cancel", "_clock", "_deadline", "_progress", "number", "previous")
+    __slots__ = ("_deadline", "_progress", "_terms", "number", "previous")
 
-    def __init__(self, progress: Progress) -> None:
-        terms = progress.terms
+    def __init__(self, progress: Progress, terms: Terms) -> None:
         self.number = progress.attempts
         self.previous = progress.previous
         self._progress = progress
-        self._clock = terms.clock
         self._deadline = progress.deadline(terms.policy)
-        self._cancel = terms.cancel
+        self._terms = terms
 
     def remaining(self) -> float | None:
         """Return the seconds until the attempt's or the job's limit, whichever is sooner.
@@ -39,8 +39,9 @@ class Attempt:
         A token that the job was submitted under counts as well. 0.0 once the limit has passed;
         None if there is none.
         """
-        own = None if self._deadline is None else max(0.0, self._deadline - self._clock.now())
-        token = None if self._cancel is None else self._cancel.remaining()
+        own = None if self._deadline is None else max(0.0, self._deadline - self._terms.clock.now())
+        cancel = self._terms.cancel
+        token = None if cancel is None else cancel.remaining()
         return min((left for left in (own, token) if left is not None), default=None)
 
     @property
@@ -50,7 +51,7 @@ class Attempt:
         The attempt runs on all the same, and its outcome is the job's; look here, or call
         `checkpoint`, where a long attempt can stop early.
         """
-        return self._progress.cancelled
+        return self._progress.is_cancelled(self._terms)
 
     def checkpoint(self) -> None:
         """Raise `Cancelled` if the attempt is `cancelled`."""
@@ -69,12 +70,12 @@ def current_attempt() -> Attempt:
         LookupError: no job of an executor or of `retry` is running here.
     """
     job, here = running_job(), retrying_here.get(None)
-    if here is not None and (job is None or here[1] is job):
-        return Attempt(here[0])
+    if here is not None and (job is None or here[2] is job):
+        return Attempt(*here[:2])
     if job is None:
         msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
         raise LookupError(msg)
-    return Attempt(job._in_trouble())
+    return Attempt(job._in_trouble(), job._terms)
 
 
 def running_job() -> RetryFuture[Any] | None:

@@ -71,18 +71,15 @@ class JobProgress(Progress):
 
     __slots__ = ("cancel_requested", "failed", "refused", "unread")
 
-    terms: Any  # a pool's JobTerms
-
-    def __init__(self, terms: Any, started: float | None) -> None:
-        super().__init__(terms, started or 0.0, 0 if started is None else 1)
+    def __init__(self, started: float | None) -> None:
+        super().__init__(started or 0.0, 0 if started is None else 1)
         self.refused: Any = None
         self.cancel_requested = False
         self.failed: Failed | None = None
         self.unread: Unread | None = None
 
-    @property
-    def cancelled(self) -> bool:
-        return self.cancel_requested or self.terms.pool.stopping or super().cancelled
+    def is_cancelled(self, terms: Any) -> bool:
+        return self.cancel_requested or terms.pool.stopping or super().is_cancelled(terms)
 
     def settle(self) -> None:
         """Put the latest failure on record, and drop what only attempts need."""
@@ -430,7 +427,7 @@ class RetryFuture(Future[T]):
         """Return the job's progress, which is made now if it has none."""
         with self._lock:
             if self._progress is None:
-                self._progress = JobProgress(self._terms, self._started)
+                self._progress = JobProgress(self._started)
             return self._progress
 
     def _await_end(self, timeout: float | None) -> None:

@@ -141,12 +141,10 @@ class Progress:
         "previous",
         "seconds",
         "started",
-        "terms",
         "unrecorded",
     )
 
-    def __init__(self, terms: Terms, started: float = 0.0, attempts: int = 0) -> None:
-        self.terms = terms
+    def __init__(self, started: float = 0.0, attempts: int = 0) -> None:
         self.attempts = attempts  # how many have begun
         # When the first of them began, and when the latest did, in the clock's seconds.
         self.began = self.started = started
@@ -196,16 +194,19 @@ class Progress:
         self.seconds = now - self.started
         self.unrecorded = True
 
+    @property
+    def failed_at(self) -> float:
+        """When the latest failed attempt ended."""
+        return self.started + self.seconds
+
     def deadline(self, policy: RetryPolicy) -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""
         limits = (self.started, policy.attempt_timeout), (self.began, policy.max_elapsed)
         return min((start + limit for start, limit in limits if limit is not None), default=None)
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody wants the job to stop."""
-        cancel = self.terms.cancel
-        return cancel is not None and cancel.cancelled
+    def is_cancelled(self, terms: Terms) -> bool:
+        """Return whether somebody wants the job, which has these *terms*, to stop."""
+        return terms.cancel is not None and terms.cancel.cancelled
 
 
 # What a Failure is made of: plain, since few of them are ever read.

@@ -6,6 +6,7 @@ the timekeeper's. The closing rests on that.
 """
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
@@ -310,10 +311,8 @@ class Pool:
 
     def stats(self) -> Stats:
         """Return where the jobs are."""
-        oldest = self.timekeeper.longest_waiting()
-        progress = None if oldest is None else oldest._progress
-        wait = 0.0 if progress is None else self.now() - progress.started - progress.seconds
-        return self.snapshot(oldest_wait=max(0.0, wait))
+        since = (job._in_trouble().failed_at for job in self.timekeeper.waiting())
+        return self.snapshot(oldest_wait=max(0.0, self.now() - min(since, default=math.inf)))
 
     def snapshot(self, oldest_wait: float = 0.0) -> Stats:
         """Return where the jobs are, without a look at every waiting one."""

@@ -39,11 +39,12 @@ class _Retrying:
         self.cancel = cancel
         self.clock = SYSTEM_CLOCK if clock is None else clock
         self._timer = timer  # the caller's, if any
-        self._progress = Progress(Terms(policy, self.clock, cancel))
+        self._progress = Progress()
         self.exception: BaseException | None = None
 
     def __enter__(self) -> Self:
-        self._token: Token[Any] = retrying_here.set((self._progress, running_job()))
+        terms = Terms(self._policy, self.clock, self.cancel)
+        self._token: Token[Any] = retrying_here.set((self._progress, terms, running_job()))
         return self
 
     def __exit__(self, *_: object) -> None:

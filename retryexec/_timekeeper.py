@@ -19,9 +19,7 @@ from retryexec._exceptions import report
 from retryexec._future import RetryFuture
 
 Job: TypeAlias = RetryFuture[Any]
-
-# When it is due, the order of its arrival, and the job.
-_Entry: TypeAlias = tuple[float, int, Job]
+_Entry: TypeAlias = tuple[Any, ...]  # when it is due first, the job last
 
 # Below this many, dead entries are not worth a sweep.
 _FEW = 64
@@ -60,10 +58,12 @@ class Timekeeper:
         # Jobs on their way into the heap. Workers only append, without the lock, for which they
         # would all queue up: the thread, or whoever has the lock and wants to know, absorbs them.
         self._inbox: deque[Job] = deque()
-        # A job's entry is alive while the job's _due is a number; one that was cancelled stays
-        # until it surfaces or until the dead are the majority, since searching for it would cost
-        # more. Jobs that arrive in the order they are due, as all do whose delay is the same,
-        # stand in a lane, where leaving costs nothing; the others make up the heap.
+        # Jobs that arrive in the order they are due, as all do whose delay is the same, stand in a
+        # lane: (due, job). A job due before the last one there goes into the heap: (due, order of
+        # arrival, job). So of two that are due at one time, one here and one there, the one in
+        # the lane came first; which takes that the last one there stays until its time has come.
+        # An entry is alive while its job's _due is a number; that of a cancelled job stays until
+        # it surfaces or until the dead are the majority, since searching for it would cost more.
         self._lane: deque[_Entry] = deque()
         self._heap: list[_Entry] = []
         self._arrivals = count()
@@ -98,9 +98,7 @@ class Timekeeper:
                 self._clock.wait(self._earlier, due)
 
     def schedule(self, job: Job, due: float) -> bool:
-        """Keep *job* until *due*; False if that cannot be, see `ready`."""
-        if not self.ready():
-            return False
+        """Keep *job* until *due*, once `ready` has said yes; False if close() came in between."""
         job._due = due
         self._inbox.append(job)
         # In this order, and the thread's in the other: it says until when it sleeps and then
@@ -119,12 +117,20 @@ class Timekeeper:
             job._due = None
             self._dead += 1
             if self._dead > _FEW and self._dead * 2 > len(self._heap) + len(self._lane):
-                self._absorb()
-                self._lane = deque(filter(_alive, self._lane))
-                self._heap = list(filter(_alive, self._heap))
-                heapify(self._heap)
-                self._dead = 0
+                self._sweep()
             return True
+
+    def _sweep(self) -> None:
+        """Forget the dead; lock held."""
+        self._absorb()
+        last = self._lane.pop() if self._lane else None
+        self._lane = deque(filter(_alive, self._lane))
+        self._heap = list(filter(_alive, self._heap))
+        heapify(self._heap)
+        self._dead = 0
+        if last is not None:
+            self._lane.append(last)
+            self._dead += not _alive(last)
 
     def close(self, into: deque[Job | None] | None = None) -> list[Job]:
         """Take no more jobs, end the thread, and return the jobs still waiting, by due time.
@@ -134,8 +140,8 @@ class Timekeeper:
         with self._lock:
             self._closed = True
             self._absorb()
-            entries = sorted([*self._lane, *self._heap])
-            waiting = [job for _, _, job in entries if job._due is not None]
+            entries = sorted([*self._lane, *sorted(self._heap)], key=_due_of)
+            waiting = [entry[-1] for entry in entries if _alive(entry)]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
@@ -159,23 +165,27 @@ class Timekeeper:
         """Return when the earliest job is due; infinity if none is waiting."""
         with self._lock:
             self._absorb()
-            while (entry := self._first()) is not None and not _alive(entry):
-                self._take_first()
+            lane, heap = self._lane, self._heap
+            while heap and not _alive(heap[0]):
+                heappop(heap)
                 self._dead -= 1
-            return math.inf if entry is None else entry[0]
+            while lane and not _alive(lane[0]) and (len(lane) > 1 or not heap):
+                lane.popleft()
+                self._dead -= 1
+            first = heap if heap and heap[0][0] < lane[0][0] else lane
+            due: float = first[0][0] if first else math.inf
+            return due
 
     def poke(self) -> None:
         """Make the thread look at the clock again."""
         with self._lock:
             self._earlier.notify()
 
-    def longest_waiting(self) -> Job | None:
-        """Return the job that has waited longest, found by looking at all of them."""
+    def waiting(self) -> list[Job]:
+        """Return the jobs that are waiting."""
         with self._lock:
             self._absorb()
-            entries = [*self._lane, *self._heap]
-        first = min(filter(_alive, entries), key=itemgetter(1), default=None)
-        return None if first is None else first[2]
+            return [entry[-1] for entry in (*self._lane, *self._heap) if _alive(entry)]
 
     def _absorb(self) -> None:
         """Give those in the inbox their places; lock held."""
@@ -186,26 +196,11 @@ class Timekeeper:
             if due is None:
                 self._dead -= 1
             elif not lane or lane[-1][0] <= due:
-                lane.append((due, next(self._arrivals), job))
+                lane.append((due, job))
             else:
                 heappush(self._heap, (due, next(self._arrivals), job))
             # Only now: if there was no memory for its place, the job is still here.
             inbox.popleft()
-
-    def _first(self) -> _Entry | None:
-        """Return the entry that comes first; lock held."""
-        lane, heap = self._lane, self._heap
-        if not lane:
-            return heap[0] if heap else None
-        return heap[0] if heap and heap[0] < lane[0] else lane[0]
-
-    def _take_first(self) -> None:
-        """Remove the entry that `_first` returns; lock held."""
-        lane, heap = self._lane, self._heap
-        if not lane or (heap and heap[0] < lane[0]):
-            heappop(heap)
-        else:
-            lane.popleft()
 
     def _left_by_close(self, job: Job) -> bool:
         """Return whether close() has taken *job*, and not come too early for it."""
@@ -251,16 +246,17 @@ class Timekeeper:
     def _take_due(self, now: float) -> list[Job]:
         """Remove the entries that are due at *now*; return their jobs, in order; lock held."""
         lane, heap = self._lane, self._heap
-        entries = []
+        entries: list[_Entry] = []
         while lane and lane[0][0] <= now:
             entries.append(lane.popleft())
         in_lane = len(entries)
         while heap and heap[0][0] <= now:
             entries.append(heappop(heap))
         if 0 < in_lane < len(entries):
-            entries.sort()
+            entries.sort(key=_due_of)  # stable: of those due at one time the lane's come first
         taken = []
-        for _, _, job in entries:
+        for entry in entries:
+            job = entry[-1]
             if job._due is None:
                 self._dead -= 1
             else:
@@ -269,5 +265,8 @@ class Timekeeper:
         return taken
 
 
+_due_of = itemgetter(0)
+
+
 def _alive(entry: _Entry) -> bool:
-    return entry[2]._due is not None
+    return entry[-1]._due is not None

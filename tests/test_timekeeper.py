@@ -199,6 +199,7 @@ class Kept:
     def schedule(self, *due: float) -> list[RetryFuture[Any]]:
         jobs: list[RetryFuture[Any]] = [RetryFuture() for _ in due]
         for job, when in zip(jobs, due, strict=True):
+            assert self.keeper.ready()
             assert self.keeper.schedule(job, when)
         return jobs
 
@@ -296,7 +297,7 @@ def test_cancelled_jobs_on_their_way_into_the_heap_never_get_there(kept: Kept) -
         for job in jobs[:5]:
             kept.keeper.discard(job)
         assert len(kept.keeper) == 5
-        assert kept.keeper.longest_waiting() is jobs[5]
+        assert kept.keeper.waiting() == jobs[5:]
     assert kept.keeper.close() == jobs[5:]
 
 
