@@ -305,12 +305,23 @@ def test_late_it_releases_all_that_is_due_but_what_was_cancelled() -> None:
     clock = ByHand()
     kept = Kept(clock)
     with kept.lock:  # the thread cannot look
-        one, gone, two, later = kept.schedule(1, 2, 3, 100)
+        one, five, gone, three, late_five, later = kept.schedule(1, 5, 2, 3, 5, 100)
         assert kept.keeper.next_due() == 1
         kept.keeper.discard(gone)
         clock.time = 10
     assert kept.some.wait(10)
-    assert (kept.close(), kept.released) == ([later], [one, two])
+    assert (kept.close(), kept.released) == ([later], [one, three, five, late_five])
+
+
+def test_of_two_that_are_due_at_one_time_the_first_to_arrive_comes_first(kept: Kept) -> None:
+    """Even if what made the first one wait in the heap has been cancelled, and swept."""
+    (cancelled,) = kept.schedule(10)
+    (first,) = kept.schedule(5)
+    dead = kept.schedule(*range(100, 300))
+    for job in (cancelled, *dead):
+        kept.keeper.discard(job)
+    (second,) = kept.schedule(5)
+    assert kept.close() == [first, second]
 
 
 def test_a_sooner_job_wakes_the_thread() -> None:
