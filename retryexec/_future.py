@@ -188,7 +188,7 @@ class RetryFuture(Future[T]):
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return self._due
 
-    # The standard library's wait(), as_completed() and executors come in through these two. To
+    # The standard library's wait(), as_completed() and executors come in through these. To
     # type checkers they stay the plain attributes that those functions ask for.
     if not TYPE_CHECKING:  # pragma: no branch  the other one is theirs
 
@@ -203,6 +203,17 @@ class RetryFuture(Future[T]):
         @property
         def _waiters(self) -> list[Any]:
             return self._condition.waiters
+
+        # Debuggers read this one, and tests of the standard library's write it.
+        @property
+        def _exception(self) -> BaseException | None:
+            return None if self._failed is None else self._failed.exception
+
+        @_exception.setter
+        def _exception(self, exception: BaseException | None) -> None:
+            if exception is not None:
+                failed = Failed(StopReason.NOT_RETRIABLE, exception, exception.__traceback__)
+                self._in_trouble().failed = failed
 
     # The next three read one attribute, as atomic as any lock could make it; and wait() asks
     # them while it holds the conditions of all its futures.
