@@ -1,9 +1,9 @@
 """RetryFuture: a `concurrent.futures.Future` that is its own job, and born light.
 
 Most of what a standard Future costs is the Condition it is born with, which only a thread that
-has to wait needs. Here it is born late: the first thread that has to wait makes it. Both that
-birth and the end of the future happen under the job's lock: either the end comes later, sees the
-Condition and notifies it, or the birth comes later, and whoever wanted to wait finds that the
+has to wait needs. Here an `Audience` is born late: the first thread that has to wait makes it. Both
+that birth and the end of the future happen under the job's lock: either the end comes later, sees
+the audience and wakes it, or the birth comes later, and whoever wanted to wait finds that the
 future has ended.
 
 The job's lock is not its own, either: a few locks serve all jobs by turns. It is held for a
@@ -24,7 +24,7 @@ from concurrent.futures._base import (
     RUNNING,
 )
 from itertools import count
-from threading import Condition, RLock
+from threading import TIMEOUT_MAX, Condition, Lock, RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -88,16 +88,32 @@ class JobProgress(Progress):
         self.delays = self.previous = self.refused = None
 
 
-class LateCondition(Condition):
-    """What threads that wait for a future wait by; it has a lock of its own.
+class Audience:
+    """Those who wait for the end of a future.
 
-    Threads that wait for several futures hold several of these at a time, in an order that only
-    suits locks which belong to one future each.
+    Attributes:
+        gates: one for each thread in `result` or `exception`, which stands before it.
+        condition: what concurrent.futures.wait and as_completed come with their waiters by; None
+            while they have not.
+    """
+
+    __slots__ = ("condition", "gates")
+
+    def __init__(self) -> None:
+        self.gates: list[Any] = []
+        self.condition: LateCondition | None = None
+
+
+class LateCondition(Condition):
+    """What the standard library's functions wait by; it has a lock of its own.
+
+    They hold those of all their futures at a time, in an order that only suits locks which belong
+    to one future each.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.waiters: list[Any] = []  # of concurrent.futures.wait and as_completed
+        self.waiters: list[Any] = []
 
 
 class RetryFuture(Future[T]):
@@ -111,12 +127,12 @@ class RetryFuture(Future[T]):
     # its JobProgress.
     __slots__ = (
         "_args",
+        "_audience",
         "_by_exec",
         "_context",
         "_done_callbacks",
         "_due",
         "_kwargs",
-        "_late_condition",
         "_lock",
         "_progress",
         "_result",
@@ -136,12 +152,11 @@ class RetryFuture(Future[T]):
         context: Any = None,
     ) -> None:
         # Not Future's own, which makes what this class makes late, or never.
-        # One of LOCKS. Guards _state and what is written with it, _done_callbacks, and the
-        # births of _progress and _late_condition.
+        # One of LOCKS. Guards _state and what is written with it, _done_callbacks, _audience and
+        # the birth of _progress.
         self._lock = LOCKS[next(_turns) & 63]
         self._state = PENDING
-        # Made by the first one to wait; notified when the future ends.
-        self._late_condition: LateCondition | None = None
+        self._audience: Audience | None = None  # made by the first one to wait
         self._done_callbacks: Any = ()
         self._progress: JobProgress | None = None
         # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
@@ -196,9 +211,10 @@ class RetryFuture(Future[T]):
         def _condition(self) -> LateCondition:
             self._mind_fork()
             with self._lock:
-                if self._late_condition is None:
-                    self._late_condition = LateCondition()
-                return self._late_condition
+                audience = self._audience = self._audience or Audience()
+                if audience.condition is None:
+                    audience.condition = LateCondition()
+                return audience.condition
 
         @property
         def _waiters(self) -> list[Any]:
@@ -334,11 +350,11 @@ class RetryFuture(Future[T]):
             if self._state == PENDING:
                 self._state = RUNNING
                 return True
-            newly, condition = self._state == CANCELLED, self._late_condition
+            newly, audience = self._state == CANCELLED, self._audience
             if newly:
                 self._state = CANCELLED_AND_NOTIFIED
             cancelled = self._state == CANCELLED_AND_NOTIFIED
-        if newly and condition is not None:
+        if newly and audience is not None and (condition := audience.condition) is not None:
             with condition:
                 self._tell_waiters(condition)
         if cancelled:
@@ -386,17 +402,21 @@ class RetryFuture(Future[T]):
             False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
         with self._lock:
-            condition = self._late_condition
-            if condition is None:
-                return self._enter(state, result, exception, reason)
-        # Those who wait look at the state and fall asleep under their own lock, so the end comes
-        # under it too.
-        with condition:
-            with self._lock:
-                ended = self._enter(state, result, exception, reason)
-            if ended:
-                self._tell_waiters(condition)
-            return ended
+            audience = self._audience
+            condition = None if audience is None else audience.condition
+            ended = condition is None and self._enter(state, result, exception, reason)
+        if condition is not None:
+            # Those who come with waiters look at the state and leave them under their own lock, so
+            # the end comes under it too.
+            with condition:
+                with self._lock:
+                    ended = self._enter(state, result, exception, reason)
+                if ended:
+                    self._tell_waiters(condition)
+        if ended and audience is not None:
+            for gate in audience.gates:  # to which nobody adds from now on
+                gate.release()
+        return ended
 
     def _enter(
         self, state: str, result: Any, exception: BaseException | None, reason: StopReason | None
@@ -443,12 +463,22 @@ class RetryFuture(Future[T]):
 
     def _await_end(self, timeout: float | None) -> None:
         """Return once the future has finished; raise if it was cancelled or time ran out."""
+        self._mind_fork()
         if not self.done():
-            condition = self._condition
-            with condition:
-                if not condition.wait_for(self.done, timeout):
-                    msg = f"not done after {timeout} s"
-                    raise TimeoutError(msg)
+            gate = Lock()
+            gate.acquire()
+            with self._lock:
+                audience = self._audience = self._audience or Audience()
+                if self._state in _DONE:
+                    gate.release()  # nobody else would
+                else:
+                    audience.gates.append(gate)
+            if not gate.acquire(timeout=_lock_timeout(timeout)):
+                with self._lock:
+                    if self._state not in _DONE:
+                        audience.gates.remove(gate)
+                        msg = f"not done after {timeout} s"
+                        raise TimeoutError(msg)
         if self._state != FINISHED:
             raise CancelledError
 
@@ -485,11 +515,11 @@ class RetryFuture(Future[T]):
     def _renew_after_fork(self) -> None:
         """Make the future usable in a forked child, where only its outcome can be had.
 
-        Its condition may be held by a thread that exists in the parent alone. If the job is
+        Its audience's lock may be held by a thread that exists in the parent alone. If the job is
         pending, it runs in the parent and fails here; its callbacks are dropped, since they belong
         to where it goes on. Two threads may do this at once: they write the same.
         """
-        self._late_condition = None
+        self._audience = None
         self._done_callbacks = ()
         if not self.done():
             error = ShutdownError(
@@ -499,6 +529,11 @@ class RetryFuture(Future[T]):
             self._state = FINISHED
             self._let_go()
         self._terms = None
+
+
+def _lock_timeout(timeout: float | None) -> float:
+    """Return *timeout* as a lock wants it, which takes a negative one for none at all."""
+    return -1.0 if timeout is None else min(max(0.0, timeout), TIMEOUT_MAX)
 
 
 class Unread:

@@ -232,7 +232,7 @@ class Worker(Thread):
         job._let_go()
         lock = job._lock
         lock.acquire()
-        if job._late_condition is None and job._state == RUNNING:
+        if job._audience is None and job._state == RUNNING:
             job._result = value
             job._state = FINISHED
             lock.release()

@@ -141,8 +141,8 @@ def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
     assert all(future._lock in LOCKS for future in futures)
 
 
-def test_a_new_future_has_neither_condition_nor_progress() -> None:
+def test_a_new_future_has_neither_audience_nor_progress() -> None:
     future: RetryFuture[None] = RetryFuture()
-    assert future._late_condition is None
+    assert future._audience is None
     assert future._progress is None
     assert not future.__dict__

@@ -6,11 +6,12 @@ thread's step goes.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, as_completed, wait
-from threading import Barrier, Condition, Event
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
 from jobs import Boom, Gate, InThread
+from waits import tell_of_gates
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, StopReason
 from retryexec._future import LOCKS
@@ -62,7 +63,7 @@ def executor() -> Iterator[RetryingExecutor]:
         yield executor
 
 
-# ---- the condition is born late
+# ---- the audience is born late
 
 
 def test_the_end_comes_before_the_condition_is_born(future: RetryFuture[str]) -> None:
@@ -88,27 +89,37 @@ def test_the_end_comes_while_as_completed_looks(future: RetryFuture[str], moment
     assert list(as_completed([future], timeout=5)) == [future]
 
 
+def test_the_end_comes_as_the_time_is_up(future: RetryFuture[str]) -> None:
+    """Between the wait and the look at what came of it: the end counts."""
+
+    def time_is_up() -> None:
+        staged(future, before=lambda: future.set_result("saved"))
+
+    staged(future, after=time_is_up)
+    assert future.result(timeout=0) == "saved"
+
+
+def test_those_whose_time_is_up_leave_nothing_behind(future: RetryFuture[str]) -> None:
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0)
+    assert future._audience is not None
+    assert future._audience.gates == []
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_somebody_comes_to_wait_as_the_worker_ends_the_job(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     """After the attempt, and before the worker takes the lock to end the future."""
-    sleeps, waits = Event(), Condition.wait
+    sleeps = tell_of_gates(monkeypatch)
     submitted: list[RetryFuture[str]] = []
     waiting: list[Any] = []
     known = Event()
 
-    def tell_and_wait(self: Condition, timeout: float | None = None) -> bool:
-        sleeps.set()
-        return waits(self, timeout)
-
     def come_to_wait() -> None:
-        monkeypatch.setattr(Condition, "wait", tell_and_wait)
         waiting.append(InThread(lambda: submitted[0].exception(timeout=10)))
-        condition = submitted[0]._condition
         assert sleeps.wait(5)
-        with condition:  # ours once the other sleeps
-            pass
 
     def job() -> str:
         assert known.wait(5)

@@ -11,26 +11,20 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
-from threading import Condition, Event
+from threading import Event
 from typing import Any
 
 import pytest
 from jobs import Boom, InThread, cancelled, failed, succeeded
+from waits import tell_of_gates
 
 from retryexec import RetryFuture
 
 
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> Event:
-    """Set when a thread is about to sleep on a condition, whose lock it gives up only then."""
-    about_to, sleep = Event(), Condition.wait
-
-    def tell_and_sleep(self: Condition, timeout: float | None = None) -> bool:
-        about_to.set()
-        return sleep(self, timeout)
-
-    monkeypatch.setattr(Condition, "wait", tell_and_sleep)
-    return about_to
+    """Set when a thread is about to stand before a gate, which whoever ends the future opens."""
+    return tell_of_gates(monkeypatch)
 
 
 @pytest.mark.parametrize("ask", [RetryFuture.result, RetryFuture.exception])

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import threading
 from queue import SimpleQueue
+from threading import Event, Lock
+from typing import TYPE_CHECKING
 
+from retryexec import _future
 from retryexec.testing import VirtualClock
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class TellingClock(VirtualClock):
@@ -71,3 +77,25 @@ class AtOnceTimer(HandTimer):
     def start(self, seconds: float) -> None:
         super().start(seconds)
         self.fire()
+
+
+def tell_of_gates(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Return an event that is set whenever a thread is about to wait in `RetryFuture.result`."""
+    about_to = Event()
+
+    class Gate:
+        """Closed by its first acquire, and waited at by the second, after which it tells."""
+
+        def __init__(self) -> None:
+            self.lock = Lock()
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if self.lock.locked():
+                about_to.set()
+            return self.lock.acquire(timeout=timeout)
+
+        def release(self) -> None:
+            self.lock.release()
+
+    monkeypatch.setattr(_future, "Lock", Gate)
+    return about_to
