@@ -1,0 +1,571 @@
+"""The one thread that writes: it makes a transaction of whatever has come in since the last.
+
+While one batch is being synced to the disk the next one gathers, so that many submitters share
+the cost of one sync. No timer is involved: a single submitter waits for its own sync alone.
+
+Nobody tells the writer what to do. It is shown entries, compares what they are with what is on
+disk, and makes the disk agree; to be shown one twice costs nothing, and a transaction that
+failed is made up for by looking again.
+"""
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from retryexec.journal._dead import DeadFile, Death
+from retryexec.journal._directory import Directory
+from retryexec.journal._entry import DONE, OVER, UNSEEN, Entry, Host
+from retryexec.journal._errors import JournalError, JournalFull
+from retryexec.journal._file import (
+    Changes,
+    Gone,
+    JournalFile,
+    errors_json,
+    is_corrupt,
+    is_full,
+    row_of,
+    set_aside,
+)
+
+logger = logging.getLogger("retryexec.journal")
+
+MAX_BATCH = 1000
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_DOUBTS = 5  # looks at the file, before an outcome stays unknown
+
+Command = Callable[[], object]
+
+
+class Writer:
+    """Keeps the files of this process in agreement with its entries.
+
+    All but `show` and `command` is for its own thread.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        dead: DeadFile,
+        host: Host,
+        later: Callable[[Command], object],
+        *,
+        power: bool,
+        wall: Callable[[], float],
+    ) -> None:
+        self._directory = directory
+        self._dead = dead
+        self._host = host
+        self._later = later  # runs something on a thread that may wait for this one
+        self._power = power
+        self._wall = wall
+        # Entries to look at, and commands to run, in the order they came.
+        self._queue: SimpleQueue[Entry | Command] = SimpleQueue()
+        self.show: Callable[[Entry], None] = self._queue.put
+        self.command: Callable[[Command], None] = self._queue.put
+        # Held while SQLite is in use, and by whoever forks.
+        self.io = threading.RLock()
+        self.own: JournalFile | None = None
+        # Adopted files; the adopter adds, the writer removes.
+        self.files: set[JournalFile] = set()
+        self.left: set[str] = set()  # owners of files that were left with what nobody here can run
+        # What the last transaction could not do, tried again after a pause.
+        self._backlog: list[Entry] = []
+        self._homeless: list[Entry] = []  # on no disk any more, by somebody else's doing
+        self._barriers: list[threading.Event] = []
+        self._pause = _FIRST_PAUSE
+        self.error: Exception | None = None
+        self.stopped = False
+        self.batches = 0
+        self.thread = threading.Thread(target=self._run, name="retryexec-journal", daemon=True)
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        while not self.stopped:
+            items = self._gather()
+            with self.io:
+                self._handle(items)
+            del items  # the thread sleeps now, and must hold no job
+
+    def _gather(self) -> list[Entry | Command]:
+        queue = self._queue
+        try:
+            items = [queue.get(timeout=self._pause if self._unwell() else None)]
+        except Empty:
+            return []
+        get = queue.get
+        items.extend([get() for _ in range(min(queue.qsize(), MAX_BATCH - 1))])
+        return items
+
+    def _unwell(self) -> bool:
+        return bool(self._backlog or self._homeless)
+
+    def _handle(self, items: Sequence[Entry | Command]) -> None:
+        entries = [item for item in items if item.__class__ is Entry]
+        try:
+            if entries or self._unwell():
+                self._write(self._backlog + entries if self._backlog else entries)
+            if len(entries) < len(items):
+                for item in items:
+                    if item.__class__ is not Entry:
+                        item()
+        except Exception as error:
+            logger.exception("the journal's writer met an error it does not know")
+            self._fail(error)
+            for item in entries:
+                if item.__class__ is Entry:
+                    self._despair(item, error)
+        if self._barriers and not self._unwell():
+            barriers, self._barriers = self._barriers, []
+            for barrier in barriers:
+                barrier.set()
+
+    def _despair(self, entry: Entry, error: Exception) -> None:
+        """After an error of unknown kind: leave nobody waiting."""
+        if entry._row != OVER and entry._file is None:
+            self._refuse([entry], error)
+        elif entry._row > OVER and entry not in self._backlog:
+            self._backlog.append(entry)
+
+    # ---- one batch
+
+    def _write(self, entries: Iterable[Entry]) -> None:
+        self._backlog = []
+        if self._homeless:
+            self._find_home()
+        inserts: list[Entry] = []
+        changed: list[Entry] = []
+        ended: list[Entry] = []
+        dying: list[Entry] = []
+        own = self.own
+        next_row = 1 if own is None else own.next_row
+        for entry in entries:
+            end = entry._end
+            if entry._row > OVER:
+                if end is None:
+                    changed.append(entry)
+                elif end.reason is None:
+                    ended.append(entry)
+                else:
+                    dying.append(entry)
+            elif entry._row == UNSEEN:
+                if end is None:
+                    entry._row = next_row
+                    next_row += 1
+                    inserts.append(entry)
+                    if entry._past is not None:
+                        changed.append(entry)
+                elif end.reason is None:
+                    self._over(entry)  # so quick that it never needed the disk
+                else:
+                    dying.append(entry)
+        if dying:
+            ended += self._bury(dying)
+        if inserts and own is None and not self._make_own(inserts):
+            changed = [entry for entry in changed if entry._row != OVER]
+            ended = [entry for entry in ended if entry._row != OVER]
+            inserts = []
+        own = self.own
+        if own is not None:
+            own.next_row = max(own.next_row, next_row)
+        if not self.files:  # the common case: all is in one file
+            if own is not None and (inserts or changed or ended):
+                self._apply(own, inserts, changed, ended)
+            return
+        groups: dict[JournalFile, tuple[list[Entry], list[Entry], list[Entry]]] = {}
+        if inserts:
+            assert own is not None
+            groups[own] = (inserts, [], [])
+        for place, group in ((1, changed), (2, ended)):
+            for entry in group:
+                file: Any = entry._file or own
+                if file not in groups:
+                    groups[file] = ([], [], [])
+                groups[file][place].append(entry)
+        for file, (new, others, gone) in groups.items():
+            self._apply(file, new, others, gone)
+            if file is not own:
+                self._look_after(file)
+
+    def _apply(
+        self,
+        file: JournalFile,
+        inserts: list[Entry],
+        changed: list[Entry],
+        ended: list[Entry],
+    ) -> None:
+        """Make one transaction of it, and tell those who wait."""
+        marks = self._running_in(file)
+        deletes = [entry._row for entry in ended]
+        try:
+            file.apply(Changes(inserts, changed, marks, deletes))
+        except (Gone, sqlite3.Error, OSError) as error:
+            self._repair(file, inserts, changed, ended, error)
+            return
+        self._applied(file, inserts, changed, ended, marks)
+
+    def _applied(
+        self,
+        file: JournalFile,
+        inserts: list[Entry],
+        changed: list[Entry],
+        ended: list[Entry],
+        marks: Sequence[Entry] = (),
+    ) -> None:
+        self.batches += 1
+        if self.error is not None:
+            self._recovered()
+        live = file.live
+        for entry in inserts:
+            live[entry._row] = entry
+            entry._file = file
+            if entry._waiter is not None:
+                entry._waiter.release()
+            if entry._future is not None:
+                self._later(entry._tell)
+        for entry in changed:
+            entry._marked = False
+            if entry is file.in_hand:
+                file.in_hand = None
+        for entry in marks:
+            entry._marked = True
+        for entry in ended:
+            live.pop(entry._row, None)
+            entry._row = OVER
+            if entry is file.in_hand:
+                file.in_hand = None
+
+    def _running_in(self, file: JournalFile) -> list[Entry]:
+        """Return the entries at work for which there is no mark yet."""
+        return [
+            entry
+            for entry in self._host.running()
+            if entry._file is file
+            and not entry._marked
+            and entry._end is None
+            and entry._row > OVER
+        ]
+
+    def _over(self, entry: Entry) -> None:
+        """Note that *entry* has ended before it had to be written."""
+        entry._row = OVER
+        if entry._waiter is not None:
+            entry._waiter.release()
+        if entry._future is not None:
+            self._later(entry._tell)
+
+    def _refuse(self, entries: Iterable[Entry], error: Exception) -> None:
+        refusal = _refusal(error)
+        for entry in entries:
+            entry.refusal = refusal
+            entry._row = OVER
+            if entry._waiter is not None:
+                entry._waiter.release()
+            if entry._future is not None:
+                self._later(entry._tell)
+
+    def _bury(self, dying: Sequence[Entry]) -> list[Entry]:
+        """Write the dead letters; return the entries whose rows may go now."""
+        now = self._wall()
+        deaths = [_death(entry, now) for entry in {e.id: e for e in dying}.values()]
+        try:
+            self._dead.bury(deaths)
+        except (sqlite3.Error, OSError, JournalError) as error:
+            self._fail(error)
+            self._backlog += dying
+            return []
+        ended = []
+        for entry in dying:
+            if entry._row == UNSEEN:
+                self._over(entry)
+            elif entry._row > OVER:
+                ended.append(entry)
+        return ended
+
+    # ---- when things go wrong
+
+    def _repair(
+        self,
+        file: JournalFile,
+        inserts: list[Entry],
+        changed: list[Entry],
+        ended: list[Entry],
+        error: Exception,
+    ) -> None:
+        """Save what can be saved of a transaction that failed."""
+        if isinstance(error, Gone) or is_corrupt(error):
+            self._move_out(file, error)
+            # All that was on the old file is homeless now, and is shown again when it is not.
+            known = {id(entry) for entry in self._homeless}
+            self._homeless += [entry for entry in inserts if id(entry) not in known]
+            self._find_home()
+            self._backlog += changed + ended
+            if self._homeless:
+                self._turn_away(inserts, error)
+            elif self._backlog:
+                backlog, self._backlog = self._backlog, []
+                self._write(backlog)
+            return
+        if inserts:
+            landed = self._landed(file, inserts[0])
+            if landed:  # the error lied: all or nothing, and this is all
+                self._applied(file, inserts, changed, ended)
+                return
+            if landed is None:
+                # Nobody can say. They are told no, and should the rows be there, they go.
+                for entry in inserts:
+                    entry._file, entry._end = file, DONE
+                    file.live[entry._row] = entry
+                    entry.refusal = _refusal(error)
+                    if entry._waiter is not None:
+                        entry._waiter.release()
+                    if entry._future is not None:
+                        self._later(entry._tell)
+                self._backlog += inserts
+            else:
+                self._refuse(inserts, error)
+        self._fail(error)
+        self._backlog += [entry for entry in changed + ended if entry._row > OVER]
+
+    def _landed(self, file: JournalFile, entry: Entry) -> bool | None:
+        """Return whether the transaction that *entry* was in took place; None if unknown."""
+        for _ in range(_DOUBTS):
+            try:
+                return file.holds(entry)
+            except sqlite3.Error:
+                threading.Event().wait(_FIRST_PAUSE)
+        return None
+
+    def _move_out(self, file: JournalFile, error: Exception) -> None:
+        """Give up a file that is lost: what was in it is in memory, and needs a new home."""
+        logger.error("%s is lost (%s): its jobs move to a new file", file.path, error)
+        file.abandon()
+        if is_corrupt(error):
+            try:
+                set_aside(file.lock)
+                file.lock.remove()
+            except OSError:
+                logger.exception("%s could not be set aside", file.path)
+        if file is self.own:
+            self.own = None
+        self.files.discard(file)
+        for entry in file.live.values():
+            entry._file = None
+            entry._marked = False
+        self._homeless += file.live.values()
+        # No order is kept among suspects of a file that is gone.
+        suspects, file.suspects = file.suspects, []
+        if suspects:
+            self._later(lambda: self._host.recover(suspects))
+        file.live = {}
+
+    def _find_home(self) -> None:
+        """Write all homeless entries to this process's own file, a new one if need be."""
+        entries = [entry for entry in self._homeless if entry._row != OVER]
+        try:
+            own = self.own or self._new_own()
+            first = own.next_row
+            rows = [row_of(entry, first + n) for n, entry in enumerate(entries)]
+            own.insert_rows(rows)
+        except (Gone, sqlite3.Error, OSError) as error:
+            self._fail(error)
+            return
+        self._homeless = []
+        own.next_row = first + len(entries)
+        for row, entry in zip(rows, entries, strict=True):
+            entry._row = row.seq
+        self._applied(own, entries, [], [])
+
+    def _turn_away(self, inserts: list[Entry], error: Exception) -> None:
+        """Refuse new entries for which there was no home either."""
+        new = {id(entry) for entry in inserts}
+        self._homeless = [entry for entry in self._homeless if id(entry) not in new]
+        self._backlog = [entry for entry in self._backlog if id(entry) not in new]
+        self._refuse(inserts, error)
+
+    def _make_own(self, inserts: list[Entry]) -> bool:
+        try:
+            self._new_own()
+        except (Gone, sqlite3.Error, OSError) as error:
+            self._refuse(inserts, error)
+            self._fail(error)
+            return False
+        return True
+
+    def _new_own(self) -> JournalFile:
+        """Make a file for this process: not before there is something to write to it."""
+        lock = self._directory.new()
+        try:
+            self.own = JournalFile.create(lock, power=self._power)
+        except BaseException:
+            lock.remove()
+            raise
+        if self._power:
+            self._directory.sync()
+        return self.own
+
+    def _fail(self, error: Exception) -> None:
+        if self.error is None:
+            logger.error(
+                "the journal in %s cannot be written (%s): it refuses jobs, and keeps trying to "
+                "write down what has ended",
+                self._directory.path,
+                error,
+            )
+            self._pause = _FIRST_PAUSE
+        else:
+            self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+        self.error = error
+
+    def _recovered(self) -> None:
+        self.error = None
+        self._pause = _FIRST_PAUSE
+        logger.warning("the journal in %s can be written again", self._directory.path)
+
+    # ---- adopted files
+
+    def look_after(self, file: JournalFile) -> None:
+        """Do what a newly adopted file needs."""
+        self._look_after(file)
+
+    def _look_after(self, file: JournalFile) -> None:
+        if file not in self.files:
+            return
+        while file.suspects and file.in_hand is None:
+            entry = file.suspects.pop()
+            if entry._end is not None or entry._row <= OVER:
+                continue
+            try:
+                file.apply(Changes(marks=[entry]))
+            except (Gone, sqlite3.Error, OSError) as error:
+                file.suspects.append(entry)
+                self._repair(file, [], [], [], error)
+                self.command(lambda: self._look_after(file))
+                return
+            entry._marked = True
+            file.in_hand = entry
+            self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
+        if not file.live:
+            self.files.discard(file)
+            if file.parked:
+                self.left.add(file.lock.owner)
+                file.close()
+            else:
+                file.remove()
+
+    # ---- commands
+
+    def nudge(self) -> None:
+        """Mark what has come to run since the last batch, and see that the files are there."""
+        for file in [*self.files, *([self.own] if self.own else [])]:
+            try:
+                file.check_place()
+                if not file.lock.holds():
+                    raise Gone(f"the lock of {file.path} has gone")
+            except Gone as error:
+                self._repair(file, [], [], [], error)
+                continue
+            if self._running_in(file):
+                self._apply(file, [], [], [])
+
+    def tidy(self) -> None:
+        """Give back the space of logs."""
+        for file in [*self.files, *([self.own] if self.own else [])]:
+            try:
+                file.tidy()
+            except sqlite3.Error as error:
+                logger.debug("no checkpoint of %s: %s", file.path, error)
+
+    def barrier(self, event: threading.Event) -> None:
+        """Set *event* once all that was shown before is on disk."""
+        self._barriers.append(event)
+
+    def stop(self) -> None:
+        """End: what has been shown is written, the files are left, and empty ones removed."""
+        self.stopped = True
+        self._handle(self._rest())
+        if self._backlog or self._homeless:
+            logger.error(
+                "the journal in %s is closed before %d ends of jobs could be written (%s): they "
+                "run again",
+                self._directory.path,
+                len(self._backlog) + len(self._homeless),
+                self.error,
+            )
+        for file in [*self.files, *([self.own] if self.own else [])]:
+            self._leave(file)
+        self.files.clear()
+        self.own = None
+        for barrier in self._barriers:
+            barrier.set()
+
+    def _leave(self, file: JournalFile) -> None:
+        try:
+            file.check_place()
+            if not file.live and not file.parked:
+                file.remove()
+                return
+            file.calm()
+        except (Gone, sqlite3.Error, OSError) as error:
+            logger.error("%s is left as it is: %s", file.path, error)  # noqa: TRY400
+            file.abandon()
+            return
+        file.close()
+
+    def _rest(self) -> list[Entry | Command]:
+        return [self._queue.get() for _ in range(self._queue.qsize())]
+
+    def refuse_rest(self, error: Exception) -> None:
+        """After the end: turn away what came too late; by any thread."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return
+            if item.__class__ is Entry:
+                if item._row == UNSEEN:
+                    self._refuse([item], error)
+            else:
+                item()
+
+    # ---- fork
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: leave all files to the parent."""
+        for file in [*self.files, *([self.own] if self.own else [])]:
+            file.abandon()
+
+
+def _refusal(error: Exception) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    if is_full(error) or (isinstance(error, OSError) and error.errno == 28):
+        refusal: JournalError = JournalFull(f"the disk is full: the job was not accepted ({error})")
+    else:
+        refusal = JournalError(
+            f"the job could not be written down, so it was not accepted: {error}"
+        )
+    refusal.__cause__ = error
+    return refusal
+
+
+def _death(entry: Entry, now: float) -> Death:
+    end = entry._end
+    assert end is not None and end.reason is not None
+    file: Any = entry._file
+    return Death(
+        entry.id,
+        entry.kind,
+        entry._version,
+        bytes(entry._data).decode(),
+        end.reason,
+        end.attempts,
+        entry.crashes,
+        entry.accepted_at,
+        now,
+        errors_json(end.errors),
+        "" if file is None else file.lock.owner,
+    )
