@@ -12,6 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,6 +35,7 @@ logger = logging.getLogger("retryexec.journal")
 
 MAX_BATCH = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_LINGER = 0.005  # seconds that ends wait for company
 _DOUBTS = 5  # looks at the file, before an outcome stays unknown
 
 Command = Callable[[], object]
@@ -90,20 +92,29 @@ class Writer:
                 self._handle(items)
             del items  # the thread sleeps now, and must hold no job
 
-    def _gather(self) -> list[Entry | Command]:
+    def _gather(self) -> list[Any]:
         queue = self._queue
         try:
-            items = [queue.get(timeout=self._pause if self._unwell() else None)]
+            items: list[Any] = [queue.get(timeout=self._pause if self._unwell() else None)]
         except Empty:
             return []
-        get = queue.get
-        items.extend([get() for _ in range(min(queue.qsize(), MAX_BATCH - 1))])
+        self._gather_more(items)
+        if all(map(_is_end, items)) and not self._unwell():
+            # Nobody waits for an end to be on disk, and the next job is most likely about to
+            # come: one sync will do for both.
+            with suppress(Empty):
+                items.append(queue.get(timeout=_LINGER))
+                self._gather_more(items)
         return items
+
+    def _gather_more(self, items: list[Any]) -> None:
+        get, size = self._queue.get, self._queue.qsize()
+        items.extend([get() for _ in range(min(size, MAX_BATCH - len(items)))])
 
     def _unwell(self) -> bool:
         return bool(self._backlog or self._homeless)
 
-    def _handle(self, items: Sequence[Entry | Command]) -> None:
+    def _handle(self, items: Sequence[Any]) -> None:
         entries = [item for item in items if item.__class__ is Entry]
         try:
             if entries or self._unwell():
@@ -522,7 +533,7 @@ class Writer:
         """After the end: turn away what came too late; by any thread."""
         while True:
             try:
-                item = self._queue.get_nowait()
+                item: Any = self._queue.get_nowait()
             except Empty:
                 return
             if item.__class__ is Entry:
@@ -537,6 +548,10 @@ class Writer:
         """In a forked child: leave all files to the parent."""
         for file in [*self.files, *([self.own] if self.own else [])]:
             file.abandon()
+
+
+def _is_end(item: Any) -> bool:
+    return item.__class__ is Entry and item._end is not None and item._row > OVER
 
 
 def _refusal(error: Exception) -> JournalError:
