@@ -61,6 +61,20 @@ class Lock:
         """Return whether the file with the lock is still the one that others would find."""
         return _same(self._fd, self.path)
 
+    def regain(self) -> bool:
+        """Put a lock file in the place of one that was removed; False if somebody else has."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return False
+        if not (_try_lock(fd) and _same(fd, self.path)):
+            os.close(fd)
+            return False
+        os.write(fd, _whoami().encode())
+        self.release()
+        self._fd = fd
+        return True
+
     def release(self) -> None:
         """Let others have it."""
         if self._fd >= 0:

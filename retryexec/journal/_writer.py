@@ -474,9 +474,10 @@ class Writer:
         for file in [*self.files, *([self.own] if self.own else [])]:
             try:
                 file.check_place()
-                if not file.lock.holds():
-                    raise Gone(f"the lock of {file.path} has gone")
-            except Gone as error:
+                if not file.lock.holds() and not file.lock.regain():
+                    msg = f"{file.lock.path} has been replaced by another lock"
+                    raise Gone(msg)
+            except (Gone, OSError) as error:
                 self._repair(file, [], [], [], error)
                 continue
             if self._running_in(file):
