@@ -175,7 +175,8 @@ class Adopter:
             else:
                 adopted.free.append(entry)
         # Those that crashed least first: a bystander clears itself by finishing.
-        file.suspects.sort(key=lambda entry: (entry.crashes, entry.due_in), reverse=True)
+        file.suspects.sort(key=lambda entry: (entry.crashes, entry.due_in))
+        file.suspects.reverse()  # the next one is taken from the end
         return adopted
 
     def _rescue(self, lock: Lock, error: Exception) -> None:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 from retryexec.journal._errors import JournalError
 
-# An entry's `_row` before the writer has seen it, and after its story is over.
-UNSEEN = -1
+# An entry's `_row` while it has none: its story is over; the writer has not seen it; the file
+# that it was in is lost, and there is no other yet.
 OVER = 0
+UNSEEN = -1
+HOMELESS = -2
 
 
 class Past(NamedTuple):
@@ -133,7 +135,7 @@ class Entry:
     def _tell(self) -> None:
         """Resolve the future, if there is one and the answer is known; harmless if it was."""
         future = self._future
-        if future is None or self._row == UNSEEN or (self._file is None and self._row > OVER):
+        if future is None or self._row < OVER or (self._file is None and self._row > OVER):
             return
         # Asked for and answered at the same moment, both sides may find each other.
         with suppress(InvalidStateError):
@@ -143,7 +145,7 @@ class Entry:
                 future.set_exception(self.refusal)
 
     def __repr__(self) -> str:
-        where = "accepting" if self._row == UNSEEN else "over" if self._row == OVER else "on disk"
+        where = "accepting" if self._row < OVER else "over" if self._row == OVER else "on disk"
         return f"<Entry {self.id} of {self.kind!r}: {self.attempts} failed attempts, {where}>"
 
 

@@ -163,14 +163,18 @@ class JournalFile:
         # Before SQLite makes it, which would let the umask decide who may read it.
         os.close(os.open(lock.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         connection = _open(lock.database, power=power)
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA.split(";\n")[:-1]:
-            connection.execute(statement)
-        connection.execute("INSERT INTO meta(owner) VALUES(?)", (lock.owner,))
-        connection.execute(f"PRAGMA application_id={APPLICATION}")
-        connection.execute(f"PRAGMA user_version={VERSION}")
-        connection.execute("COMMIT")
-        return cls(lock, connection)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in SCHEMA.split(";\n")[:-1]:
+                connection.execute(statement)
+            connection.execute("INSERT INTO meta(owner) VALUES(?)", (lock.owner,))
+            connection.execute(f"PRAGMA application_id={APPLICATION}")
+            connection.execute(f"PRAGMA user_version={VERSION}")
+            connection.execute("COMMIT")
+            return cls(lock, connection)
+        except BaseException:
+            connection.close()
+            raise
 
     @classmethod
     def open(cls, lock: Lock, *, power: bool) -> "JournalFile":

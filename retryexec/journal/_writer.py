@@ -18,7 +18,7 @@ from typing import Any
 
 from retryexec.journal._dead import DeadFile, Death
 from retryexec.journal._directory import Directory
-from retryexec.journal._entry import DONE, OVER, UNSEEN, Entry, Host
+from retryexec.journal._entry import DONE, HOMELESS, OVER, UNSEEN, Entry, Host
 from retryexec.journal._errors import JournalError, JournalFull
 from retryexec.journal._file import (
     Changes,
@@ -79,6 +79,7 @@ class Writer:
         self._barriers: list[threading.Event] = []
         self._pause = _FIRST_PAUSE
         self.error: Exception | None = None
+        self._failing = False  # whether the batch at hand has met an error
         self.stopped = False
         self.batches = 0
         self.thread = threading.Thread(target=self._run, name="retryexec-journal", daemon=True)
@@ -116,6 +117,7 @@ class Writer:
 
     def _handle(self, items: Sequence[Any]) -> None:
         entries = [item for item in items if item.__class__ is Entry]
+        batches, self._failing = self.batches, False
         try:
             if entries or self._unwell():
                 self._write(self._backlog + entries if self._backlog else entries)
@@ -129,6 +131,9 @@ class Writer:
             for item in entries:
                 if item.__class__ is Entry:
                     self._despair(item, error)
+        if self.error is not None and batches < self.batches:
+            if not (self._failing or self._unwell()):
+                self._recovered()
         if self._barriers and not self._unwell():
             barriers, self._barriers = self._barriers, []
             for barrier in barriers:
@@ -136,7 +141,7 @@ class Writer:
 
     def _despair(self, entry: Entry, error: Exception) -> None:
         """After an error of unknown kind: leave nobody waiting."""
-        if entry._row != OVER and entry._file is None:
+        if entry._row not in (OVER, HOMELESS) and entry._file is None:
             self._refuse([entry], error)
         elif entry._row > OVER and entry not in self._backlog:
             self._backlog.append(entry)
@@ -173,6 +178,8 @@ class Writer:
                     self._over(entry)  # so quick that it never needed the disk
                 else:
                     dying.append(entry)
+            elif entry._row == HOMELESS and end is not None and end.reason is not None:
+                dying.append(entry)
         if dying:
             ended += self._bury(dying)
         if inserts and own is None and not self._make_own(inserts):
@@ -227,8 +234,6 @@ class Writer:
         marks: Sequence[Entry] = (),
     ) -> None:
         self.batches += 1
-        if self.error is not None:
-            self._recovered()
         live = file.live
         for entry in inserts:
             live[entry._row] = entry
@@ -290,6 +295,7 @@ class Writer:
             return []
         ended = []
         for entry in dying:
+            entry._end = DONE  # as far as its own file is concerned
             if entry._row == UNSEEN:
                 self._over(entry)
             elif entry._row > OVER:
@@ -309,16 +315,12 @@ class Writer:
         """Save what can be saved of a transaction that failed."""
         if isinstance(error, Gone) or is_corrupt(error):
             self._move_out(file, error)
-            # All that was on the old file is homeless now, and is shown again when it is not.
-            known = {id(entry) for entry in self._homeless}
-            self._homeless += [entry for entry in inserts if id(entry) not in known]
+            for entry in inserts:
+                entry._row = HOMELESS
+            self._homeless += inserts
             self._find_home()
-            self._backlog += changed + ended
             if self._homeless:
                 self._turn_away(inserts, error)
-            elif self._backlog:
-                backlog, self._backlog = self._backlog, []
-                self._write(backlog)
             return
         if inserts:
             landed = self._landed(file, inserts[0])
@@ -364,7 +366,7 @@ class Writer:
             self.own = None
         self.files.discard(file)
         for entry in file.live.values():
-            entry._file = None
+            entry._file, entry._row = None, HOMELESS
             entry._marked = False
         self._homeless += file.live.values()
         # No order is kept among suspects of a file that is gone.
@@ -375,7 +377,16 @@ class Writer:
 
     def _find_home(self) -> None:
         """Write all homeless entries to this process's own file, a new one if need be."""
-        entries = [entry for entry in self._homeless if entry._row != OVER]
+        entries = []
+        for entry in self._homeless:
+            if entry._row == HOMELESS:
+                if entry._end is DONE:
+                    self._over(entry)  # meanwhile
+                else:
+                    entries.append(entry)
+        if not entries:
+            self._homeless = []
+            return
         try:
             own = self.own or self._new_own()
             first = own.next_row
@@ -389,13 +400,13 @@ class Writer:
         for row, entry in zip(rows, entries, strict=True):
             entry._row = row.seq
         self._applied(own, entries, [], [])
+        # What became of them meanwhile, the rows may not tell yet.
+        self._backlog += [entry for entry in entries if entry._end is not None]
 
     def _turn_away(self, inserts: list[Entry], error: Exception) -> None:
         """Refuse new entries for which there was no home either."""
-        new = {id(entry) for entry in inserts}
-        self._homeless = [entry for entry in self._homeless if id(entry) not in new]
-        self._backlog = [entry for entry in self._backlog if id(entry) not in new]
         self._refuse(inserts, error)
+        self._homeless = [entry for entry in self._homeless if entry._row != OVER]
 
     def _make_own(self, inserts: list[Entry]) -> bool:
         try:
@@ -419,6 +430,7 @@ class Writer:
         return self.own
 
     def _fail(self, error: Exception) -> None:
+        self._failing = True
         if self.error is None:
             logger.error(
                 "the journal in %s cannot be written (%s): it refuses jobs, and keeps trying to "
@@ -461,11 +473,9 @@ class Writer:
             self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
         if not file.live:
             self.files.discard(file)
+            self._leave(file)
             if file.parked:
                 self.left.add(file.lock.owner)
-                file.close()
-            else:
-                file.remove()
 
     # ---- commands
 

@@ -175,7 +175,7 @@ def test_the_living_are_left_alone(open_journal: Open, directory: Path) -> None:
     assert journal.poll() == 0
 
 
-def test_a_stopped_process_is_not_dead(open_journal: Open, directory: Path) -> None:
+def test_row_14_a_stopped_process_is_not_dead(open_journal: Open, directory: Path) -> None:
     """Not a heartbeat, which SIGSTOP and a laptop's lid take away, but a lock."""
     import signal
 
@@ -234,9 +234,7 @@ def test_a_lock_without_a_file_is_tidied_away(open_journal: Open, directory: Pat
     assert not lock.path.exists()
 
 
-def test_an_owner_whose_lock_was_removed_takes_it_back(
-    open_journal: Open, directory: Path
-) -> None:
+def test_an_owner_whose_lock_was_removed_takes_it_back(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     entry = journal.accept(Save("mine"))
     (database,) = databases(directory)
