@@ -1,7 +1,7 @@
 """What survives a crash: a journal of accepted jobs, on disk until they have ended."""
 
 try:
-    import msgspec as _msgspec  # noqa: F401  asked for here, so that one message says what to do
+    __import__("msgspec")  # here, so that one message says what to do
 except ModuleNotFoundError as error:
     if error.name != "msgspec":
         raise

@@ -1,5 +1,6 @@
 """What a dead owner has left, made fit to run again in place: no row is copied, so none is lost."""
 
+import gc
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from retryexec.journal._file import (
     salvage,
     set_aside,
 )
-from retryexec.journal._suspects import CRASHES, judge
+from retryexec.journal._suspects import CRASHES, Verdict, judge
 
 logger = logging.getLogger("retryexec.journal")
 
@@ -37,6 +38,14 @@ class Adopted(NamedTuple):
     file: JournalFile
     free: list[Entry]
     dead: list[Entry]
+
+
+class _Found(NamedTuple):
+    """What reading a file has come upon, beside entries."""
+
+    marked: list[tuple[int, int]]  # a row, and its crashes before
+    parked: list[tuple[str | None, int]]  # why it is now, or None if it is no more, and a row
+    gone: list[int]
 
 
 class Adopter:
@@ -108,65 +117,81 @@ class Adopter:
         return None
 
     def _take(self, file: JournalFile) -> Adopted | None:
-        rows = file.rows()
-        if not rows:
-            file.remove()
-            return None
         owner = file.lock.owner
-        died = self._dead.settle(owner, rows)
-        entries: list[Entry] = []
-        parked: list[tuple[str | None, int]] = []
-        now = self._wall()
-        seqs: list[int] = []
-        runnable: list[Row] = []
-        decode = self._codec.decode
-        for row in rows:
-            if row.id in died:
-                continue
-            try:
-                job = decode(row.kind, row.ver, row.data)
-            except Undecodable as error:
-                file.parked += 1
-                if row.parked != str(error):
-                    parked.append((str(error), row.seq))
-                continue
-            if row.parked is not None:
-                parked.append((None, row.seq))
-            entry = Entry(row.id, job, row.kind, row.ver, row.data.encode(), row.accepted_at)
-            entry.crashes = row.crashes
-            entry._row = row.seq
-            entry._file = file
-            if row.attempts or row.errors:
-                _recall(entry, row, now)
-            entries.append(entry)
-            seqs.append(row.seq)
-            runnable.append(row)
+        died = self._dead.settle(owner, file.present)
+        found = self._read(file, died)
         if file.parked:
             self._warn_once(owner, "%s: %d records parked, the rest is run", file.path, file.parked)
-        if not entries:
+        if not file.live:
             # Nothing in it is for this process, and it would be the same at the next look.
-            if parked or died:
-                gone = [row.seq for row in rows if row.id in died]
-                file.adopted(blamed=(), marked=False, parked=parked, gone=gone, counts=False)
+            if found.parked or found.gone:
+                file.adopted(
+                    blamed=(), marked=False, parked=found.parked, gone=found.gone, counts=False
+                )
             if file.parked:
                 self.left_alone.add(owner)
                 file.close()
             else:
                 file.remove()
             return None
-        verdict = judge(runnable, file.adoptions() + 1)
+        verdict = judge(found.marked, file.adoptions() + 1)
         file.adopted(
             blamed=sorted(verdict.blamed),
-            marked=any(row.started for row in rows),
-            parked=parked,
-            gone=[row.seq for row in rows if row.id in died],
+            marked=bool(found.marked),
+            parked=found.parked,
+            gone=found.gone,
             counts=True,
         )
-        file.live = dict(zip(seqs, entries, strict=True))
-        file.next_row = rows[-1].seq + 1
+        return self._sorted(file, verdict)
+
+    def _read(self, file: JournalFile, died: set[str]) -> "_Found":
+        """Make entries of *file*'s rows."""
+        found = _Found([], [], [])
+        # All that is made here stays; looking through it again and again for what does not
+        # would take as long as the rest.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._read_into(found, file, died)
+        finally:
+            if collects:
+                gc.enable()
+        return found
+
+    def _read_into(self, found: "_Found", file: JournalFile, died: set[str]) -> None:
+        live, now, decode = file.live, self._wall(), self._codec.decode
+        kinds: dict[str, str] = {}  # one text for each kind, and not for each row
+        seq = 0
+        for seq, id_, kind, ver, data, accepted_at, has_past in file.scan():
+            if id_ in died:
+                found.gone.append(seq)
+                continue
+            row = file.row(seq) if has_past else None
+            was_parked = None if row is None else row.parked
+            try:
+                job = decode(kind, ver, data)
+            except Undecodable as error:
+                file.parked += 1
+                if was_parked != str(error):
+                    found.parked.append((str(error), seq))
+                continue
+            if was_parked is not None:
+                found.parked.append((None, seq))
+            entry = Entry(id_, job, kinds.setdefault(kind, kind), ver, data, accepted_at)
+            entry._row, entry._file = seq, file
+            if row is not None:
+                if row.started:
+                    found.marked.append((seq, row.crashes))
+                _recall(entry, row, now)
+            live[seq] = entry
+        file.next_row = seq + 1
+
+    def _sorted(self, file: JournalFile, verdict: Verdict) -> Adopted:
+        """Part the entries of *file* into those to run, suspects, and those that die now."""
         adopted = Adopted(file, [], [])
-        for entry in entries:
-            entry.crashes += entry._row in verdict.blamed
+        for row in verdict.blamed:
+            file.live[row].crashes += 1
+        for entry in file.live.values():
             if entry.crashes >= self._max_crashes:
                 entry._end = End(CRASHES, entry.errors, entry.attempts)
                 adopted.dead.append(entry)
@@ -220,8 +245,10 @@ class Adopter:
 
 def _recall(entry: Entry, row: Row, now: float) -> None:
     """Tell *entry* where it was."""
+    entry.crashes = row.crashes
     past = past_of(row)
-    assert past is not None  # there are attempts or errors
+    if past is None:
+        return
     entry._past = past
     entry.attempts = past.attempts
     # No longer than was asked for, whichever way the wall clock has jumped.

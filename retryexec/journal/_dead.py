@@ -8,7 +8,8 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,7 @@ class DeadFile:
         return self.path.exists()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Generator[sqlite3.Connection]:
         """Open the file, made if need be, for one transaction."""
         new = not self.path.exists()
         if new:
@@ -144,7 +145,7 @@ class DeadFile:
             self._directory.sync()
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection | None]:
+    def reading(self) -> Generator[sqlite3.Connection | None]:
         """Open the file to read it; None if there is none."""
         if not self.path.exists():
             yield None
@@ -223,13 +224,16 @@ class DeadFile:
             with self.transaction() as sql:
                 sql.executemany("INSERT OR IGNORE INTO dead VALUES(?,?,?,?,?,?,?,?,?,?,?,?)", rows)
 
-    def settle(self, owner: str, rows: Sequence[Row]) -> set[str]:
-        """Finish what the dead *owner* of a file had begun, before its *rows* are run.
+    def settle(self, owner: str, present: Callable[[AbstractSet[str]], set[str]]) -> set[str]:
+        """Finish what the dead *owner* of a file had begun, before its jobs are run.
 
         A job on its way to the dead letters, or back from there, is in both files for a moment.
 
+        Args:
+            present: says which of some ids are in the owner's file.
+
         Returns:
-            the ids of those rows that have died, and must not run.
+            the ids of those jobs there that have died, and must not run.
         """
         if not self:
             return set()
@@ -240,14 +244,14 @@ class DeadFile:
                 found = sql.execute(
                     "SELECT id, rerun_to FROM dead WHERE source=? OR rerun_to=?", (owner, owner)
                 ).fetchall()
-            ids = {row.id for row in rows} if found else set()
-            rerun = [(id,) for id, to in found if to == owner and id in ids]
-            unfinished = [(id,) for id, to in found if to == owner and id not in ids]
+            ids = present({id_ for id_, _ in found}) if found else set()
+            rerun = [(id_,) for id_, to in found if to == owner and id_ in ids]
+            unfinished = [(id_,) for id_, to in found if to == owner and id_ not in ids]
             if rerun or unfinished:
                 with self.transaction() as sql:
                     sql.executemany("DELETE FROM dead WHERE id=?", rerun)
                     sql.executemany("UPDATE dead SET rerun_to=NULL WHERE id=?", unfinished)
-            return {id for id, to in found if to != owner and id in ids}
+            return {id_ for id_, to in found if to != owner and id_ in ids}
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
                 raise
@@ -302,8 +306,8 @@ class DeadLetters:
     def __bool__(self) -> bool:
         return True  # it is there, however many letters it holds
 
-    def get(self, id: str) -> DeadLetter:
-        """Return the letter *id*.
+    def get(self, letter_id: str, /) -> DeadLetter:
+        """Return the letter *letter_id*.
 
         Raises:
             LookupError: there is none.
@@ -311,9 +315,9 @@ class DeadLetters:
         with self._file.reading() as sql:
             row = None
             if sql is not None:
-                row = sql.execute(f"{_SELECT} WHERE id=?", (plain_id(id),)).fetchone()
+                row = sql.execute(f"{_SELECT} WHERE id=?", (plain_id(letter_id),)).fetchone()
         if row is None:
-            raise _no_letter(id)
+            raise no_letter(letter_id)
         return _letter(row)
 
     def shown(self, letter: DeadLetter) -> Any:
@@ -322,16 +326,16 @@ class DeadLetters:
             return letter.fields
         return dict(self._redact(letter.kind, dict(letter.fields)))
 
-    def rerun(self, id: str) -> None:
-        """Give the job of letter *id* all its attempts again, under the same id.
+    def rerun(self, letter_id: str, /) -> None:
+        """Give the job of letter *letter_id* all its attempts again, under the same id.
 
         It is on disk when this returns, and run by whichever process adopts it first.
 
         Raises:
             LookupError: there is no such letter.
         """
-        if not self._move(f"{_SELECT} WHERE id=?", (plain_id(id),)):
-            raise _no_letter(id)
+        if not self._move(f"{_SELECT} WHERE id=?", (plain_id(letter_id),)):
+            raise no_letter(letter_id)
 
     def rerun_all(self, kind: str | None = None) -> int:
         """Rerun all letters, or all of one kind; return how many."""
@@ -339,37 +343,37 @@ class DeadLetters:
             return self._move(_SELECT, ())
         return self._move(f"{_SELECT} WHERE kind=?", (kind,))
 
-    def edit(self, id: str, **changes: Any) -> DeadLetter:
-        """Change fields of letter *id*, and return it as it is then.
+    def edit(self, letter_id: str, /, **changes: Any) -> DeadLetter:
+        """Change fields of letter *letter_id*, and return it as it is then.
 
         Raises:
             LookupError: there is no such letter.
             JobRefused: it would not make a job any more; nothing has changed.
             JournalError: its kind is not registered here.
         """
-        id = plain_id(id)
+        name = plain_id(letter_id)
         with self._editable() as sql:
-            row = None if sql is None else sql.execute(f"{_SELECT} WHERE id=?", (id,)).fetchone()
+            row = None if sql is None else sql.execute(f"{_SELECT} WHERE id=?", (name,)).fetchone()
             if sql is None or row is None:
-                raise _no_letter(id)
+                raise no_letter(letter_id)
             letter = _letter(row)
             kind, data = edited(self._codec, letter, changes)
-            values = (kind, data.decode(), id)
+            values = (kind, data.decode(), name)
             sql.execute("UPDATE dead SET ver=?, data=? WHERE id=?", values)
-        return self.get(id)
+        return self.get(name)
 
-    def discard(self, id: str) -> None:
-        """Remove letter *id* for good.
+    def discard(self, letter_id: str, /) -> None:
+        """Remove letter *letter_id* for good.
 
         Raises:
             LookupError: there is none.
         """
         with self._editable() as sql:
             gone = sql is not None and sql.execute(
-                "DELETE FROM dead WHERE id=? AND rerun_to IS NULL", (plain_id(id),)
+                "DELETE FROM dead WHERE id=? AND rerun_to IS NULL", (plain_id(letter_id),)
             )
             if not gone or not gone.rowcount:
-                raise _no_letter(id)
+                raise no_letter(letter_id)
 
     def discard_all(self, kind: str | None = None) -> int:
         """Remove all letters, or all of one kind, for good; return how many."""
@@ -381,7 +385,7 @@ class DeadLetters:
             return sql.execute(query, values).rowcount
 
     @contextmanager
-    def _editable(self) -> Iterator[sqlite3.Connection | None]:
+    def _editable(self) -> Generator[sqlite3.Connection | None]:
         if not self._file:
             yield None
             return
@@ -469,23 +473,24 @@ def edited(codec: Codec, letter: DeadLetter, changes: Mapping[str, Any]) -> tupl
     return known.version, data
 
 
-def plain_id(id: str) -> str:
-    """Return *id* as records have it, with or without a UUID's hyphens."""
-    return id.replace("-", "").lower()
+def plain_id(text: str) -> str:
+    """Return an id as records have it, given with or without a UUID's hyphens."""
+    return text.replace("-", "").lower()
 
 
-def _no_letter(id: str) -> LookupError:
-    return LookupError(f"there is no dead letter {id!r}")
+def no_letter(letter_id: str) -> LookupError:
+    """Return what to raise for the id of no dead letter."""
+    return LookupError(f"there is no dead letter {letter_id!r}")
 
 
 def _letter(row: Sequence[Any]) -> DeadLetter:
-    id, kind, version, data, reason, attempts, crashes, accepted_at, died_at, errors, *_ = row
+    id_, kind, version, data, reason, attempts, crashes, accepted_at, died_at, errors, *_ = row
     try:
         fields = fields_of_json(data)
     except msgspec.DecodeError:
         fields = data
     return DeadLetter(
-        id,
+        id_,
         kind,
         version,
         fields,
@@ -499,10 +504,10 @@ def _letter(row: Sequence[Any]) -> DeadLetter:
 
 
 def _revived(row: Sequence[Any], seq: int) -> Row:
-    id, kind, version, data, _, _, _, accepted_at, _, errors, *_ = row
+    id_, kind, version, data, _, _, _, accepted_at, _, errors, *_ = row
     return Row(
         seq=seq,
-        id=id,
+        id=id_,
         kind=kind,
         ver=version,
         data=data,

@@ -93,9 +93,9 @@ class Entry:
     )
 
     def __init__(
-        self, id: str, job: Any, kind: str, version: int, data: bytes, accepted_at: float
+        self, name: str, job: Any, kind: str, version: int, data: bytes | str, accepted_at: float, /
     ) -> None:
-        self.id = id
+        self.id = name
         self.job = job
         self.kind = kind
         self.attempts = 0

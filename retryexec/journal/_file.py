@@ -7,7 +7,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -64,6 +65,11 @@ _DELETE = "DELETE FROM job WHERE seq BETWEEN ? AND ?"
 _SELECT = (
     "SELECT seq,id,kind,ver,data,attempts,crashes,started,accepted_at,first_at,due_at,delay,"
     "errors,parked FROM job"
+)
+
+_SCAN = (
+    "SELECT seq,id,kind,ver,data,accepted_at,attempts OR crashes OR started OR "
+    "errors IS NOT NULL OR parked IS NOT NULL FROM job ORDER BY seq"
 )
 
 # SQLite's codes, of which the module names some only from Python 3.11 on, some never.
@@ -293,9 +299,21 @@ class JournalFile:
         found = self._sql.execute("SELECT id FROM job WHERE seq=?", (entry._row,)).fetchone()
         return found is not None and found[0] == entry.id
 
-    def rows(self) -> list[Row]:
-        """Return all records, in the order they were accepted."""
-        return list(map(Row._make, self._sql.execute(f"{_SELECT} ORDER BY seq")))
+    def scan(self) -> Iterator[tuple[Any, ...]]:
+        """Yield what there is of a job, in the order they were accepted.
+
+        Returns:
+            row, id, kind, version, JSON, when accepted, and whether `row` has more to tell.
+        """
+        return self._sql.execute(_SCAN)
+
+    def row(self, seq: int) -> Row:
+        """Return the whole of a record."""
+        return Row._make(self._sql.execute(f"{_SELECT} WHERE seq=?", (seq,)).fetchone())
+
+    def present(self, ids: AbstractSet[str]) -> set[str]:
+        """Return those of *ids* that are in this file."""
+        return {id_ for (id_,) in self._sql.execute("SELECT id FROM job") if id_ in ids}
 
     def adopted(
         self,
@@ -424,7 +442,7 @@ def row_of(entry: Entry, seq: int) -> Row:
         id=entry.id,
         kind=entry.kind,
         ver=entry._version,
-        data=bytes(entry._data).decode(),
+        data=text_of(entry),
         attempts=entry.attempts if past is None else past.attempts,
         crashes=entry.crashes,
         started=int(entry._marked),
@@ -435,6 +453,12 @@ def row_of(entry: Entry, seq: int) -> Row:
         errors=None if past is None else errors_json(past.errors),
         parked=None,
     )
+
+
+def text_of(entry: Entry) -> str:
+    """Return the JSON of *entry*'s job."""
+    data = entry._data
+    return data if isinstance(data, str) else data.decode()
 
 
 def past_of(row: Row) -> Past | None:

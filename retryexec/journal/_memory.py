@@ -11,7 +11,7 @@ from typing import Any
 
 from retryexec._validate import whole
 from retryexec.journal._codec import Codec, fields_of_json
-from retryexec.journal._dead import DeadLetter, edited, plain_id
+from retryexec.journal._dead import DeadLetter, edited, no_letter, plain_id
 from retryexec.journal._engine import closed
 from retryexec.journal._entry import DONE, OVER, End, Entry, Host
 from retryexec.journal._errors import JournalError
@@ -134,7 +134,7 @@ class MemoryJournal:
         """Return 0: nobody else leaves anything here."""
         return 0
 
-    def _revive(self, letter: DeadLetter, data: bytes) -> None:
+    def _revive(self, letter: DeadLetter, data: bytes | str) -> None:
         entry = Entry(letter.id, None, letter.kind, letter.version, data, letter.accepted_at)
         recalled = self._recalled(entry)
         with self._lock:
@@ -151,12 +151,12 @@ class MemoryDeadLetters:
         self,
         codec: Codec,
         lock: "threading.RLock",
-        revive: Callable[[DeadLetter, bytes], None],
+        revive: Callable[[DeadLetter, bytes | str], None],
     ) -> None:
         self._codec = codec
         self._lock = lock
         self._revive = revive
-        self._letters: dict[str, tuple[DeadLetter, bytes]] = {}
+        self._letters: dict[str, tuple[DeadLetter, bytes | str]] = {}
 
     def bury(self, entry: Entry, end: End, now: float) -> None:
         """Add *entry*."""
@@ -192,21 +192,20 @@ class MemoryDeadLetters:
     def __bool__(self) -> bool:
         return True
 
-    def get(self, id: str) -> DeadLetter:
-        """Return the letter *id*; LookupError if there is none."""
-        return self._found(id)[0]
+    def get(self, letter_id: str, /) -> DeadLetter:
+        """Return the letter *letter_id*; LookupError if there is none."""
+        return self._found(letter_id)[0]
 
-    def _found(self, id: str) -> tuple[DeadLetter, bytes]:
+    def _found(self, letter_id: str, /) -> tuple[DeadLetter, bytes | str]:
         try:
-            return self._letters[plain_id(id)]
+            return self._letters[plain_id(letter_id)]
         except KeyError:
-            msg = f"there is no dead letter {id!r}"
-            raise LookupError(msg) from None
+            raise no_letter(letter_id) from None
 
-    def rerun(self, id: str) -> None:
-        """Give the job of letter *id* all its attempts again, under the same id."""
+    def rerun(self, letter_id: str, /) -> None:
+        """Give the job of letter *letter_id* all its attempts again, under the same id."""
         with self._lock:
-            letter, data = self._found(id)
+            letter, data = self._found(letter_id)
             del self._letters[letter.id]
         self._revive(letter, data)
 
@@ -217,9 +216,9 @@ class MemoryDeadLetters:
             self.rerun(letter.id)
         return len(letters)
 
-    def edit(self, id: str, **changes: Any) -> DeadLetter:
-        """Change fields of letter *id*, and return it as it is then."""
-        letter, _ = self._found(id)
+    def edit(self, letter_id: str, /, **changes: Any) -> DeadLetter:
+        """Change fields of letter *letter_id*, and return it as it is then."""
+        letter, _ = self._found(letter_id)
         version, data = edited(self._codec, letter, changes)
         new = DeadLetter(
             letter.id,
@@ -237,10 +236,10 @@ class MemoryDeadLetters:
             self._letters[letter.id] = (new, data)
         return new
 
-    def discard(self, id: str) -> None:
-        """Remove letter *id* for good."""
+    def discard(self, letter_id: str, /) -> None:
+        """Remove letter *letter_id* for good."""
         with self._lock:
-            del self._letters[self._found(id)[0].id]
+            del self._letters[self._found(letter_id)[0].id]
 
     def discard_all(self, kind: str | None = None) -> int:
         """Remove all letters, or all of one kind, for good; return how many."""

@@ -8,8 +8,6 @@ before it starts, so that the next crash tells the culprit from the bystanders.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from retryexec.journal._file import Row
-
 CRASHES = "crashes"
 """The reason of a job that dies because processes did."""
 
@@ -26,15 +24,14 @@ class Verdict(NamedTuple):
     serial: bool
 
 
-def judge(rows: Sequence[Row], adoptions: int) -> Verdict:
-    """Return whom to blame for the end of the owner of *rows*.
+def judge(marked: Sequence[tuple[int, int]], adoptions: int) -> Verdict:
+    """Return whom to blame for the end of a file's owner.
 
     Args:
-        rows: what it left.
-        adoptions: how many owners of this file have crashed in a row, this one included.
+        marked: the rows that were seen at work, each with the crashes it had before.
+        adoptions: how many owners of the file have crashed in a row, this one included.
     """
-    marked = [row for row in rows if row.started]
     # Those at work beside an old suspect are most likely its victims, for the second time.
-    old = [row for row in marked if row.crashes]
-    blamed = frozenset(row.seq for row in old or marked)
+    old = [row for row, crashes in marked if crashes]
+    blamed = frozenset(old or [row for row, _ in marked])
     return Verdict(blamed, serial=adoptions >= 2 and not marked)

@@ -29,6 +29,7 @@ from retryexec.journal._file import (
     is_full,
     row_of,
     set_aside,
+    text_of,
 )
 
 logger = logging.getLogger("retryexec.journal")
@@ -586,7 +587,7 @@ def _death(entry: Entry, now: float) -> Death:
         entry.id,
         entry.kind,
         entry._version,
-        bytes(entry._data).decode(),
+        text_of(entry),
         end.reason,
         end.attempts,
         entry.crashes,

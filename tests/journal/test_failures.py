@@ -753,6 +753,7 @@ def test_row_17_a_poison_job_ends_among_the_dead(open_journal: Open, directory: 
     assert set(runs.values()) == {1}
     journal, host = open_journal(directory)
     assert host.jobs == []
+    assert journal.flush(10)
     (letter,) = journal.dead
     assert (letter.fields["n"], letter.reason, letter.crashes) == (13, "crashes", 3)
 
@@ -816,6 +817,7 @@ def test_row_17_a_killer_quicker_than_any_mark(open_journal: Open, directory: Pa
         runs += [line for line in process.kill() if line.startswith("run")]
     assert [line for line in runs if line != "run 3"] == ["run 0", "run 1", *["run 2"] * 4]
     journal, _ = open_journal(directory)
+    assert journal.flush(10)
     (letter,) = journal.dead
     assert (letter.fields["n"], letter.crashes) == (2, 3)
     journal.close()
