@@ -10,7 +10,7 @@ import inspect
 import ipaddress
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -358,34 +358,34 @@ def difference(a: Any, b: Any, path: str) -> str | None:
     """
     if type(a) is not type(b):
         return f"{path!r}: {_told(a)} comes back as {_told(b)}"
-    same = True
-    if type(a) in _ATOMS:
-        same = a == b
-    elif isinstance(a, (list, tuple)):
-        same = len(a) == len(b)
-        found = _first(difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b)))  # noqa: B905
-        if found is not None:
-            return found
-    elif isinstance(a, dict):
+    if isinstance(a, dict):
         return _dict_difference(a, b, path)
-    elif isinstance(a, (set, frozenset)):
-        same = {(type(x), x) for x in a} == {(type(x), x) for x in b}
-    elif isinstance(a, Enum):
-        same = a is b
-    elif isinstance(a, (datetime, time)):
+    if isinstance(a, (list, tuple)):
+        same = len(a) == len(b)
+        parts: Iterable[str | None] = (
+            difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b))
+        )  # noqa: B905
+    elif type(a) not in _ATOMS and (names := field_names(type(a))) is not None:
+        same = True
+        parts = (difference(getattr(a, name), getattr(b, name), f"{path}.{name}") for name in names)
+    else:
+        same, parts = _same(a, b), ()
+    found = next((words for words in parts if words is not None), None)
+    return found if same or found else f"{path!r}: {_told(a)} comes back as another one"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two values of one type, without parts to compare one by one, are the same."""
+    if isinstance(a, (set, frozenset)):
+        return {(type(x), x) for x in a} == {(type(x), x) for x in b}
+    if isinstance(a, Enum):
+        return a is b
+    if isinstance(a, (datetime, time)):
         # The same moment in the same offset: of a named zone, the offset is what is kept.
-        same = (
+        return (
             a == b and a.utcoffset() == b.utcoffset() and (a.tzinfo is None) == (b.tzinfo is None)
         )
-    elif (names := field_names(type(a))) is not None:
-        found = _first(
-            difference(getattr(a, name), getattr(b, name), f"{path}.{name}") for name in names
-        )
-        if found is not None:
-            return found
-    else:
-        same = bool(a == b)
-    return None if same else f"{path!r}: {_told(a)} comes back as another one"
+    return bool(a == b)
 
 
 def _dict_difference(a: dict[Any, Any], b: dict[Any, Any], path: str) -> str | None:
@@ -399,10 +399,6 @@ def _dict_difference(a: dict[Any, Any], b: dict[Any, Any], path: str) -> str | N
         if found is not None:
             return found
     return None
-
-
-def _first(found: Iterator[str | None]) -> str | None:
-    return next((words for words in found if words is not None), None)
 
 
 def _told(value: Any) -> str:

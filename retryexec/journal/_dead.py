@@ -381,7 +381,7 @@ class DeadLetters:
         with self._editable() as sql:
             if sql is None:
                 return 0
-            query = f"DELETE FROM dead WHERE rerun_to IS NULL{where}"
+            query = f"DELETE FROM dead WHERE rerun_to IS NULL{where}"  # noqa: S608  both ours
             return sql.execute(query, values).rowcount
 
     @contextmanager

@@ -92,7 +92,7 @@ class Entry:
         "refusal",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  for each job, and keywords take time
         self, name: str, job: Any, kind: str, version: int, data: bytes | str, accepted_at: float, /
     ) -> None:
         self.id = name

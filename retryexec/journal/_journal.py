@@ -229,7 +229,7 @@ class Journal:
             error: what it raised, if it raised anything.
             elapsed: seconds since the first attempt began.
         """
-        entry._past = failed(entry, attempts, delay, error, elapsed, self._wall())
+        entry._past = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
         entry.attempts = attempts
         self._show(entry)
 
@@ -364,6 +364,7 @@ def failed(
     attempts: int,
     delay: float,
     error: BaseException | None,
+    *,
     elapsed: float,
     now: float,
 ) -> Past:

@@ -98,7 +98,7 @@ class MemoryJournal:
         elapsed: float = 0.0,
     ) -> None:
         """Note that an attempt of *entry* failed, and that the next one follows."""
-        entry._past = failed(entry, attempts, delay, error, elapsed, self._wall())
+        entry._past = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
         entry.attempts = attempts
 
     def succeeded(self, entry: Entry) -> None:

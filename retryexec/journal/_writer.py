@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from retryexec.journal._dead import DeadFile, Death
 from retryexec.journal._directory import Directory
@@ -38,6 +38,8 @@ MAX_BATCH = 1000
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _LINGER = 0.005  # seconds that ends wait for company
 _DOUBTS = 5  # looks at the file, before an outcome stays unknown
+
+_NUMBERED = -3  # an entry's `_row` from the first look at it until it has one
 
 Command = Callable[[], object]
 
@@ -118,138 +120,120 @@ class Writer:
 
     def _handle(self, items: Sequence[Any]) -> None:
         entries = [item for item in items if item.__class__ is Entry]
+        commands = len(items) > len(entries)
+        if self._backlog:
+            entries, self._backlog = self._backlog + entries, []
         batches, self._failing = self.batches, False
         try:
-            if entries or self._unwell():
-                self._write(self._backlog + entries if self._backlog else entries)
-            if len(entries) < len(items):
-                for item in items:
-                    if item.__class__ is not Entry:
-                        item()
+            if entries or self._homeless:
+                self._write(entries)
+            for item in items if commands else ():
+                if item.__class__ is not Entry:
+                    item()
         except Exception as error:
             logger.exception("the journal's writer met an error it does not know")
             self._fail(error)
-            for item in entries:
-                if item.__class__ is Entry:
-                    self._despair(item, error)
-        if self.error is not None and batches < self.batches:
-            if not (self._failing or self._unwell()):
-                self._recovered()
+            self._despair(entries, error)
+        if self.error is not None and batches < self.batches and not self._failing:
+            self._recovered()
         if self._barriers and not self._unwell():
             barriers, self._barriers = self._barriers, []
             for barrier in barriers:
                 barrier.set()
 
-    def _despair(self, entry: Entry, error: Exception) -> None:
-        """After an error of unknown kind: leave nobody waiting."""
-        if entry._row not in (OVER, HOMELESS) and entry._file is None:
-            self._refuse([entry], error)
-        elif entry._row > OVER and entry not in self._backlog:
-            self._backlog.append(entry)
+    def _despair(self, entries: Sequence[Entry], error: Exception) -> None:
+        """After an error of unknown kind: leave nobody waiting, and forget no end."""
+        new = [e for e in entries if e._file is None and e._row not in (OVER, HOMELESS)]
+        self._refuse(new, error)
+        self._backlog = [entry for entry in entries if entry._row > OVER]
 
     # ---- one batch
 
     def _write(self, entries: Iterable[Entry]) -> None:
-        self._backlog = []
+        """Make the disk agree with *entries*."""
         if self._homeless:
             self._find_home()
-        inserts: list[Entry] = []
-        changed: list[Entry] = []
-        ended: list[Entry] = []
-        dying: list[Entry] = []
+        batch = self._sorted(entries)
+        if batch.dying:
+            batch.ended.extend(self._bury(batch.dying))
+        if batch.inserts and not self._number(batch.inserts):
+            batch = batch.without_inserts()
         own = self.own
-        next_row = 1 if own is None else own.next_row
+        if self.files:
+            for file, part in batch.by_file(own):
+                self._apply(file, part)
+                if file is not own:
+                    self.look_after(file)
+        elif own is not None and batch:  # the common case: all is in one file
+            self._apply(own, batch)
+
+    def _sorted(self, entries: Iterable[Entry]) -> "_Batch":
+        """Return what is to be done for *entries*."""
+        batch = _Batch([], [], [], [])
+        inserts, changed, ended, dying = batch
         for entry in entries:
-            end = entry._end
-            if entry._row > OVER:
-                if end is None:
-                    changed.append(entry)
-                elif end.reason is None:
-                    ended.append(entry)
-                else:
-                    dying.append(entry)
-            elif entry._row == UNSEEN:
-                if end is None:
-                    entry._row = next_row
-                    next_row += 1
+            row, end = entry._row, entry._end
+            if row == OVER:
+                continue
+            if end is None:
+                if row == UNSEEN:
+                    entry._row = _NUMBERED
                     inserts.append(entry)
-                    if entry._past is not None:
-                        changed.append(entry)
-                elif end.reason is None:
-                    self._over(entry)  # so quick that it never needed the disk
-                else:
-                    dying.append(entry)
-            elif entry._row == HOMELESS and end is not None and end.reason is not None:
+                if entry._past is not None and row != HOMELESS:
+                    changed.append(entry)
+            elif end.reason is not None:
                 dying.append(entry)
-        if dying:
-            ended += self._bury(dying)
-        if inserts and own is None and not self._make_own(inserts):
-            changed = [entry for entry in changed if entry._row != OVER]
-            ended = [entry for entry in ended if entry._row != OVER]
-            inserts = []
+            elif row > OVER or row == _NUMBERED:
+                ended.append(entry)
+            elif row == UNSEEN:
+                self._over(entry)  # so quick that it never needed the disk
+        return batch
+
+    def _number(self, inserts: Sequence[Entry]) -> bool:
+        """Give *inserts* rows in this process's own file, made if need be; refuse them if not."""
         own = self.own
-        if own is not None:
-            own.next_row = max(own.next_row, next_row)
-        if not self.files:  # the common case: all is in one file
-            if own is not None and (inserts or changed or ended):
-                self._apply(own, inserts, changed, ended)
-            return
-        groups: dict[JournalFile, tuple[list[Entry], list[Entry], list[Entry]]] = {}
-        if inserts:
-            assert own is not None
-            groups[own] = (inserts, [], [])
-        for place, group in ((1, changed), (2, ended)):
-            for entry in group:
-                file: Any = entry._file or own
-                if file not in groups:
-                    groups[file] = ([], [], [])
-                groups[file][place].append(entry)
-        for file, (new, others, gone) in groups.items():
-            self._apply(file, new, others, gone)
-            if file is not own:
-                self._look_after(file)
+        if own is None:
+            try:
+                own = self._new_own()
+            except (Gone, sqlite3.Error, OSError) as error:
+                self._refuse(inserts, error)
+                self._fail(error)
+                return False
+        row = own.next_row
+        for entry in inserts:
+            entry._row = row
+            row += 1
+        own.next_row = row
+        return True
 
-    def _apply(
-        self,
-        file: JournalFile,
-        inserts: list[Entry],
-        changed: list[Entry],
-        ended: list[Entry],
-    ) -> None:
-        """Make one transaction of it, and tell those who wait."""
+    def _apply(self, file: JournalFile, batch: "_Batch") -> None:
+        """Make one transaction of *batch*, and tell those who wait."""
         marks = self._running_in(file)
-        deletes = [entry._row for entry in ended]
+        deletes = [entry._row for entry in batch.ended]
         try:
-            file.apply(Changes(inserts, changed, marks, deletes))
+            file.apply(Changes(batch.inserts, batch.changed, marks, deletes))
         except (Gone, sqlite3.Error, OSError) as error:
-            self._repair(file, inserts, changed, ended, error)
+            self._repair(file, batch, error)
             return
-        self._applied(file, inserts, changed, ended, marks)
+        self._applied(file, batch, marks)
 
-    def _applied(
-        self,
-        file: JournalFile,
-        inserts: list[Entry],
-        changed: list[Entry],
-        ended: list[Entry],
-        marks: Sequence[Entry] = (),
-    ) -> None:
+    def _applied(self, file: JournalFile, batch: "_Batch", marks: Sequence[Entry] = ()) -> None:
         self.batches += 1
         live = file.live
-        for entry in inserts:
+        for entry in batch.inserts:
             live[entry._row] = entry
             entry._file = file
             if entry._waiter is not None:
                 entry._waiter.release()
             if entry._future is not None:
                 self._later(entry._tell)
-        for entry in changed:
+        for entry in batch.changed:
             entry._marked = False
             if entry is file.in_hand:
                 file.in_hand = None
         for entry in marks:
             entry._marked = True
-        for entry in ended:
+        for entry in batch.ended:
             live.pop(entry._row, None)
             entry._row = OVER
             if entry is file.in_hand:
@@ -305,15 +289,9 @@ class Writer:
 
     # ---- when things go wrong
 
-    def _repair(
-        self,
-        file: JournalFile,
-        inserts: list[Entry],
-        changed: list[Entry],
-        ended: list[Entry],
-        error: Exception,
-    ) -> None:
+    def _repair(self, file: JournalFile, batch: "_Batch", error: Exception) -> None:
         """Save what can be saved of a transaction that failed."""
+        inserts = batch.inserts
         if isinstance(error, Gone) or is_corrupt(error):
             self._move_out(file, error)
             for entry in inserts:
@@ -326,7 +304,7 @@ class Writer:
         if inserts:
             landed = self._landed(file, inserts[0])
             if landed:  # the error lied: all or nothing, and this is all
-                self._applied(file, inserts, changed, ended)
+                self._applied(file, batch)
                 return
             if landed is None:
                 # Nobody can say. They are told no, and should the rows be there, they go.
@@ -342,7 +320,7 @@ class Writer:
             else:
                 self._refuse(inserts, error)
         self._fail(error)
-        self._backlog += [entry for entry in changed + ended if entry._row > OVER]
+        self._backlog += [entry for entry in batch.changed + batch.ended if entry._row > OVER]
 
     def _landed(self, file: JournalFile, entry: Entry) -> bool | None:
         """Return whether the transaction that *entry* was in took place; None if unknown."""
@@ -400,7 +378,7 @@ class Writer:
         own.next_row = first + len(entries)
         for row, entry in zip(rows, entries, strict=True):
             entry._row = row.seq
-        self._applied(own, entries, [], [])
+        self._applied(own, _Batch(entries, [], [], []))
         # What became of them meanwhile, the rows may not tell yet.
         self._backlog += [entry for entry in entries if entry._end is not None]
 
@@ -408,15 +386,6 @@ class Writer:
         """Refuse new entries for which there was no home either."""
         self._refuse(inserts, error)
         self._homeless = [entry for entry in self._homeless if entry._row != OVER]
-
-    def _make_own(self, inserts: list[Entry]) -> bool:
-        try:
-            self._new_own()
-        except (Gone, sqlite3.Error, OSError) as error:
-            self._refuse(inserts, error)
-            self._fail(error)
-            return False
-        return True
 
     def _new_own(self) -> JournalFile:
         """Make a file for this process: not before there is something to write to it."""
@@ -452,10 +421,7 @@ class Writer:
     # ---- adopted files
 
     def look_after(self, file: JournalFile) -> None:
-        """Do what a newly adopted file needs."""
-        self._look_after(file)
-
-    def _look_after(self, file: JournalFile) -> None:
+        """Hand out the next suspect of an adopted file, and let go of a file that is done with."""
         if file not in self.files:
             return
         while file.suspects and file.in_hand is None:
@@ -466,8 +432,8 @@ class Writer:
                 file.apply(Changes(marks=[entry]))
             except (Gone, sqlite3.Error, OSError) as error:
                 file.suspects.append(entry)
-                self._repair(file, [], [], [], error)
-                self.command(lambda: self._look_after(file))
+                self._repair(file, _NOTHING, error)
+                self.command(lambda: self.look_after(file))
                 return
             entry._marked = True
             file.in_hand = entry
@@ -489,10 +455,10 @@ class Writer:
                     msg = f"{file.lock.path} has been replaced by another lock"
                     raise Gone(msg)
             except (Gone, OSError) as error:
-                self._repair(file, [], [], [], error)
+                self._repair(file, _NOTHING, error)
                 continue
             if self._running_in(file):
-                self._apply(file, [], [], [])
+                self._apply(file, _NOTHING)
 
     def tidy(self) -> None:
         """Give back the space of logs."""
@@ -560,6 +526,39 @@ class Writer:
         """In a forked child: leave all files to the parent."""
         for file in [*self.files, *([self.own] if self.own else [])]:
             file.abandon()
+
+
+class _Batch(NamedTuple):
+    """What one look at some entries has found to do."""
+
+    inserts: list[Entry]
+    changed: list[Entry]
+    ended: list[Entry]
+    dying: list[Entry]
+
+    def __bool__(self) -> bool:
+        return bool(self.inserts or self.changed or self.ended)
+
+    def without_inserts(self) -> "_Batch":
+        """Return what is left of it when the new entries have been refused."""
+        changed = [entry for entry in self.changed if entry._row > OVER]
+        return _Batch([], changed, [entry for entry in self.ended if entry._row > OVER], [])
+
+    def by_file(self, own: JournalFile | None) -> "Iterable[tuple[JournalFile, _Batch]]":
+        """Return the parts of it that belong to one file each; new entries belong to *own*."""
+        parts: dict[JournalFile, _Batch] = {}
+        if own is not None and self.inserts:
+            parts[own] = _Batch(self.inserts, [], [], [])
+        for place, group in enumerate(self[1:3], 1):
+            for entry in group:
+                file: Any = entry._file or own
+                if file not in parts:
+                    parts[file] = _Batch([], [], [], [])
+                parts[file][place].append(entry)
+        return parts.items()
+
+
+_NOTHING = _Batch([], [], [], [])
 
 
 def _is_end(item: Any) -> bool:
