@@ -73,6 +73,7 @@ class Adopter:
         self._wall = wall
         self.left_alone: set[str] = set()
         self._warned: set[str] = set()
+        self._outlived: dict[str, int] = {}  # locks held although their process has ended
 
     def next(self, seen: set[str]) -> Adopted | None:
         """Adopt one file of a dead owner not yet *seen*; None if there is none left."""
@@ -227,8 +228,12 @@ class Adopter:
     def _look_at_holder(self, owner: str) -> None:
         """Speak up when a lock outlives its process, for want of anything better."""
         with suppress(OSError):
+            before = self._outlived.pop(owner, None)
             pid = self._directory.pid_of(owner)
             if pid is not None:
+                self._outlived[owner] = pid
+            # At the second look: the first may have met a process in the act of dying.
+            if pid is not None and pid == before:
                 self._warn_once(
                     owner,
                     "process %d has ended, and a child of it still holds %s.lock: its jobs are run "

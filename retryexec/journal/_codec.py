@@ -363,8 +363,8 @@ def difference(a: Any, b: Any, path: str) -> str | None:
     if isinstance(a, (list, tuple)):
         same = len(a) == len(b)
         parts: Iterable[str | None] = (
-            difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b))
-        )  # noqa: B905
+            difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=False))
+        )
     elif type(a) not in _ATOMS and (names := field_names(type(a))) is not None:
         same = True
         parts = (difference(getattr(a, name), getattr(b, name), f"{path}.{name}") for name in names)

@@ -1,4 +1,4 @@
-"""Jobs as JSON: what the round trip lets through, what it finds, and what becomes of old records."""
+"""Jobs as JSON: what the round trip lets through and what it finds; old records."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import pytest
 from retryexec.journal import JobRefused
 from retryexec.journal._codec import Codec
 from retryexec.journal._errors import Undecodable
+
+LOCALHOST = ipaddress.IPv4Address("127.0.0.1")
 
 
 class Job:
@@ -76,7 +78,7 @@ class Everything(Job):
     maybe: int | None = None
     color: Color = Color.RED
     path: Path = Path("/tmp/x")  # noqa: S108  a path, and no file
-    host: ipaddress.IPv4Address = ipaddress.IPv4Address("127.0.0.1")
+    host: ipaddress.IPv4Address = LOCALHOST
 
 
 class Record(msgspec.Struct, Job, rename="camel", frozen=True):
@@ -271,7 +273,8 @@ def test_a_refusal_shows_no_values() -> None:
     for job in (Text(Name("secret")), Corner(Point3(424242)), Holder(("secret",))):
         with pytest.raises(JobRefused) as caught:
             codec(job=type(job)).encode(job)
-        assert "secret" not in str(caught.value) and "424242" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert "424242" not in str(caught.value)
 
 
 def test_row_26_a_job_too_large_is_refused() -> None:

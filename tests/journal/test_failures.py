@@ -202,7 +202,8 @@ def test_row_03_dead_letters_that_cannot_be_written_wait(
     assert journal.stats().unfinished == 1  # the other one is through
     faults.before = None
     assert journal.flush(10)
-    assert len(journal.dead) == 1 and journal.stats().unfinished == 0
+    assert len(journal.dead) == 1
+    assert journal.stats().unfinished == 0
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
@@ -328,14 +329,14 @@ def test_row_05_file_unlinked_under_us(
     journal.succeeded(entries[1])
     journal.accept(Save("", 5))
     assert "is lost" in caplog.text
-    os.kill  # what is on disk now must do for the next process
+    # What is on disk now must do for the next process.
     rows = []
     for path in databases(directory):
         if path != database:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
                 rows += sql.execute("SELECT json_extract(data,'$.n'), attempts FROM job").fetchall()
     assert journal.flush(10)
-    assert sorted(rows)[0] == (0, 3)
+    assert min(rows) == (0, 3)
     assert {n for n, _ in rows} - {1} == {0, 2, 3, 4, 5}
     journal.close()
     if how != "replaced":
@@ -697,7 +698,8 @@ def test_row_13_a_lock_that_outlives_its_owner_is_told(
         assert host.jobs == []
         assert journal.poll() == 0
         told = [record.getMessage() for record in caplog.records]
-        assert len(told) == 1 and f"process {process.popen.pid} has ended" in told[0]
+        assert len(told) == 1
+        assert f"process {process.popen.pid} has ended" in told[0]
     finally:
         os.kill(child, 9)
     # The kernel needs a moment for what a signal has begun.
@@ -725,7 +727,7 @@ def test_row_17_a_poison_job_ends_among_the_dead(open_journal: Open, directory: 
         journal.accept(Save("", 16))        # a batch in which the others are seen at work
         """,
     )
-    runs = {n: 0 for n in range(11, 17)}
+    runs = dict.fromkeys(range(11, 17), 0)
     for _ in range(3):
         lines = killed(
             directory,
@@ -873,8 +875,9 @@ def test_row_22_no_statement_looks_at_the_history(open_journal: Open, directory:
         assert "USING INTEGER PRIMARY KEY" in plan(own._sql, statement), statement
     with closing(sqlite3.connect(directory / "dead.db")) as sql:
         for where in ("id=?", "source=? OR rerun_to=?", "kind=?"):
-            words = plan(sql, f"SELECT id FROM dead WHERE {where}")
-            assert "SCAN" not in words and "INDEX" in words, words
+            words = plan(sql, f"SELECT id FROM dead WHERE {where}")  # noqa: S608  ours
+            assert "SCAN" not in words, words
+            assert "INDEX" in words, words
     journal.succeeded(entry)
 
 
@@ -1013,7 +1016,7 @@ def test_an_error_nobody_expects_leaves_nobody_waiting(
 
     with monkeypatch.context() as patch:
         patch.setattr(JournalFile, "apply", broken)
-        with pytest.raises(JournalError, match="ZeroDivision|could not"):
+        with pytest.raises(JournalError, match="could not"):
             journal.accept(Save("refused"))
         journal.succeeded(entry)
         assert not journal.flush(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import stat
@@ -168,7 +167,8 @@ def test_a_killed_process_is_inherited(open_journal: Open, directory: Path) -> N
 def test_the_living_are_left_alone(open_journal: Open, directory: Path) -> None:
     process = Process(directory, "journal.accept(Save('alive'))")
     journal, host = open_journal(directory)
-    assert journal.poll() == 0 and host.jobs == []
+    assert journal.poll() == 0
+    assert host.jobs == []
     process.kill()
     assert journal.poll() == 1
     assert host.jobs == [Save("alive")]
@@ -182,7 +182,8 @@ def test_row_14_a_stopped_process_is_not_dead(open_journal: Open, directory: Pat
     process = Process(directory, "journal.accept(Save('asleep'))")
     process.popen.send_signal(signal.SIGSTOP)
     journal, host = open_journal(directory)
-    assert journal.poll() == 0 and host.jobs == []
+    assert journal.poll() == 0
+    assert host.jobs == []
     process.popen.send_signal(signal.SIGCONT)
     process.kill()
     assert journal.poll() == 1
@@ -190,7 +191,7 @@ def test_row_14_a_stopped_process_is_not_dead(open_journal: Open, directory: Pat
 
 def test_two_adopters_share_nothing(open_journal: Open, directory: Path) -> None:
     killed(directory, "for n in range(9): journal.accept(Save('', n))")
-    first, one = open_journal(directory)
+    _, one = open_journal(directory)
     _, two = open_journal(directory)
     assert (len(one.jobs), len(two.jobs)) == (9, 0)
 
@@ -203,7 +204,7 @@ def test_an_adopter_that_dies_is_inherited_in_turn(open_journal: Open, directory
     for n in range(4, 9):
         entry = host.next()
         assert entry.job == Save("", n)
-        assert entry in host.hands[-1] and len(host.hands[-1]) == 1
+        assert list(host.hands[-1]) == [entry]
         journal.succeeded(entry)
     assert journal.flush(10)
 
@@ -269,7 +270,8 @@ def test_a_host_that_fails_loses_nothing(
 ) -> None:
     class Failing(FakeHost):
         def recover(self, entries: Any) -> None:
-            raise RuntimeError("not now")
+            msg = f"not now, {len(entries)} jobs"
+            raise RuntimeError(msg)
 
     killed(directory, "journal.accept(Save('left'))")
     journal = Journal(directory, jobs=JOBS)
@@ -425,4 +427,3 @@ def test_its_repr_says_how_it_is(open_journal: Open, directory: Path) -> None:
     assert repr(entry) == f"<Entry {entry.id} of 'save': 0 failed attempts, on disk>"
     journal.close()
     assert repr(journal) == f"<Journal '{directory}': closed>"
-    logging.getLogger("retryexec.journal")
