@@ -97,6 +97,9 @@ class Adopter:
         file: JournalFile | None = None
         try:
             file = JournalFile.open(lock, power=self._power)
+            if file.is_blank():  # its owner died while it made the file
+                file.remove()
+                return None
             adopted = self._take(file)
         except Newer as error:
             self.left_alone.add(owner)

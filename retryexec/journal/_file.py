@@ -353,6 +353,10 @@ class JournalFile:
                     sql.execute("ROLLBACK")
             raise
 
+    def is_blank(self) -> bool:
+        """Return whether not even the schema is there."""
+        return self._sql.execute("SELECT 1 FROM sqlite_schema").fetchone() is None
+
     def adoptions(self) -> int:
         """Return how many owners crashed with it since it was last left in peace."""
         found = self._sql.execute("SELECT adoptions FROM meta").fetchone()

@@ -235,6 +235,18 @@ def test_a_lock_without_a_file_is_tidied_away(open_journal: Open, directory: Pat
     assert not lock.path.exists()
 
 
+def test_a_file_that_was_never_finished_is_tidied_away(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_journal(directory)
+    lock = Directory(directory).new()
+    lock.database.touch()
+    lock.release()
+    open_journal(directory)
+    assert list(directory.iterdir()) == []
+    assert caplog.text == ""
+
+
 def test_an_owner_whose_lock_was_removed_takes_it_back(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     entry = journal.accept(Save("mine"))
