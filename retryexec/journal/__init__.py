@@ -1,0 +1,29 @@
+"""What survives a crash: a journal of accepted jobs, on disk until they have ended."""
+
+try:
+    __import__("msgspec")  # here, so that one message says what to do
+except ModuleNotFoundError as error:
+    if error.name != "msgspec":
+        raise
+    msg = "retryexec.journal needs msgspec: pip install 'retryexec[journal]'"
+    raise ImportError(msg, name="msgspec") from error
+
+from retryexec.journal._dead import DeadLetter, DeadLetters
+from retryexec.journal._entry import Entry, ErrorText, Host
+from retryexec.journal._errors import JobRefused, JournalError, JournalFull
+from retryexec.journal._journal import Journal, JournalStats
+from retryexec.journal._memory import MemoryJournal
+
+__all__ = [
+    "DeadLetter",
+    "DeadLetters",
+    "Entry",
+    "ErrorText",
+    "Host",
+    "JobRefused",
+    "Journal",
+    "JournalError",
+    "JournalFull",
+    "JournalStats",
+    "MemoryJournal",
+]

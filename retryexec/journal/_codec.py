@@ -1,0 +1,410 @@
+"""Jobs as JSON: registered kinds, their versions, and the round trip that every job must survive.
+
+A record is the kind's registered name, its version and its fields as JSON: never a pickle, never
+an import path. What JSON would silently change (a NaN, a subclass, a key that is no string) is
+found when the job is accepted, in the caller's stack, and not when it is needed after a crash.
+"""
+
+import dataclasses
+import inspect
+import ipaddress
+import math
+import pathlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from uuid import UUID
+
+import msgspec
+
+from retryexec.journal._errors import JobRefused, Undecodable
+
+# Values of these types are equal only if nothing tells them apart.
+_ATOMS = frozenset(
+    {str, int, float, bool, NoneType, bytes, bytearray, Decimal, UUID, date, timedelta}
+)
+# What msgspec knows nothing about, and what text stands for well.
+_BY_TEXT: tuple[type, ...] = (
+    pathlib.PurePath,
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv6Interface,
+)
+# What encoding and decoding may raise for a job that is simply not fit: __post_init__ is the
+# user's, and may raise anything.
+_UNFIT = (Exception,)
+
+
+class Kind:
+    """A registered class of jobs.
+
+    Attributes:
+        name: what its records are filed under.
+        cls: the class.
+        version: of its fields; older records go through the class's ``upcast``.
+    """
+
+    __slots__ = (
+        "_all_plain",
+        "_fields",
+        "_same",
+        "_upcast",
+        "cls",
+        "decode",
+        "json_names",
+        "name",
+        "version",
+    )
+
+    def __init__(self, name: Any, cls: Any) -> None:
+        if not isinstance(name, str) or name == "":
+            msg = f"jobs maps the names of kinds to their classes (got {name!r} as a name)"
+            raise TypeError(msg)
+        if not inspect.isclass(cls):
+            msg = f"jobs[{name!r}] takes the class of the jobs (got {cls!r})"
+            raise TypeError(msg)
+        if not callable(getattr(cls, "exec", None)):
+            msg = f"jobs[{name!r}] takes a class with exec(), and {cls.__qualname__} has none"
+            raise TypeError(msg)
+        fields = field_names(cls)
+        if fields is None:
+            msg = (
+                f"jobs[{name!r}] takes a class whose fields are declared, such as a dataclass or "
+                f"a msgspec.Struct: make {cls.__qualname__} one"
+            )
+            raise TypeError(msg)
+        try:
+            decoder = msgspec.json.Decoder(cls, dec_hook=_from_text)
+        except (TypeError, NameError) as error:
+            msg = f"jobs[{name!r}]: the fields of {cls.__qualname__} cannot be JSON: {error}"
+            raise TypeError(msg) from error
+        self.name = name
+        self.cls = cls
+        self.version = _version_of(name, cls, fields)
+        # A field of that name is the job's own affair.
+        self._upcast: Any = None if "upcast" in fields else getattr(cls, "upcast", None)
+        self.decode: Callable[[bytes], Any] = decoder.decode
+        self._fields = fields
+        self.json_names = _json_names(cls, fields)
+        plain = _plain_fields(cls)
+        self._all_plain = all(name in plain for name in fields)
+        self._same = _comparison(fields)
+
+    def check(self, job: Any, data: bytes) -> None:
+        """Make sure that what *data* says is the whole of *job*.
+
+        Raises:
+            JobRefused: something gets lost or changed; the message names the field.
+        """
+        try:
+            back = self.decode(data)
+        except _UNFIT as error:
+            raise self._refuse(job, f"it cannot be read back: {error}") from error
+        try:
+            if self._all_plain and self._same(job, back):
+                return
+            for name in self._fields:
+                found = difference(getattr(job, name), getattr(back, name), name)
+                if found is not None:
+                    raise self._refuse(job, f"field {found}")
+        except JobRefused:
+            raise
+        except _UNFIT as error:
+            raise self._refuse(job, f"it cannot be compared: {error!r}") from error
+
+    def revive(self, version: int, data: bytes | str) -> Any:
+        """Return the job of a record.
+
+        Raises:
+            Undecodable: with the reason.
+        """
+        if version > self.version:
+            msg = (
+                f"kind {self.name!r}: the record is of version {version}, which is newer than "
+                f"{self.cls.__qualname__}'s {self.version}"
+            )
+            raise Undecodable(msg)
+        try:
+            if version < self.version:
+                data = self._carried_over(version, data)
+            return self.decode(cast("bytes", data))  # text will do
+        except Undecodable:
+            raise
+        except _UNFIT as error:
+            msg = f"kind {self.name!r}, version {version}: {type(error).__name__}: {error}"
+            raise Undecodable(msg) from error
+
+    def _carried_over(self, version: int, data: bytes | str) -> bytes:
+        if self._upcast is None:
+            msg = (
+                f"kind {self.name!r}: the record is of version {version}, and "
+                f"{self.cls.__qualname__} has no upcast(version, fields) to make it "
+                f"{self.version}"
+            )
+            raise Undecodable(msg)
+        fields = self._upcast(version, msgspec.json.decode(data))
+        return _encode(fields)
+
+    def _refuse(self, job: Any, reason: str) -> JobRefused:
+        return JobRefused(
+            f"a job of kind {self.name!r} ({type(job).__qualname__}) would not survive a crash: "
+            f"{reason}"
+        )
+
+    def refuse_unencodable(self, job: Any, error: BaseException) -> JobRefused:
+        """Return why *job* is refused when encoding it raised *error*, with the field if found."""
+        for name in self._fields:
+            try:
+                _encode(getattr(job, name))
+            except _UNFIT as found:
+                return self._refuse(job, f"field {name!r} cannot be JSON: {found}")
+        return self._refuse(job, f"it cannot be JSON: {error}")
+
+
+class Codec:
+    """The kinds of one journal.
+
+    Args:
+        jobs: registered name to class.
+        max_bytes: the most that one job's JSON may take.
+
+    Raises:
+        TypeError, ValueError: a registration cannot be right; the message names it.
+    """
+
+    def __init__(self, jobs: Mapping[str, type], *, max_bytes: int) -> None:
+        if not isinstance(jobs, Mapping):
+            msg = f'jobs maps kinds to classes, as {{"user_saved": SaveUser}} (got {jobs!r})'
+            raise TypeError(msg)
+        self._max_bytes = max_bytes
+        self._by_name = {name: Kind(name, cls) for name, cls in jobs.items()}
+        self._by_class: dict[type, Kind] = {}
+        for kind in self._by_name.values():
+            twin = self._by_class.setdefault(kind.cls, kind)
+            if twin is not kind:
+                msg = (
+                    f"{kind.cls.__qualname__} is registered as {twin.name!r} and as "
+                    f"{kind.name!r}: a class has one kind"
+                )
+                raise ValueError(msg)
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._by_name
+
+    def version_of(self, kind: str) -> int:
+        """Return the version that records of *kind* are written in."""
+        return self._by_name[kind].version
+
+    def unknown(self, kind: str, names: Iterable[str]) -> str | None:
+        """Return the first of *names* that is no field of *kind*, as JSON names them."""
+        known = self._by_name[kind].json_names
+        return next((name for name in names if name not in known), None)
+
+    def encode(self, job: Any) -> tuple[Kind, bytes]:
+        """Return the kind of *job* and its JSON, which is sure to make the same job again.
+
+        Raises:
+            JobRefused: its class is not registered, it is too large, or JSON would change it.
+        """
+        kind = self._by_class.get(job.__class__)
+        if kind is None:
+            raise self._unregistered(job)
+        try:
+            data = _encode(job)
+        except _UNFIT as error:
+            raise kind.refuse_unencodable(job, error) from error
+        kind.check(job, data)
+        if len(data) > self._max_bytes:
+            msg = (
+                f"a job of kind {kind.name!r} takes {len(data):,} bytes, and the limit is "
+                f"max_bytes={self._max_bytes:,}: keep what is large elsewhere and a reference to "
+                "it in the job, or raise the limit"
+            )
+            raise JobRefused(msg)
+        return kind, data
+
+    def decode(self, kind: str, version: int, data: bytes | str) -> Any:
+        """Return the job of a record.
+
+        Raises:
+            Undecodable: with the reason.
+        """
+        known = self._by_name.get(kind)
+        if known is None:
+            msg = f"kind {kind!r} is not registered here"
+            raise Undecodable(msg)
+        return known.revive(version, data)
+
+    def _unregistered(self, job: Any) -> JobRefused:
+        names = ", ".join(sorted(self._by_name)) or "none"
+        cls = type(job)
+        if inspect.isclass(job):
+            return JobRefused(
+                f"a journal keeps jobs, not classes: submit an instance of {job.__qualname__}"
+            )
+        if callable(job) and not hasattr(job, "exec"):
+            return JobRefused(
+                f"a journal keeps jobs as typed records, which a {cls.__qualname__} is not: make a "
+                'dataclass with exec() of it, register it in Journal(jobs={"name": Class}), or '
+                "submit it to another executor, without a journal"
+            )
+        for kind in self._by_name.values():
+            if isinstance(job, kind.cls):
+                return JobRefused(
+                    f"{cls.__qualname__} is a subclass of {kind.cls.__qualname__}, as which it "
+                    "would come back: register it under a kind of its own in Journal(jobs={...})"
+                )
+        return JobRefused(
+            f"{cls.__qualname__} is no registered kind of job: add it to Journal(jobs="
+            f"{{...}}) under a name of its own (registered: {names}), or submit it to "
+            "another executor, without a journal"
+        )
+
+
+def fields_of_json(data: bytes | str) -> Any:
+    """Return what the JSON of a record says, for showing and editing."""
+    return msgspec.json.decode(data)
+
+
+def json_of(value: Any) -> bytes:
+    """Return *value* as JSON."""
+    return _encode(value)
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, _BY_TEXT):
+        return str(value)
+    msg = f"{type(value).__qualname__} has no form in JSON"
+    raise NotImplementedError(msg)
+
+
+def _from_text(expected: Any, value: Any) -> Any:
+    make: Any = expected
+    if inspect.isclass(expected) and issubclass(expected, _BY_TEXT):
+        return make(value)
+    msg = f"no {expected!r} can be made of JSON"
+    raise NotImplementedError(msg)
+
+
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_to_text).encode
+
+
+def _json_names(cls: type, fields: tuple[str, ...]) -> frozenset[str]:
+    """Return what JSON calls the fields, which `msgspec.field(name=...)` may change."""
+    names = getattr(cls, "__struct_encode_fields__", None)
+    return frozenset(fields if names is None else names)
+
+
+def _comparison(fields: tuple[str, ...]) -> Callable[[Any, Any], bool]:
+    """Return what says whether all *fields* of two jobs are equal and of the same types.
+
+    Written out, as dataclasses do with their methods: a loop would take three times as long.
+    """
+    tests = [
+        f"a.{name}.__class__ is b.{name}.__class__ and a.{name} == b.{name}" for name in fields
+    ]
+    same: Callable[[Any, Any], bool] = eval("lambda a, b: " + " and ".join(tests or ["True"]))  # noqa: S307
+    return same
+
+
+def field_names(cls: type) -> tuple[str, ...] | None:
+    """Return the names of *cls*'s declared fields; None if it declares none."""
+    if dataclasses.is_dataclass(cls):
+        return tuple(field.name for field in dataclasses.fields(cls))
+    names: Any = getattr(cls, "__struct_fields__", None)  # a msgspec.Struct
+    if names is None and issubclass(cls, tuple):
+        names = getattr(cls, "_fields", None)  # a NamedTuple
+    if names is None and (attributes := getattr(cls, "__attrs_attrs__", None)) is not None:
+        names = [attribute.name for attribute in attributes]
+    return None if names is None else tuple(names)
+
+
+def _plain_fields(cls: type) -> frozenset[str]:
+    """Return the fields whose values can only be atoms, for which `==` and the type say all."""
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # annotations that msgspec understood, and this does not
+        return frozenset()
+    return frozenset(name for name, hint in hints.items() if _is_plain(hint))
+
+
+def _is_plain(hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return all(_is_plain(part) for part in get_args(hint))
+    return hint in _ATOMS if isinstance(hint, type) else hint is None
+
+
+def _version_of(name: str, cls: type, fields: tuple[str, ...]) -> int:
+    version = 1 if "version" in fields else getattr(cls, "version", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        msg = (
+            f"jobs[{name!r}]: the version of {cls.__qualname__} is a whole number from 1 up, "
+            f"as version: ClassVar[int] = 2 (got {version!r})"
+        )
+        raise TypeError(msg)
+    return version
+
+
+def difference(a: Any, b: Any, path: str) -> str | None:
+    """Return what tells *b*, read back, from *a*: the place and the types; None if nothing does.
+
+    Without the values themselves, but for numbers: messages end in logs.
+    """
+    if type(a) is not type(b):
+        return f"{path!r}: {_told(a)} comes back as {_told(b)}"
+    if isinstance(a, dict):
+        return _dict_difference(a, b, path)
+    if isinstance(a, (list, tuple)):
+        same = len(a) == len(b)
+        parts: Iterable[str | None] = (
+            difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=False))
+        )
+    elif type(a) not in _ATOMS and (names := field_names(type(a))) is not None:
+        same = True
+        parts = (difference(getattr(a, name), getattr(b, name), f"{path}.{name}") for name in names)
+    else:
+        same, parts = _same(a, b), ()
+    found = next((words for words in parts if words is not None), None)
+    return found if same or found else f"{path!r}: {_told(a)} comes back as another one"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Return whether two values of one type, without parts to compare one by one, are the same."""
+    if isinstance(a, (set, frozenset)):
+        return {(type(x), x) for x in a} == {(type(x), x) for x in b}
+    if isinstance(a, Enum):
+        return a is b
+    if isinstance(a, (datetime, time)):
+        # The same moment in the same offset: of a named zone, the offset is what is kept.
+        return (
+            a == b and a.utcoffset() == b.utcoffset() and (a.tzinfo is None) == (b.tzinfo is None)
+        )
+    return bool(a == b)
+
+
+def _dict_difference(a: dict[Any, Any], b: dict[Any, Any], path: str) -> str | None:
+    typed = {(type(key), key): value for key, value in b.items()}
+    if len(a) != len(typed):
+        return f"{path!r}: a dict of {len(a)} comes back as one of {len(typed)}"
+    for key, value in a.items():
+        if (type(key), key) not in typed:
+            return f"{path!r}: a key ({_told(key)}) does not come back as it is"
+        found = difference(value, typed[type(key), key], f"{path}[...]")
+        if found is not None:
+            return found
+    return None
+
+
+def _told(value: Any) -> str:
+    name = type(value).__qualname__
+    if value is None:
+        return "None"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name} {float(value)!r}"
+    return name

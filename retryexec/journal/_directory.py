@@ -1,0 +1,257 @@
+"""The directory of a journal: which files are whose, and whether they still live.
+
+Each process has a file of its own, ``<owner>.db``, and holds the lock of ``<owner>.lock`` while
+it lives. The kernel lets go of the lock when the process ends, however it ends, and at no other
+time: neither a clock nor a pause makes a living owner look dead.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from retryexec.journal._errors import JournalError
+
+logger = logging.getLogger("retryexec.journal")
+
+DEAD = "dead.db"
+_MOUNTS = Path("/proc/self/mountinfo")
+# Where a lock may not reach the other machine, or the memory that SQLite shares is not shared.
+_NETWORK = frozenset(
+    {
+        "9p",  # Windows' disks under WSL
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "drvfs",
+        "fuse.ceph",
+        "fuse.glusterfs",
+        "fuse.grpcfuse",  # a desktop's disks in a container
+        "fuse.osxfs",
+        "fuse.rclone",
+        "fuse.s3fs",
+        "fuse.sshfs",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "smb3",
+        "smbfs",
+    }
+)
+
+
+class Lock:
+    """The lock of one owner, held until `release` or the end of the process."""
+
+    def __init__(self, directory: Path, owner: str, fd: int) -> None:
+        self.owner = owner
+        self.path = directory / f"{owner}.lock"
+        self.database = directory / f"{owner}.db"
+        self._fd = fd
+
+    def holds(self) -> bool:
+        """Return whether the file with the lock is still the one that others would find."""
+        return _same(self._fd, self.path)
+
+    def regain(self) -> bool:
+        """Put a lock file in the place of one that was removed; False if somebody else has."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return False
+        if not (_try_lock(fd) and _same(fd, self.path)):
+            os.close(fd)
+            return False
+        os.write(fd, _whoami().encode())
+        self.release()
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Let others have it."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    # In a forked child, closing lets go of nothing: the parent has it open. What must not happen
+    # is that the child, or a child of its own, keeps it when the parent dies.
+    forget_after_fork = release
+
+    def remove(self) -> None:
+        """Remove the database, which is closed and holds nothing more, and then the lock."""
+        for suffix in (".db", ".db-wal", ".db-shm"):
+            with suppress(FileNotFoundError):
+                self.path.with_suffix(suffix).unlink()
+        # Last, and still held: whoever waits for this very file finds that it has gone.
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+        self.release()
+
+
+class Directory:
+    """A journal's directory, made when there is none.
+
+    Raises:
+        JournalError: it cannot be used; the message says why, and what would do.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]", *, allow_network: bool = False) -> None:
+        self.path = Path(path).absolute()
+        try:
+            if not self.path.is_dir():
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = self.path.resolve(strict=True)
+            kind = filesystem_of(self.path)
+            if kind in _NETWORK and not allow_network:
+                msg = (
+                    f"{self.path} is on a network file system ({kind}), where locks and shared "
+                    "memory cannot be relied on: put the journal on a local disk"
+                )
+                raise JournalError(msg)
+            self._probe()
+        except OSError as error:
+            msg = f"{self.path} cannot be a journal's directory: {error}"
+            raise JournalError(msg) from error
+
+    def _probe(self) -> None:
+        """Make sure that a lock held here keeps others out."""
+        path = self.path / f"{uuid4().hex}.probe"
+        first = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if not _try_lock(first) or _try_lock(second):
+                    msg = f"locks do not work in {self.path}: put the journal on a local disk"
+                    raise JournalError(msg)
+            finally:
+                os.close(second)
+        finally:
+            os.close(first)
+            path.unlink()
+
+    def new(self) -> Lock:
+        """Become an owner under a new name."""
+        while True:
+            owner = uuid4().hex
+            path = self.path / f"{owner}.lock"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Somebody who tidies up may have been quicker with the lock.
+            if _try_lock(fd) and _same(fd, path):
+                os.write(fd, _whoami().encode())
+                return Lock(self.path, owner, fd)
+            os.close(fd)
+
+    def claim(self, owner: str) -> Lock | None:
+        """Return the lock of *owner* if that one is dead, and None if it lives."""
+        path = self.path / f"{owner}.lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if not (self.path / f"{owner}.db").exists():
+                return None
+            # Somebody has removed the lock alone. Its owner finds out, and moves; what is left
+            # here then, or has nobody, is for whoever makes the lock anew.
+            if _is_young(self.path / f"{owner}.db"):
+                return None
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if _try_lock(fd) and _same(fd, path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, _whoami().encode(), 0)
+            return Lock(self.path, owner, fd)
+        os.close(fd)
+        return None
+
+    def owners(self) -> Iterator[str]:
+        """Yield the names of all owners, the dead and the living."""
+        names = set()
+        for name in os.listdir(self.path):  # noqa: PTH208  a thousand names, as text
+            owner, dot, suffix = name.partition(".")
+            if dot and suffix in {"db", "lock"} and len(owner) == 32:
+                names.add(owner)
+        yield from sorted(names)
+
+    def pid_of(self, owner: str) -> int | None:
+        """Return the process that says it holds *owner*'s lock, if it is known to have ended."""
+        try:
+            said = (self.path / f"{owner}.lock").read_text().split()
+            if len(said) == 3 and said[1] == _boot() and _started(int(said[0])) != said[2]:
+                return int(said[0])
+        except (OSError, ValueError):
+            pass
+        return None
+
+    def sync(self) -> None:
+        """Make names that have just been made or removed survive a power cut."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """Return the type of the file system that *path* is on; None where nobody tells."""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    best, kind = -1, None
+    for line in lines:
+        fields = line.split(" ")
+        point = fields[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
+        # Of several on the same point, the last one is on top.
+        if path.is_relative_to(point) and len(point) >= best:
+            best, kind = len(point), fields[fields.index("-") + 1]
+    return kind
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
+
+
+def _same(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
+
+
+def _is_young(path: Path) -> bool:
+    """Return whether *path* was written to within the last minute, by either clock's word."""
+    try:
+        return abs(time.time() - path.stat().st_mtime) < 60
+    except OSError:
+        return True
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "-"
+
+
+def _started(pid: int) -> str | None:
+    """Return when process *pid* started, in the kernel's words; None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _whoami() -> str:
+    return f"{os.getpid()} {_boot()} {_started(os.getpid()) or '-'}"

@@ -1,0 +1,17 @@
+"""What a journal may say no with."""
+
+
+class JournalError(Exception):
+    """The journal cannot do what was asked of it; nothing has been half done."""
+
+
+class JournalFull(JournalError):
+    """There is no room on the disk for another job. What was accepted before is safe."""
+
+
+class JobRefused(JournalError, TypeError):
+    """This job would not come back from the disk as it is, so the journal does not take it."""
+
+
+class Undecodable(JournalError):
+    """A record that no registered class can be made of; it is kept until one can."""

@@ -1,0 +1,415 @@
+"""Journal: what users make and executors use."""
+
+import atexit
+import os
+import threading
+import time
+import traceback
+import weakref
+from _thread import allocate_lock
+from collections.abc import Callable, Mapping
+from itertools import count
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from retryexec._outcome import text_of
+from retryexec._validate import function, seconds, whole
+from retryexec.journal._codec import Codec
+from retryexec.journal._dead import DeadFile, DeadLetters, Redact
+from retryexec.journal._directory import Directory
+from retryexec.journal._engine import Engine, Settings, closed
+from retryexec.journal._entry import DONE, End, Entry, ErrorText, Host, Past
+from retryexec.journal._errors import JournalError
+
+ERRORS_KEPT = 10
+_TRACEBACK_LIMIT = 8000
+
+
+class JournalStats(NamedTuple):
+    """How an open journal is.
+
+    Attributes:
+        unfinished: jobs on disk that have not ended, in this process's hands.
+        parked: records that no registered class can be made of, in its files.
+        dead: dead letters.
+        files: files in its hands, its own included.
+        wal_bytes: the size of their logs.
+        batches: transactions so far.
+        healthy: False while the disk refuses what is written to it.
+    """
+
+    unfinished: int
+    parked: int
+    dead: int
+    files: int
+    wal_bytes: int
+    batches: int
+    healthy: bool
+
+
+class Journal:
+    """Keeps accepted jobs on disk until they have ended.
+
+    A directory serves any number of processes of one host. What a process leaves when it dies,
+    or when it is shut down before its jobs have ended, is run by the others, or by the next.
+
+    Args:
+        directory: made if there is none, for its owner's eyes alone; on a local disk.
+        jobs: the classes of the jobs it keeps, each under a name that its records will bear for
+            good: ``{"user_saved": SaveUser}``. A dataclass, a msgspec.Struct, or whatever else
+            msgspec makes of JSON, with ``exec()``. Its ``version`` (1 if it has none) is
+            that of its fields; ``upcast(version, fields)``, on the class, makes today's fields
+            of older ones.
+        durability: ``"power"``: what is accepted survives a power cut. ``"process"``: it
+            survives the death of the process alone, and is faster.
+        accept: ``"wait"``: `submit` returns when the job is on disk. ``"async"``: at once.
+        max_crashes: how many processes a job may take with it before it is a dead letter.
+        max_bytes: the most that one job's JSON may take.
+        redact: called with a kind and its fields, returns what people may see of them.
+        poll: seconds between two looks for files of the dead.
+        allow_network: whether to go on even on a network file system, on your word that locks and
+            shared memory work there.
+        wall_clock: the time of day, in seconds; for what is kept on disk, and nothing else.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be right; the message names it.
+        JournalError: the directory cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: "str | PathLike[str]",
+        *,
+        jobs: Mapping[str, type],
+        durability: Literal["power", "process"] = "power",
+        accept: Literal["wait", "async"] = "wait",
+        max_crashes: int = 3,
+        max_bytes: int = 1024 * 1024,
+        redact: Redact | None = None,
+        poll: float = 5.0,
+        allow_network: bool = False,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        power = one_of("durability", durability, "power", "process") == "power"
+        self._waits = one_of("accept", accept, "wait", "async") == "wait"
+        limit = whole("max_bytes", max_bytes, least=1)
+        self._codec = Codec(jobs, max_bytes=limit)
+        most = whole("max_crashes", max_crashes, least=1)
+        function("redact", redact)
+        pause = seconds("poll", poll)
+        if pause == 0.0:
+            msg = f"poll takes seconds above 0 (got {poll!r})"
+            raise ValueError(msg)
+        function("wall_clock", wall_clock)
+        if not isinstance(directory, (str, PathLike)):
+            msg = f"directory takes a path (got {directory!r})"
+            raise TypeError(msg)
+        place = Directory(directory, allow_network=allow_network)
+        dead = DeadFile(place)
+        self._settings = Settings(place, self._codec, dead, power, most, pause, wall_clock)
+        self._wall = wall_clock
+        self._new_id = ids()
+        # Guards _engine and _host. Nothing is waited for while it is held.
+        self._lock = threading.RLock()
+        self._engine: Engine | None = None
+        self._host: Host | None = None  # whoever opened it, so that a forked child can
+        self._dead = DeadLetters(dead, place, self._codec, self._adopt_if_open, redact)
+        _journals.add(self)
+
+    @property
+    def directory(self) -> "os.PathLike[str]":
+        """Where it is."""
+        return self._settings.directory.path
+
+    @property
+    def dead(self) -> DeadLetters:
+        """The jobs that finally failed."""
+        return self._dead
+
+    # ---- opening and closing
+
+    def open(self, host: Host) -> None:
+        """Begin to write, for *host*; what dead processes have left is handed to it at once.
+
+        Raises:
+            JournalError: it is open already.
+        """
+        with self._lock:
+            if self._engine is not None:
+                msg = f"{self!r} is open already: one executor has one journal object"
+                raise JournalError(msg)
+            engine = self._engine = Engine(self._settings, host)
+            self._host = host
+        try:
+            engine.start(adopt=True)
+        except BaseException:
+            with self._lock:
+                self._engine = self._host = None
+            raise
+
+    def close(self) -> None:
+        """Write down what has ended, and leave the rest to whoever opens the directory next."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+            self._host = None
+        if engine is not None:
+            engine.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _running_engine(self) -> Engine:
+        """Return the engine; in a forked child, one of its own."""
+        with self._lock:
+            engine, host = self._engine, self._host
+            if engine is not None:
+                return engine
+            if host is None:
+                raise closed()
+            engine = self._engine = Engine(self._settings, host)
+            engine.start(adopt=False)
+            return engine
+
+    # ---- for executors
+
+    def accept(self, job: Any) -> Entry:
+        """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
+
+        Raises:
+            JobRefused: it would not come back from the disk as it is.
+            JournalError: it could not be written down; nothing is half accepted.
+        """
+        kind, data = self._codec.encode(job)
+        now = self._wall()
+        entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        engine = self._engine or self._running_engine()
+        if not self._waits:
+            engine.writer.show(entry)
+            if engine.writer.stopped:
+                engine.writer.refuse_rest(closed())
+            return entry
+        waiter = entry._waiter = allocate_lock()
+        waiter.acquire()
+        engine.writer.show(entry)
+        if engine.writer.stopped:
+            engine.writer.refuse_rest(closed())
+        try:
+            waiter.acquire()
+        except BaseException:  # a Ctrl-C: the caller will never hear of it
+            self._end(entry, DONE)
+            raise
+        entry._waiter = None
+        if entry.refusal is not None:
+            raise entry.refusal
+        return entry
+
+    def retrying(
+        self,
+        entry: Entry,
+        attempts: int,
+        delay: float,
+        error: BaseException | None,
+        *,
+        elapsed: float = 0.0,
+    ) -> None:
+        """Note that an attempt of *entry* failed, and that the next one follows.
+
+        Args:
+            attempts: how many have failed by now.
+            delay: seconds until the next.
+            error: what it raised, if it raised anything.
+            elapsed: seconds since the first attempt began.
+        """
+        entry._past = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
+        entry.attempts = attempts
+        self._show(entry)
+
+    def succeeded(self, entry: Entry) -> None:
+        """Note that *entry* has done its work."""
+        self._end(entry, DONE)
+
+    def cancelled(self, entry: Entry) -> None:
+        """Note that *entry* is not wanted any more."""
+        self._end(entry, DONE)
+
+    def died(
+        self, entry: Entry, reason: str, attempts: int, error: BaseException | None = None
+    ) -> None:
+        """Note that *entry* has finally failed: it becomes a dead letter.
+
+        Args:
+            reason: why, in a word.
+            attempts: how many have failed.
+            error: what the last one raised, if it raised anything.
+        """
+        self._end(entry, death(entry, reason, attempts, error, self._wall()))
+
+    def _end(self, entry: Entry, end: End) -> None:
+        entry._end = end
+        self._show(entry)
+
+    def _show(self, entry: Entry) -> None:
+        engine = self._engine
+        if engine is not None:  # else the job runs again, which is all there is to do
+            engine.writer.show(entry)
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
+        engine = self._engine
+        return True if engine is None else engine.flush(timeout)
+
+    def poll(self) -> int:
+        """Adopt now what dead processes have left, and return how many jobs that is."""
+        engine = self._engine
+        return 0 if engine is None else engine.adopt()
+
+    def _adopt_if_open(self) -> None:
+        self.poll()
+
+    def stats(self) -> JournalStats:
+        """Return how it is."""
+        engine = self._engine
+        files = [] if engine is None else engine.files()
+        return JournalStats(
+            unfinished=sum(len(file.live) for file in files),
+            parked=sum(file.parked for file in files),
+            dead=len(self._dead),
+            files=len(files),
+            wal_bytes=sum(file.wal_bytes() for file in files),
+            batches=0 if engine is None else engine.writer.batches,
+            healthy=engine is None or engine.writer.error is None,
+        )
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine is None else "open"
+        return f"<{type(self).__name__} {str(self._settings.directory.path)!r}: {state}>"
+
+    # ---- fork
+
+    def _before_fork(self) -> None:
+        self._lock.acquire()
+        if self._engine is not None:
+            self._engine.adopting.acquire()
+            self._engine.writer.io.acquire()
+        self._settings.dead.io.acquire()
+
+    def _after_fork(self) -> None:
+        self._settings.dead.io.release()
+        if self._engine is not None:
+            self._engine.writer.io.release()
+            self._engine.adopting.release()
+        self._lock.release()
+
+    def _in_child(self) -> None:
+        # The threads that could use the old ones are not here.
+        engine, self._engine = self._engine, None
+        self._settings.dead.io = threading.RLock()
+        self._lock = threading.RLock()
+        self._new_id = ids()
+        if engine is not None:
+            engine.forget_after_fork()
+            _forgotten.append(engine)
+
+
+def one_of(name: str, value: Any, *allowed: str) -> str:
+    """Return *value*, which is one of *allowed*; raise ValueError for anything else."""
+    if value not in allowed:
+        words = " or ".join(map(repr, allowed))
+        msg = f"{name} takes {words} (got {value!r})"
+        raise ValueError(msg)
+    return str(value)
+
+
+def ids() -> Callable[[float], str]:
+    """Return a function that makes new ids: UUIDs of version 7, for a time in seconds."""
+    # Forty random bits for this process, and a counter with a random start, in the places that
+    # the standard leaves to us.
+    bits = int.from_bytes(os.urandom(10))
+    middle = f"7{bits & 0xFFF:03x}{bits >> 12 & 0xFFFFFFF | 0x80000000:08x}"
+    numbers = count(bits >> 40 & 0xFFFFFFFF)
+
+    def new(now: float) -> str:
+        return f"{int(now * 1000):012x}{middle}{next(numbers) & 0xFFFFFFFF:08x}"
+
+    return new
+
+
+def in_words(
+    attempt: int, at: float, error: BaseException | None, *, whole: bool = False
+) -> ErrorText:
+    """Return a failed attempt as text, with the *whole* of its traceback or without."""
+    if error is None:
+        return ErrorText(attempt, at, "", "")
+    text = text_of(error)
+    if whole:
+        try:
+            lines = traceback.format_exception(error)
+            text = "".join(lines)[-_TRACEBACK_LIMIT:]
+        except Exception:  # noqa: S110  of the user's own making; the text will do
+            pass
+    return ErrorText(attempt, at, type(error).__qualname__, text)
+
+
+def failed(
+    entry: Entry,
+    attempts: int,
+    delay: float,
+    error: BaseException | None,
+    *,
+    elapsed: float,
+    now: float,
+) -> Past:
+    """Return what is kept of *entry*'s failures, the latest one included."""
+    errors = (*entry.errors, in_words(attempts, now, error))[-ERRORS_KEPT:]
+    first_at = now - elapsed if entry._past is None else entry._past.first_at
+    return Past(attempts, first_at, now + delay, delay, errors)
+
+
+def death(entry: Entry, reason: str, attempts: int, error: BaseException | None, now: float) -> End:
+    """Return the end of an *entry* that has finally failed."""
+    errors = [known for known in entry.errors if known.attempt != attempts or error is None]
+    if error is not None or not errors:
+        errors.append(in_words(attempts, now, error, whole=True))
+    return End(str(reason), tuple(errors[-ERRORS_KEPT:]), attempts)
+
+
+_journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
+_held: list[Journal] = []  # those whose locks a fork under way holds
+_forgotten: list[Engine] = []  # the parent's, in a child; never to be finalized there
+
+
+def _before_fork() -> None:
+    _held[:] = _journals
+    for journal in _held:
+        journal._before_fork()
+
+
+def _after_fork() -> None:
+    for journal in _held:
+        journal._after_fork()
+    _held.clear()
+
+
+def _in_child() -> None:
+    for journal in _held:
+        journal._in_child()
+    _held.clear()
+
+
+def _close_all() -> None:
+    for journal in list(_journals):
+        journal.close()
+
+
+# For journals that nobody closes: what has ended is written down all the same.
+atexit.register(_close_all)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -1,0 +1,301 @@
+"""What every journal promises, whatever it keeps its jobs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journal_kit import JOBS, Call, FakeHost, Save
+
+from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal
+
+AnyJournal = Journal | MemoryJournal
+
+
+class Wall:
+    """The time of day, set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-async"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> Iterator[AnyJournal]:
+    made: AnyJournal
+    if request.param == "memory":
+        made = MemoryJournal(jobs=JOBS, wall_clock=wall)
+    else:
+        accept: Any = "async" if request.param == "sqlite-async" else "wait"
+        made = Journal(tmp_path, jobs=JOBS, wall_clock=wall, accept=accept, poll=3600)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def host(journal: AnyJournal) -> FakeHost:
+    host = FakeHost()
+    journal.open(host)
+    return host
+
+
+def reopened(journal: AnyJournal) -> FakeHost:
+    """Return the host of the journal's next life, with what it was handed."""
+    assert journal.flush(10)
+    journal.close()
+    host = FakeHost()
+    journal.open(host)
+    return host
+
+
+def test_what_is_accepted_comes_back_in_order(journal: AnyJournal, host: FakeHost) -> None:
+    jobs = [Save("john@example.com", n) for n in range(700)] + [Call("/", ["a", "b"])]
+    ids = [journal.accept(job).id for job in jobs]
+    again = reopened(journal)
+    assert again.jobs == jobs
+    assert [entry.id for entry in again.recovered] == ids
+    assert [entry.kind for entry in again.recovered] == ["save"] * 700 + ["call"]
+
+
+def test_ids_are_uuids_in_the_order_of_acceptance(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    import uuid
+
+    ids = []
+    for n in range(20):
+        wall.time += 0.001
+        ids.append(journal.accept(Save("", n)).id)
+    assert ids == sorted(set(ids))
+    assert len(ids) == 20
+    uuids = [uuid.UUID(text) for text in ids]
+    assert {(made.version, made.variant) for made in uuids} == {(7, uuid.RFC_4122)}
+
+
+def test_accepted_is_resolved(journal: AnyJournal, host: FakeHost) -> None:
+    entry = journal.accept(Save(""))
+    assert entry.accepted is entry.accepted
+    assert entry.accepted.result(10) is None
+
+
+@pytest.mark.parametrize("end", ["succeeded", "cancelled"])
+def test_what_has_ended_does_not_come_back(journal: AnyJournal, host: FakeHost, end: str) -> None:
+    entries = [journal.accept(Save("", n)) for n in range(9)]
+    for entry in entries[::2]:
+        getattr(journal, end)(entry)
+    assert [job.n for job in reopened(journal).jobs] == [1, 3, 5, 7]
+    assert len(journal.dead) == 0
+
+
+def test_an_end_is_recorded_once(journal: AnyJournal, host: FakeHost) -> None:
+    entry = journal.accept(Save(""))
+    journal.succeeded(entry)
+    journal.succeeded(entry)
+    assert journal.flush(10)
+    journal.died(entry, "late", 1)
+    journal.retrying(entry, 1, 0.0, None)
+    assert reopened(journal).jobs == []
+    assert len(journal.dead) == 0
+
+
+def test_a_job_comes_back_where_it_was(journal: AnyJournal, host: FakeHost, wall: Wall) -> None:
+    entry = journal.accept(Save(""))
+    wall.time += 10
+    journal.retrying(entry, 1, 1.0, OSError("first"), elapsed=2.0)
+    wall.time += 1
+    journal.retrying(entry, 2, 60.0, None)
+    assert entry.attempts == 2
+    wall.time += 20
+    (again,) = reopened(journal).recovered
+    assert again.id == entry.id
+    assert again.attempts == 2
+    assert again.due_in == 40.0
+    assert again.elapsed == 23.0  # two before the first failure
+    assert [(e.attempt, e.type, e.text) for e in again.errors] == [
+        (1, "OSError", "first"),
+        (2, "", ""),
+    ]
+
+
+@pytest.mark.parametrize(("jump", "due_in"), [(-365 * 86400, 60.0), (365 * 86400, 0.0)])
+def test_row_16_a_clock_that_jumps_a_year(
+    journal: AnyJournal, host: FakeHost, wall: Wall, jump: float, due_in: float
+) -> None:
+    """A wait is at most what was asked for, and never negative; nor is what has passed."""
+    entry = journal.accept(Save(""))
+    journal.retrying(entry, 1, 60.0, None)
+    wall.time += jump
+    (again,) = reopened(journal).recovered
+    assert again.due_in == due_in
+    assert again.elapsed == max(0.0, jump)
+
+
+def test_recovered_jobs_end_like_any_other(journal: AnyJournal, host: FakeHost) -> None:
+    for n in range(3):
+        journal.accept(Save("", n))
+    first, second, third = reopened(journal).recovered
+    journal.succeeded(first)
+    journal.retrying(second, 1, 0.5, ValueError("bad"))
+    journal.died(third, "max_attempts", 7, OSError("over"))
+    (again,) = reopened(journal).recovered
+    assert (again.job.n, again.attempts) == (1, 1)
+    (letter,) = journal.dead
+    assert letter.id == third.id
+
+
+def test_the_errors_kept_are_the_latest(journal: AnyJournal, host: FakeHost) -> None:
+    entry = journal.accept(Save(""))
+    for n in range(1, 31):
+        journal.retrying(entry, n, 0.0, OSError("x" * 9999))
+    (again,) = reopened(journal).recovered
+    assert [error.attempt for error in again.errors] == list(range(21, 31))
+    assert all(len(error.text) <= 500 for error in again.errors)
+
+
+# ---- refusals
+
+
+def test_a_job_that_would_change_is_refused(journal: AnyJournal, host: FakeHost) -> None:
+    with pytest.raises(JobRefused, match=r"'save'.*\bn\b"):
+        journal.accept(Save("", True))
+    assert reopened(journal).jobs == []
+
+
+@pytest.mark.parametrize("job", [len, lambda: None, Save, object(), "text", None])
+def test_what_is_no_registered_job_is_refused(
+    journal: AnyJournal, host: FakeHost, job: Any
+) -> None:
+    with pytest.raises(TypeError, match=r"jobs=|instance"):
+        journal.accept(job)
+    assert reopened(journal).jobs == []
+
+
+def test_a_closed_journal_refuses_jobs(journal: AnyJournal) -> None:
+    with pytest.raises(JournalError, match="closed"):
+        journal.accept(Save(""))
+    journal.open(FakeHost())
+    entry = journal.accept(Save(""))
+    journal.close()
+    journal.succeeded(entry)  # too late: the file is anybody's by now
+    with pytest.raises(JournalError, match="closed"):
+        journal.accept(Save(""))
+    host = FakeHost()
+    journal.open(host)
+    assert host.jobs == [Save("")]
+
+
+def test_it_is_opened_once_at_a_time(journal: AnyJournal, host: FakeHost) -> None:
+    with pytest.raises(JournalError, match="open already"):
+        journal.open(FakeHost())
+    journal.close()
+    journal.close()
+
+
+# ---- dead letters
+
+
+def test_a_dead_letter_tells_the_story(journal: AnyJournal, host: FakeHost, wall: Wall) -> None:
+    entry = journal.accept(Call("/", ["a"]))
+    wall.time += 5
+    journal.retrying(entry, 1, 0.0, OSError("first"))
+    wall.time += 5
+    try:
+        raise ValueError("second")
+    except ValueError as error:
+        journal.died(entry, "max_attempts", 2, error)
+    assert journal.flush(10)
+    (letter,) = journal.dead.list()
+    assert letter == journal.dead.get(entry.id)
+    assert (letter.id, letter.kind, letter.version) == (entry.id, "call", 1)
+    assert letter.fields == {"url": "/", "tags": ["a"]}
+    assert (letter.reason, letter.attempts, letter.crashes) == ("max_attempts", 2, 0)
+    assert (letter.accepted_at, letter.died_at) == (1_000_000.0, 1_000_010.0)
+    first, second = letter.errors
+    assert (first.attempt, first.type, first.text) == (1, "OSError", "first")
+    assert (second.attempt, second.type) == (2, "ValueError")
+    assert "Traceback" in second.text
+    assert "second" in second.text
+    assert "/" not in repr(letter)  # which ends in logs
+    assert reopened(journal).jobs == []
+
+
+def test_dead_letters_are_rerun_under_the_same_id(journal: AnyJournal, host: FakeHost) -> None:
+    entry = journal.accept(Save("", 1))
+    journal.died(entry, "max_attempts", 2, OSError("no"))
+    assert journal.flush(10)
+    journal.dead.rerun(entry.id)
+    again = host.next()
+    assert (again.id, again.job, again.attempts) == (entry.id, Save("", 1), 0)
+    assert len(journal.dead) == 0
+    journal.died(again, "again", 1, OSError("no"))
+    assert journal.flush(10)
+    assert [letter.reason for letter in journal.dead] == ["again"]
+    assert reopened(journal).jobs == []
+
+
+def test_dead_letters_are_rerun_by_kind(journal: AnyJournal, host: FakeHost) -> None:
+    jobs = [Save("", 1), Call("/"), Save("", 2)]
+    for job in jobs:
+        journal.died(journal.accept(job), "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    assert journal.dead.rerun_all("save") == 2
+    assert sorted(host.next().job.n for _ in range(2)) == [1, 2]
+    assert [letter.kind for letter in journal.dead] == ["call"]
+    assert journal.dead.rerun_all() == 1
+    assert journal.dead.rerun_all() == 0
+    assert host.next().job == Call("/")
+
+
+def test_dead_letters_are_mended(journal: AnyJournal, host: FakeHost) -> None:
+    entry = journal.accept(Save("jon@example.com", 1))
+    journal.died(entry, "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    letter = journal.dead.edit(entry.id, email="john@example.com")
+    assert letter.fields == {"email": "john@example.com", "n": 1}
+    with pytest.raises(JobRefused, match="n"):
+        journal.dead.edit(entry.id, n="seven")
+    with pytest.raises(JobRefused, match="mail"):
+        journal.dead.edit(entry.id, mail="")
+    journal.dead.rerun(entry.id)
+    assert host.next().job == Save("john@example.com", 1)
+
+
+def test_dead_letters_are_discarded(journal: AnyJournal, host: FakeHost) -> None:
+    entries = [journal.accept(job) for job in (Save(""), Call("/"), Call("/"))]
+    for entry in entries:
+        journal.died(entry, "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    journal.dead.discard(entries[0].id)
+    assert journal.dead.discard_all("save") == 0
+    assert len(journal.dead) == 2
+    assert journal.dead.discard_all() == 2
+    assert list(journal.dead) == []
+
+
+def test_what_is_no_dead_letter_is_named(journal: AnyJournal, host: FakeHost) -> None:
+    calls = [journal.dead.get, journal.dead.rerun, journal.dead.discard, journal.dead.edit]
+    journal.died(journal.accept(Save("")), "permanent", 1)
+    assert journal.flush(10)
+    for call in calls:
+        with pytest.raises(LookupError, match="'nobody'"):
+            call("nobody")
+
+
+def test_letters_are_listed_the_latest_first(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    for n in range(5):
+        wall.time += 1
+        journal.died(journal.accept(Save("", n)), "permanent", 1)
+        assert journal.flush(10)
+    assert [letter.fields["n"] for letter in journal.dead.list(limit=3)] == [4, 3, 2]
+    assert journal.dead.list("call") == []

@@ -1,0 +1,1041 @@
+"""The failure modes of the journal's issue, each under the number of its row."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from journal.conftest import Open
+from journal_kit import Call, Process, Save, killed, left_by
+
+from retryexec.journal import JobRefused, Journal, JournalError, JournalFull, _file
+from retryexec.journal._file import JournalFile
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+def databases(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("*.db") if path.name != "dead.db")
+
+
+def own_file(journal: Journal) -> JournalFile:
+    assert journal._engine is not None
+    own = journal._engine.writer.own
+    assert own is not None
+    return own
+
+
+class Faulty(sqlite3.Connection):
+    """A connection that fails, where and how it is told."""
+
+    before: Callable[[str], None] | None = None
+    after: Callable[[str], None] | None = None
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if Faulty.before is not None:
+            Faulty.before(sql)
+        cursor = super().execute(sql, *args)
+        if Faulty.after is not None:
+            Faulty.after(sql)
+        return cursor
+
+    def executemany(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if Faulty.before is not None:
+            Faulty.before(sql)
+        return super().executemany(sql, *args)
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
+    """Makes all connections faulty ones; they fail once their class is told how."""
+
+    def connect(path: Path, **options: Any) -> sqlite3.Connection:
+        return sqlite3.connect(path, factory=Faulty, **options)
+
+    for module in ("_file", "_dead"):
+        monkeypatch.setattr(f"retryexec.journal.{module}.connect", connect)
+    yield Faulty
+    Faulty.before = Faulty.after = None
+
+
+def error(code: int, text: str = "made by a test") -> sqlite3.OperationalError:
+    made = sqlite3.OperationalError(text)
+    made.sqlite_errorcode = code
+    return made
+
+
+# ---- 3: the disk is full
+
+
+def test_row_03_disk_full_refuses_jobs_and_keeps_the_ends(
+    open_journal: Open,
+    directory: Path,
+    faults: type[Faulty],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal, _ = open_journal(directory)
+    first, second, third = (journal.accept(Save("", n)) for n in range(3))
+    failures = []
+
+    def full(sql: str) -> None:
+        if sql.startswith(("INSERT", "UPDATE", "DELETE")):
+            failures.append(sql)
+            raise error(sqlite3.SQLITE_FULL, "database or disk is full")
+
+    faults.before = full
+    with pytest.raises(JournalFull, match="disk is full"):
+        journal.accept(Save("refused"))
+    journal.succeeded(first)
+    journal.retrying(second, 1, 5.0, OSError("busy"))
+    journal.died(third, "permanent", 1)
+    assert not journal.flush(0.3)
+    assert not journal.stats().healthy
+    assert any(sql.startswith("DELETE") for sql in failures) or len(failures) > 1
+    assert caplog.text.count("cannot be written") == 1
+    faults.before = None
+    assert journal.flush(10)
+    assert journal.stats().healthy
+    assert "can be written again" in caplog.text
+    assert [letter.fields["n"] for letter in journal.dead] == [2]
+    journal.accept(Save("welcome"))
+    journal.close()
+    assert left_by(directory) == [Save("", 1), Save("welcome")]
+
+
+def test_row_03_in_async_mode_the_future_says_so(
+    open_journal: Open, directory: Path, faults: type[Faulty]
+) -> None:
+    journal, _ = open_journal(directory, accept="async")
+    journal.accept(Save("first")).accepted.result(10)
+
+    def full(sql: str) -> None:
+        if sql.startswith("INSERT"):
+            raise error(sqlite3.SQLITE_FULL)
+
+    faults.before = full
+    entry = journal.accept(Save("refused"))
+    assert isinstance(entry.accepted.exception(10), JournalFull)
+    assert isinstance(entry.refusal, JournalFull)
+    faults.before = None
+    journal.succeeded(entry)  # which it cannot be, and nobody minds
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("first")]
+
+
+def test_row_03_a_small_disk(open_journal: Open, tmp_path: Path) -> None:
+    """Nothing staged: a file may grow no further, as with a quota."""
+    directory = tmp_path / "small"
+    lines = Process(
+        directory,
+        """
+        import resource
+        from retryexec.journal import JournalError
+        first = [journal.accept(Save("x" * 500, n)) for n in range(20)]
+        (wal,) = Path(sys.argv[1]).glob("*.db-wal")
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size, hard))
+        try:
+            journal.accept(Save("refused"))
+        except JournalError as error:
+            say("refused")
+        for entry in first[:10]:
+            journal.succeeded(entry)
+        say(journal.flush(0.2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        say(journal.flush(10))
+        journal.accept(Save("welcome"))
+        journal.close()
+        """,
+        wait=False,
+    ).end()
+    assert lines == ["refused", "False", "True"]
+    assert left_by(directory) == [*(Save("x" * 500, n) for n in range(10, 20)), Save("welcome")]
+
+
+def test_row_03_the_first_job_finds_no_room_for_a_file(
+    open_journal: Open, directory: Path, faults: type[Faulty]
+) -> None:
+    journal, _ = open_journal(directory)
+
+    def full(sql: str) -> None:
+        if sql.startswith("CREATE"):
+            raise error(sqlite3.SQLITE_FULL)
+
+    faults.before = full
+    with pytest.raises(JournalFull):
+        journal.accept(Save("refused"))
+    faults.before = None
+    assert list(directory.iterdir()) == []
+    journal.accept(Save("welcome"))
+    journal.close()
+    assert left_by(directory) == [Save("welcome")]
+
+
+def test_row_03_dead_letters_that_cannot_be_written_wait(
+    open_journal: Open,
+    directory: Path,
+    faults: type[Faulty],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal, _ = open_journal(directory)
+    entry, other = journal.accept(Save("dies")), journal.accept(Save("done"))
+
+    def full(sql: str) -> None:
+        if "INTO dead" in sql:
+            raise error(sqlite3.SQLITE_FULL)
+
+    faults.before = full
+    journal.died(entry, "permanent", 1)
+    journal.succeeded(other)
+    assert not journal.flush(0.3)
+    assert journal.stats().unfinished == 1  # the other one is through
+    faults.before = None
+    assert journal.flush(10)
+    assert len(journal.dead) == 1
+    assert journal.stats().unfinished == 0
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+# ---- 4: a damaged file
+
+
+def damage(path: Path, place: int, size: int = 64) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(os.urandom(size))
+
+
+def test_row_04_a_damaged_file_is_set_aside_and_salvaged(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = 2000
+    journal, _ = open_journal(directory, accept="async")
+    for n in range(jobs):
+        journal.accept(Save("x" * 100, n))
+    assert journal.flush(10)
+    journal.close()
+    (database,) = databases(directory)
+    pages = database.stat().st_size // 4096
+    damage(database, (pages // 2) * 4096, 4096)
+    journal, host = open_journal(directory)
+    journal.poll()  # for what was saved into a new file
+    saved = {job.n for job in host.jobs}
+    assert len(saved) == len(host.jobs)
+    assert jobs * 0.9 < len(saved) < jobs
+    (aside,) = directory.glob("*.corrupt-*")
+    assert aside.name.startswith(database.name)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert f"{len(saved)} jobs saved" in caplog.text
+    journal.close()
+    caplog.clear()
+    assert len(left_by(directory)) == len(saved)
+    assert caplog.text == ""  # told once
+
+
+def test_row_04_a_file_that_is_none_is_set_aside(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(directory, "journal.accept(Save('lost'))")
+    (database,) = databases(directory)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+    database.write_bytes(b"no database at all" * 1000)
+    journal, host = open_journal(directory)
+    assert host.jobs == []
+    assert "0 jobs saved" in caplog.text
+    assert len(list(directory.glob("*.corrupt-*"))) == 1
+    assert journal.poll() == 0
+
+
+def test_row_04_a_file_damaged_while_it_is_used_moves(
+    open_journal: Open,
+    directory: Path,
+    faults: type[Faulty],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All that was in it is in memory."""
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(5)]
+    journal.retrying(entries[0], 2, 60.0, OSError("busy"))
+    assert journal.flush(10)
+    (database,) = databases(directory)
+
+    def corrupt(sql: str) -> None:
+        faults.before = None
+        raise error(sqlite3.SQLITE_CORRUPT, "database disk image is malformed")
+
+    faults.before = corrupt
+    journal.accept(Save("", 5))
+    (moved,) = databases(directory)
+    assert moved != database
+    assert list(directory.glob(f"{database.name}.corrupt-*"))
+    journal.succeeded(entries[1])
+    assert journal.flush(10)
+    assert "is lost" in caplog.text
+    journal.close()
+    journal, host = open_journal(directory)
+    assert {job.n for job in host.jobs} == {0, 2, 3, 4, 5}
+    assert [entry.attempts for entry in host.recovered if entry.job.n == 0] == [2]
+
+
+def test_row_04_damaged_dead_letters_are_set_aside(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, _ = open_journal(directory)
+    journal.died(journal.accept(Save("")), "permanent", 1)
+    assert journal.flush(10)
+    (directory / "dead.db").write_bytes(b"no database at all" * 1000)
+    journal.died(journal.accept(Save("next")), "permanent", 1)
+    assert journal.flush(10)
+    assert [letter.fields["email"] for letter in journal.dead] == ["next"]
+    assert "dead letters are damaged" in caplog.text
+
+
+# ---- 5: the file is taken away
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved with its directory"])
+def test_row_05_file_unlinked_under_us(
+    open_journal: Open, directory: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes on in the old file nobody will find: all jobs move to a new one."""
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(5)]
+    journal.retrying(entries[0], 3, 60.0, OSError("busy"))
+    assert journal.flush(10)
+    (database,) = databases(directory)
+    if how == "removed":
+        for path in directory.iterdir():
+            path.unlink()
+    elif how == "replaced":
+        other = directory / "other"
+        with closing(sqlite3.connect(other)) as sql:
+            sql.execute("CREATE TABLE job(seq)")
+        other.replace(database)
+    else:
+        directory.rename(directory.with_name("elsewhere"))
+        directory.mkdir()
+    journal.succeeded(entries[1])
+    journal.accept(Save("", 5))
+    assert "is lost" in caplog.text
+    # What is on disk now must do for the next process.
+    rows = []
+    for path in databases(directory):
+        if path != database:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as sql:
+                rows += sql.execute("SELECT json_extract(data,'$.n'), attempts FROM job").fetchall()
+    assert journal.flush(10)
+    assert min(rows) == (0, 3)
+    assert {n for n, _ in rows} - {1} == {0, 2, 3, 4, 5}
+    journal.close()
+    if how != "replaced":
+        assert sorted(job.n for job in left_by(directory)) == [0, 2, 3, 4, 5]
+
+
+def test_row_05_an_idle_journal_notices_too(open_journal: Open, directory: Path) -> None:
+    journal, _ = open_journal(directory)
+    journal.accept(Save("waits for hours"))
+    for path in directory.iterdir():
+        path.unlink()
+    assert journal._engine is not None
+    journal._engine._poll()
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("waits for hours")]
+
+
+def test_row_05_with_no_new_home_jobs_are_refused_and_none_is_lost(
+    open_journal: Open, directory: Path
+) -> None:
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(3)]
+    elsewhere = directory.with_name("elsewhere")
+    directory.rename(elsewhere)
+    with pytest.raises(JournalError):
+        journal.accept(Save("refused"))
+    journal.succeeded(entries[0])
+    assert not journal.flush(0.2)
+    directory.mkdir()
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("", 1), Save("", 2)]
+
+
+# ---- 6: a torn log
+
+
+def test_row_06_a_torn_log_loses_the_torn_transaction_alone(
+    open_journal: Open, directory: Path
+) -> None:
+    killed(directory, "for n in range(20): journal.accept(Save('', n))")
+    (wal,) = directory.glob("*.db-wal")
+    with wal.open("r+b") as file:
+        file.truncate(wal.stat().st_size - 100)
+    _, host = open_journal(directory)
+    assert [job.n for job in host.jobs] == list(range(19))
+
+
+# ---- 7: locked by somebody else
+
+
+def test_row_07_a_reader_is_in_nobody_s_way(open_journal: Open, directory: Path) -> None:
+    journal, _ = open_journal(directory)
+    journal.accept(Save("", 0))
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (1,)
+        journal.accept(Save("", 1))
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (1,)
+        reader.execute("ROLLBACK")
+        assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
+
+
+def test_row_07_a_stranger_s_lock_refuses_jobs_and_keeps_the_ends(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_file, "BUSY_MS", 1)
+    journal, _ = open_journal(directory)
+    entry = journal.accept(Save("", 0))
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(database, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalError, match="locked"):
+            journal.accept(Save("refused"))
+        journal.succeeded(entry)
+        stranger.execute("ROLLBACK")
+    journal.accept(Save("", 1))
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("", 1)]
+
+
+# ---- 8: an error that is none
+
+
+def test_row_08_an_error_after_the_commit_is_no_refusal(
+    open_journal: Open, directory: Path, faults: type[Faulty]
+) -> None:
+    journal, _ = open_journal(directory)
+    journal.accept(Save("", 0))
+
+    def lie(sql: str) -> None:
+        if sql == "COMMIT":
+            faults.after = None
+            raise error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    faults.after = lie
+    entry = journal.accept(Save("", 1))
+    assert faults.after is None  # it was told
+    journal.succeeded(entry)
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("", 0)]
+
+
+def test_row_08_an_outcome_nobody_knows_is_a_refusal_for_good(
+    open_journal: Open, directory: Path, faults: type[Faulty]
+) -> None:
+    """It was committed, nobody can read that, the caller hears no: so it must go."""
+    journal, _ = open_journal(directory)
+    journal.accept(Save("", 0))
+
+    def dark(sql: str) -> None:
+        raise error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    def lie(sql: str) -> None:
+        if sql == "COMMIT":
+            faults.before = dark
+            raise error(sqlite3.SQLITE_IOERR, "disk I/O error")
+
+    faults.after = lie
+    with pytest.raises(JournalError, match="I/O"):
+        journal.accept(Save("", 1))
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as sql:
+        assert sql.execute("SELECT count(*) FROM job").fetchone() == (2,)
+    faults.after = faults.before = None
+    assert journal.flush(10)
+    journal.close()
+    assert left_by(directory) == [Save("", 0)]
+
+
+# ---- 9: the log grows
+
+
+def test_row_09_the_log_is_given_back_once_a_reader_has_gone(
+    open_journal: Open, directory: Path
+) -> None:
+    journal, _ = open_journal(directory, accept="async", durability="process")
+    entry = journal.accept(Save(""))
+    assert journal.flush(10)
+    (database,) = databases(directory)
+    engine = journal._engine
+    assert engine is not None
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM job").fetchone()
+        for n in range(5000):
+            journal.succeeded(entry)
+            entry = journal.accept(Save("x" * 500, n))
+            if n % 50 == 0:
+                assert journal.flush(10)
+        assert journal.flush(10)
+        assert journal.stats().wal_bytes > 100_000
+        engine._poll()
+        engine._poll()  # a reader in the way costs nothing but the space
+        assert journal.flush(10)
+        reader.execute("ROLLBACK")
+    journal.succeeded(entry)
+    assert journal.flush(10)
+    engine._poll()
+    engine._poll()
+    assert journal.flush(10)
+    assert journal.stats().wal_bytes == 0
+
+
+# ---- 11: POSIX locks
+
+
+def test_row_11_nobody_here_opens_a_database_beside_sqlite(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing any descriptor of a file drops all of the process's POSIX locks on it.
+
+    So a database may be opened by hand before SQLite has, to make it, and never again.
+    """
+    opened: list[str] = []
+    real = os.open
+
+    def watched(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        opened.append(Path(path).name)
+        return real(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", watched)
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(3)]
+    journal.died(entries[0], "permanent", 1)
+    assert journal.flush(10)
+    assert journal._engine is not None
+    journal._engine._poll()
+    journal._engine._poll()
+    journal.dead.rerun(entries[0].id)
+    journal.stats()
+    journal.close()
+    by_hand = [name for name in opened if ".db" in name]
+    assert len(by_hand) == len(set(by_hand)) == 3, by_hand  # its own, the rerun's, dead.db
+
+
+def test_row_11_a_writer_keeps_others_out_after_all_that(
+    open_journal: Open, directory: Path
+) -> None:
+    """What the lock is for: a second connection cannot write while the first one does."""
+    journal, _ = open_journal(directory)
+    journal.accept(Save(""))
+    own = own_file(journal)
+    assert journal._engine is not None
+    journal._engine._poll()
+    with journal._engine.writer.io:
+        own._sql.execute("BEGIN IMMEDIATE")
+        try:
+            lines = Process(
+                directory,
+                f"""
+                import sqlite3
+                sql = sqlite3.connect({str(own.path)!r}, timeout=0)
+                try:
+                    sql.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    say(error)
+                """,
+                wait=False,
+            ).end()
+        finally:
+            own._sql.execute("ROLLBACK")
+    assert lines == ["database is locked"]
+
+
+# ---- 12 and 13: forks
+
+
+def test_row_12_a_forked_child_has_a_file_of_its_own(open_journal: Open, directory: Path) -> None:
+    lines = Process(
+        directory,
+        """
+        entries = [journal.accept(Save("parent", n)) for n in range(3)]
+        (parents,) = Path(sys.argv[1]).glob("*.db")
+        if pid := os.fork():
+            assert os.waitpid(pid, 0)[1] == 0
+            journal.succeeded(entries[0])
+            journal.accept(Save("parent", 3))
+            journal.flush()
+            import sqlite3
+            sql = sqlite3.connect(f"file:{parents}?mode=ro", uri=True)
+            say(sql.execute("PRAGMA integrity_check").fetchone()[0])
+            say(len(list(Path(sys.argv[1]).glob("*.db"))))
+            os._exit(0)
+        journal.succeeded(entries[1])      # the parent's: no affair of the child's
+        journal.accept(Save("child", 0))
+        journal.succeeded(journal.accept(Save("child", 1)))
+        assert journal.flush(10)
+        os._exit(0)
+        """,
+        wait=False,
+    ).end()
+    assert lines == ["ok", "2"]
+    _, host = open_journal(directory)
+    assert sorted((job.email, job.n) for job in host.jobs) == [
+        ("child", 0),
+        ("parent", 1),
+        ("parent", 2),
+        ("parent", 3),
+    ]
+
+
+def test_row_12_a_fork_while_all_threads_are_busy(open_journal: Open, directory: Path) -> None:
+    """No lock of SQLite's, or of ours, is inherited from a thread that the child lacks."""
+    lines = Process(
+        directory,
+        """
+        stop = threading.Event()
+
+        def hammer():
+            while not stop.is_set():
+                journal.succeeded(journal.accept(Save("parent")))
+                journal.poll()
+                len(journal.dead)
+
+        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for n in range(15):
+            if pid := os.fork():
+                assert os.waitpid(pid, 0)[1] == 0
+            else:
+                journal.died(journal.accept(Save("child", n)), "permanent", 1)
+                journal.accept(Save("child", n))
+                assert journal.flush(10)
+                os._exit(0)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        journal.close()
+        say("done")
+        """,
+        wait=False,
+    ).end()
+    assert lines == ["done"]
+    journal, host = open_journal(directory)
+    assert sorted(job.n for job in host.jobs) == list(range(15))
+    assert len(journal.dead) == 15
+
+
+def test_row_13_a_child_does_not_keep_its_dead_parent_s_lock(
+    open_journal: Open, directory: Path
+) -> None:
+    """Neither a forked one nor what is started by exec, though both live on."""
+    process = Process(
+        directory,
+        """
+        import subprocess
+        journal.accept(Save("orphaned"))
+        if pid := os.fork():
+            other = subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL)
+            say("children", pid, other.pid)
+        else:
+            os.close(1)
+            sys.stdin.read()
+            threading.Event().wait(60)
+            os._exit(0)
+        """,
+    )
+    (line,) = [line for line in process.lines if line.startswith("children")]
+    children = [int(pid) for pid in line.split()[1:]]
+    try:
+        process.kill()
+        for pid in children:
+            os.kill(pid, 0)  # alive
+        _, host = open_journal(directory)
+        assert host.jobs == [Save("orphaned")]
+    finally:
+        for pid in children:
+            os.kill(pid, 9)
+
+
+def test_row_13_a_lock_that_outlives_its_owner_is_told(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a child made behind Python's back: there is nothing else to be done."""
+    process = Process(
+        directory,
+        """
+        import ctypes
+        journal.accept(Save("orphaned"))
+        journal.flush()
+        pid = ctypes.CDLL(None).fork()
+        if pid == 0:
+            os.close(1)
+            ctypes.CDLL(None).pause()
+        say("child", pid)
+        """,
+    )
+    (line,) = [line for line in process.lines if line.startswith("child")]
+    child = int(line.split()[1])
+    try:
+        process.kill()
+        journal, host = open_journal(directory)
+        assert host.jobs == []
+        assert journal.poll() == 0
+        told = [record.getMessage() for record in caplog.records]
+        assert len(told) == 1
+        assert f"process {process.popen.pid} has ended" in told[0]
+    finally:
+        os.kill(child, 9)
+    # The kernel needs a moment for what a signal has begun.
+    while not journal.poll():
+        pass
+    assert host.jobs == [Save("orphaned")]
+
+
+# ---- 17: a job that kills its process
+
+KILLER = """
+from retryexec.journal import Entry
+
+# Runs what it is given, in order; job 13 kills.
+entries = [*host.recovered] or [journal.accept(Save("", n)) for n in (11, 12, 13, 14, 15)]
+"""
+
+
+def test_row_17_a_poison_job_ends_among_the_dead(open_journal: Open, directory: Path) -> None:
+    """Five jobs at work at the same time, one of them kills: the others pay one delay each."""
+    killed(
+        directory,
+        """
+        host.at_work = [journal.accept(Save("", n)) for n in (11, 12, 13, 14, 15)]
+        journal.accept(Save("", 16))        # a batch in which the others are seen at work
+        """,
+    )
+    runs = dict.fromkeys(range(11, 17), 0)
+    for _ in range(3):
+        lines = killed(
+            directory,
+            """
+            def work():
+                while True:
+                    entry = host.next()
+                    host.at_work = [entry]
+                    say("run", entry.job.n, entry.crashes, len(host.hands[-1]))
+                    if entry.job.n == 13:
+                        say("killed")
+                        threading.Event().wait()
+                    journal.succeeded(entry)
+
+            threading.Thread(target=work, daemon=True).start()
+            while not host.at_work or host.at_work[0].job.n != 13:
+                if journal.stats().unfinished == 0:
+                    break
+            """,
+        )
+        for line in lines:
+            if line.startswith("run"):
+                runs[int(line.split()[1])] += 1
+    assert runs.pop(13) == 2
+    assert set(runs.values()) == {1}
+    journal, host = open_journal(directory)
+    assert host.jobs == []
+    assert journal.flush(10)
+    (letter,) = journal.dead
+    assert (letter.fields["n"], letter.reason, letter.crashes) == (13, "crashes", 3)
+
+
+def test_row_17_suspects_run_one_at_a_time_and_marked_before(
+    open_journal: Open, directory: Path
+) -> None:
+    killed(
+        directory,
+        """
+        host.at_work = [journal.accept(Save("", n)) for n in (1, 2, 3)]
+        journal.accept(Save("", 4))
+        """,
+    )
+    journal, host = open_journal(directory)
+    assert host.next().job.n == 4  # was not at work, and is not kept waiting
+    (database,) = databases(directory)
+
+    def marked() -> list[int]:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as sql:
+            query = "SELECT json_extract(data,'$.n') FROM job WHERE started=1"
+            return [n for (n,) in sql.execute(query)]
+
+    for n in (1, 2, 3):
+        entry = host.next()
+        assert (entry.job.n, entry.crashes, marked()) == (n, 1, [n])
+        assert journal.flush(10)
+        assert len(host.recovered) == n + 1  # and no other
+        if n == 2:
+            journal.retrying(entry, 1, 0.0, OSError("failed, but did not kill"))
+        else:
+            journal.succeeded(entry)
+    assert journal.flush(10)
+    assert marked() == []
+
+
+def test_row_17_a_killer_quicker_than_any_mark(open_journal: Open, directory: Path) -> None:
+    """It kills before a batch could show it at work: then all run one at a time."""
+    killed(directory, "for n in range(4): journal.accept(Save('', n))")
+    runs = []
+    for _ in range(4):
+        process = Process(
+            directory,
+            """
+            def work():
+                while True:
+                    entry = host.next()
+                    say("run", entry.job.n)
+                    if entry.job.n == 2:
+                        say("at the killer")
+                        threading.Event().wait()
+                    journal.succeeded(entry)
+                    journal.flush()
+
+            threading.Thread(target=work, daemon=True).start()
+            threading.Event().wait()
+            """,
+            wait=False,
+        )
+        process.until("at the killer")
+        runs += [line for line in process.kill() if line.startswith("run")]
+    assert [line for line in runs if line != "run 3"] == ["run 0", "run 1", *["run 2"] * 4]
+    journal, _ = open_journal(directory)
+    assert journal.flush(10)
+    (letter,) = journal.dead
+    assert (letter.fields["n"], letter.crashes) == (2, 3)
+    journal.close()
+    assert left_by(directory) == [Save("", 3)] * ("run 3" not in runs)
+
+
+# ---- 18: shutdown leaves the rest
+
+
+def test_row_18_what_is_unfinished_at_the_close_is_the_next_one_s(
+    open_journal: Open, directory: Path
+) -> None:
+    journal, _ = open_journal(directory, accept="async")
+    entries = [journal.accept(Save("", n)) for n in range(2500)]
+    for entry in entries[:1000]:
+        journal.succeeded(entry)
+    journal.close()
+    assert [job.n for job in left_by(directory)] == list(range(1000, 2500))
+
+
+def test_row_25_a_journal_nobody_closes_writes_down_what_has_ended(
+    open_journal: Open, directory: Path
+) -> None:
+    lines = Process(
+        directory,
+        """
+        entries = [journal.accept(Save("", n)) for n in range(3)]
+        for entry in entries[:2]:
+            journal.succeeded(entry)
+        """,
+        wait=False,
+    ).end()
+    assert lines == []
+    assert left_by(directory) == [Save("", 2)]
+
+
+# ---- 22: history
+
+
+def test_row_22_no_statement_looks_at_the_history(open_journal: Open, directory: Path) -> None:
+    journal, _ = open_journal(directory)
+    journal.died(journal.accept(Save("")), "permanent", 1)
+    entry = journal.accept(Save(""))
+    assert journal.flush(10)
+    own = own_file(journal)
+
+    def plan(sql: sqlite3.Connection, statement: str) -> str:
+        values = (1,) * statement.count("?")
+        rows = sql.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+        return " ".join(str(row[-1]) for row in rows)
+
+    for statement in (_file._UPDATE, _file._MARK, _file._DELETE):
+        assert "USING INTEGER PRIMARY KEY" in plan(own._sql, statement), statement
+    with closing(sqlite3.connect(directory / "dead.db")) as sql:
+        for where in ("id=?", "source=? OR rerun_to=?", "kind=?"):
+            words = plan(sql, f"SELECT id FROM dead WHERE {where}")  # noqa: S608  ours
+            assert "SCAN" not in words, words
+            assert "INDEX" in words, words
+    journal.succeeded(entry)
+
+
+# ---- 23, 26
+
+
+def test_row_26_a_job_too_large_is_refused_and_the_rest_goes_on(
+    open_journal: Open, directory: Path
+) -> None:
+    journal, _ = open_journal(directory, max_bytes=1000)
+    with pytest.raises(JobRefused, match="max_bytes=1,000"):
+        journal.accept(Call("x" * 1000))
+    journal.accept(Call("y"))
+    journal.close()
+    assert left_by(directory) == [Call("y")]
+
+
+# ---- 27: versions
+
+
+def test_row_27_a_newer_file_is_left_for_others(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(directory, "journal.accept(Save('future'))")
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(database)) as sql:
+        sql.execute("PRAGMA user_version=2")
+    before = database.read_bytes()
+    journal, host = open_journal(directory)
+    assert journal.poll() == 0
+    assert host.jobs == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "version 2" in caplog.text
+    assert database.read_bytes() == before
+    journal.accept(Save("mine"))  # which goes on as ever
+    journal.close()
+    with closing(sqlite3.connect(database)) as sql:
+        sql.execute("PRAGMA user_version=1")
+    assert sorted(job.email for job in left_by(directory)) == ["future", "mine"]
+
+
+def test_row_27_unknown_records_are_parked_and_come_back(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed(
+        directory,
+        """
+        for n in range(3):
+            journal.accept(Save("", n))
+            journal.accept(Call(str(n)))
+        """,
+    )
+    journal, host = open_journal(directory, jobs={"save": Save})
+    assert host.jobs == [Save("", n) for n in range(3)]
+    assert journal.stats().parked == 3
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as sql:
+        reasons = sql.execute("SELECT kind, parked FROM job WHERE parked IS NOT NULL").fetchall()
+    assert reasons == [("call", "kind 'call' is not registered here")] * 3
+    for entry in host.recovered:
+        journal.succeeded(entry)
+    assert journal.flush(10)
+    # With nothing but them in it the file is let go, and not looked at for ever.
+    assert journal.stats().files == 0
+    stamp = database.stat().st_mtime_ns
+    assert journal.poll() == 0
+    assert database.stat().st_mtime_ns == stamp
+    assert len([record for record in caplog.records if "parked" in record.getMessage()]) == 1
+    _, other = open_journal(directory)  # in another process, with the class
+    assert other.jobs == [Call(str(n)) for n in range(3)]
+    assert all(entry.crashes == 0 for entry in other.recovered)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let the process open nothing more."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_out_of_file_descriptors_refuses_the_first_job(open_journal: Open, directory: Path) -> None:
+    journal, _ = open_journal(directory)
+    with no_more_files(), pytest.raises(JournalError) as caught:
+        journal.accept(Save("refused"))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.EMFILE
+    journal.accept(Save("welcome"))
+    journal.close()
+    assert left_by(directory) == [Save("welcome")]
+
+
+def test_a_wait_that_is_interrupted_accepts_nothing(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        """A lock whose second acquire meets a Ctrl-C."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def acquire(self) -> None:
+            self.calls += 1
+            if self.calls == 2:
+                raise KeyboardInterrupt
+
+        def release(self) -> None:
+            pass
+
+    journal, _ = open_journal(directory)
+    journal.accept(Save("before"))
+    with monkeypatch.context() as patch:
+        patch.setattr("retryexec.journal._journal.allocate_lock", Interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            journal.accept(Save("given up"))
+    journal.close()
+    assert left_by(directory) == [Save("before")]
+
+
+def test_an_error_nobody_expects_leaves_nobody_waiting(
+    open_journal: Open,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal, _ = open_journal(directory)
+    entry = journal.accept(Save("before"))
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalFile, "apply", broken)
+        with pytest.raises(JournalError, match="could not"):
+            journal.accept(Save("refused"))
+        journal.succeeded(entry)
+        assert not journal.flush(0.1)
+    assert journal.flush(10)
+    assert "does not know" in caplog.text
+    journal.close()
+    assert left_by(directory) == []
+
+
+def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
+    open_journal: Open, directory: Path
+) -> None:
+    """Not in the writer's own thread."""
+    journal, _ = open_journal(directory, accept="async")
+    flushed: SimpleQueue[bool] = SimpleQueue()
+    engine = journal._engine
+    assert engine is not None
+    with engine.writer.io:
+        journal.accept(Save("first"))
+        accepted = journal.accept(Save("second")).accepted
+        accepted.add_done_callback(lambda _: flushed.put(journal.flush(10)))
+    assert flushed.get(timeout=20)
