@@ -66,6 +66,8 @@ class RetryFuture(Future[T], Progress):
     _due: float | None = None
     _refused: Any = None  # the value that the latest attempt returned in vain
     _cancel_requested: bool = False  # cancel() came during an attempt: no other follows
+    _counted: bool = False  # whether its pool has counted it out, if no worker does
+    _fate: Exception | None = None  # what ends it, once the closing has taken it
 
     def __init__(self) -> None:
         # Not Future's own, which makes what this class makes late, or never.
@@ -125,20 +127,37 @@ class RetryFuture(Future[T], Progress):
         Returns:
             whether the job is cancelled.
         """
-        with self._usable_lock():
-            if self._state == RUNNING:
-                self._cancel_requested = True
-            terms = self._terms
-            # Without a pool it is up to whoever runs this future to notify the waiters, as the
-            # standard library has it: by set_running_or_notify_cancel.
-            state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
-            ended = self._end(state, reason=StopReason.CANCELLED)
-        if ended:
-            self._let_go()
-            if terms is not None:
-                terms.pool.count_cancelled(self)
-            self._run_callbacks()
+        ended, terms = False, None
+        try:
+            with self._usable_lock():
+                terms = self._terms
+                if self._state == RUNNING:
+                    self._cancel_requested = True
+                elif self._state == PENDING:
+                    self._stop_reason = StopReason.CANCELLED
+                    ended = True
+                    # Without a pool it is up to whoever runs this future to notify the waiters,
+                    # as the standard library has it: by set_running_or_notify_cancel.
+                    self._state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
+                    if self._late_condition is not None:
+                        self._tell_waiters(self._late_condition)
+            if ended:
+                self._wind_up()
+        except BaseException:
+            # An interrupt has struck, or a callback has raised.
+            if ended and terms is not None:
+                terms.pool.closing.orphans.append(self)  # in one step: no second one loses it
+                terms.pool.closing.find_orphans()
+            raise
         return self.cancelled()
+
+    def _wind_up(self) -> None:
+        """Do what comes after a cancellation; doing it again does what is still to be done."""
+        self._let_go()
+        terms = self._terms
+        if terms is not None:
+            terms.pool.count_cancelled(self)
+        self._run_callbacks()
 
     @reads_futures
     def result(self, timeout: float | None = None) -> T:
@@ -306,6 +325,8 @@ class RetryFuture(Future[T], Progress):
     def _tell_waiters(self, condition: Condition) -> None:
         """Wake those who wait for the end, which has come; lock held."""
         for waiter in self._waiters:
+            if self in waiter.finished_futures:
+                continue  # told before an interrupt struck
             if self._state == FINISHED:
                 tell = waiter.add_result if self._exception is None else waiter.add_exception
                 tell(self)
@@ -315,8 +336,10 @@ class RetryFuture(Future[T], Progress):
 
     def _run_callbacks(self) -> None:
         """Run the callbacks, once the end has come: from then on nobody adds to them."""
-        callbacks, self._done_callbacks = self._done_callbacks, ()
+        # One iterator, for whoever has to go on where an interrupt has struck.
+        callbacks = self._done_callbacks = iter(self._done_callbacks)
         self._call(callbacks)
+        self._done_callbacks = ()
 
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
@@ -329,7 +352,8 @@ class RetryFuture(Future[T], Progress):
         """Return once the future has finished; raise if it was cancelled or time ran out."""
         if not self.done():
             condition = self._condition
-            with condition:
+            # Not "with condition", whose way in is code in which an interrupt may strike.
+            with self._lock:
                 if not condition.wait_for(self.done, timeout):
                     msg = f"not done after {timeout} s"
                     raise TimeoutError(msg)
@@ -391,7 +415,8 @@ class Unread:
         self.note = note
 
     def __del__(self) -> None:
-        if self.job_name is not None:
+        # An interrupt may have struck before it had a name.
+        if getattr(self, "job_name", None) is not None:
             report(
                 "%s failed and nobody read its future: %s",
                 self.job_name,

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 from operator import itemgetter
 from threading import Condition, Thread
 from typing import Any, TypeAlias
@@ -62,7 +62,7 @@ class Timekeeper:
         # since searching for it would cost more.
         self._heap: list[tuple[float, int, Job]] = []
         self._arrivals = count()
-        self._dead = 0  # how many of the entries and of those in the inbox
+        self.dead = 0  # how many of the entries and of those in the inbox
         # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
         self._asleep_until = -math.inf
         self._closed = False
@@ -112,13 +112,21 @@ class Timekeeper:
             if job._due is None:
                 return False
             job._due = None
-            self._dead += 1
-            if self._dead > _FEW and self._dead * 2 > len(self._heap):
-                self._absorb()
-                self._heap = [entry for entry in self._heap if entry[2]._due is not None]
-                heapify(self._heap)
-                self._dead = 0
+            self.dead += 1
+            self.sweep()
             return True
+
+    def sweep(self) -> None:
+        """Take the dead out of the heap if they are the majority; lock held."""
+        if self.dead > _FEW and self.dead * 2 > len(self._heap):
+            came = list(self._inbox)
+            alive = [entry for entry in self._heap if entry[2]._due is not None]
+            alive += [(job._due, next(self._arrivals), job) for job in came if job._due is not None]
+            heapify(alive)
+            moved = islice(iter(self._inbox.popleft, None), len(came))
+            # An interrupt may strike after a call, so this is one step to it.
+            self._heap, self.dead = alive, 0
+            deque(moved, 0)
 
     def close(self, into: deque[Job | None] | None = None) -> list[Job]:
         """Take no more jobs, end the thread, and return the jobs still waiting, by due time.
@@ -127,14 +135,17 @@ class Timekeeper:
         """
         with self._lock:
             self._closed = True
-            self._absorb()
-            waiting = [job for _, _, job in sorted(self._heap) if job._due is not None]
+            # Not absorbed: that is for threads in which no interrupt strikes.
+            inbox = ((job._due, next(self._arrivals), job) for job in list(self._inbox))
+            entries = sorted(entry for entry in (*self._heap, *inbox) if entry[2]._due is not None)
+            waiting = [job for _, _, job in entries]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
-            left, self._heap, self._dead = self._heap, [], 0
-            for _, _, job in left:
+            for job in waiting:
                 job._due = None
+            self._inbox.clear()
+            self._heap, self.dead = [], 0
             self._asleep_until = -math.inf
             self._earlier.notify_all()
             return waiting
@@ -146,7 +157,7 @@ class Timekeeper:
 
     def __len__(self) -> int:
         """Return how many jobs are waiting."""
-        return max(0, len(self._heap) + len(self._inbox) - self._dead)
+        return max(0, len(self._heap) + len(self._inbox) - self.dead)
 
     def next_due(self) -> float:
         """Return when the earliest job is due; infinity if none is waiting."""
@@ -154,7 +165,7 @@ class Timekeeper:
             self._absorb()
             while self._heap and self._heap[0][2]._due is None:
                 heappop(self._heap)
-                self._dead -= 1
+                self.dead -= 1
             return self._heap[0][0] if self._heap else math.inf
 
     def poke(self) -> None:
@@ -165,18 +176,19 @@ class Timekeeper:
     def longest_waiting(self) -> Job | None:
         """Return the job that has waited longest, found by looking at all of them."""
         with self._lock:
-            self._absorb()
-            entries = self._heap.copy()
+            entries, inbox = self._heap.copy(), list(self._inbox)
         alive = (entry for entry in entries if entry[2]._due is not None)
         first = min(alive, key=itemgetter(1), default=None)
-        return None if first is None else first[2]
+        if first is not None:
+            return first[2]
+        return next((job for job in inbox if job._due is not None), None)
 
     def _absorb(self) -> None:
         """Take the inbox into the heap; lock held."""
         while self._inbox:
             job = self._inbox[0]
             if job._due is None:
-                self._dead -= 1
+                self.dead -= 1
             else:
                 heappush(self._heap, (job._due, next(self._arrivals), job))
             # Only now: without memory for the heap to grow, the job is still here.
@@ -188,7 +200,7 @@ class Timekeeper:
             if job._due is None:
                 return True
             job._due = None
-            self._dead += 1  # wherever its entry has got to
+            self.dead += 1  # wherever its entry has got to
             return False
 
     def _keep(self) -> None:
@@ -228,7 +240,7 @@ class Timekeeper:
         while self._heap and self._heap[0][0] <= now:
             _, _, job = heappop(self._heap)
             if job._due is None:
-                self._dead -= 1
+                self.dead -= 1
             else:
                 job._due = None
                 taken.append(job)
