@@ -136,7 +136,6 @@ def test_the_background_saver_tries_five_times() -> None:
     ]
     places = [done.stdout.index(word) for word in words]
     assert places == sorted(places)
-    assert done.stdout.count("attempt") == len(words)
     assert "submitted" in done.stdout
     assert "saved for john@example.com: Login Success" in done.stdout
 
