@@ -38,6 +38,7 @@ class Closable(Employer, Protocol):
     lock: Any  # reentrant; never taken, or held, around what is the user's
     stale: set[Job]  # cancelled jobs still in the queue
     words: int  # how many None are in the queue
+    at_the_end: Callable[[], object] | None  # called when no worker is left
     # What submit raises, once it must: after shutdown, at exit, when broken. Written before a
     # None is put into the queue.
     _refusal: Callable[[], Exception] | None
@@ -135,10 +136,15 @@ class Closing:
             in_time = self._pool.alive <= 0
         if not in_time:
             self.stop_attempts(self._abandon)
+            for worker in self._pool.threads():
+                if worker.job is None:  # the others' attempts run on
+                    worker.join()
             return
         for worker in self._pool.threads():
             worker.join()
         self._pool.timekeeper.join()
+        if not self._pool.threads():
+            self._end_it_all()  # since there was never a worker to do it
 
     def _finish_alone(self, deadline: float) -> None:
         """Do as `_finish`, on a thread that nobody waits for."""
@@ -172,8 +178,9 @@ class Closing:
             timeout = self._exit_timeout
             when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
             logger.error(
-                "the interpreter exits%s; jobs abandoned: %d (%s); cut off while running: %d (%s)",
+                "the interpreter exits%s; jobs %s: %d (%s); cut off while running: %d (%s)",
                 when,
+                "abandoned" if self._pool.at_the_end is None else "left in the journal",
                 len(self._leftovers),
                 few(self._leftovers),
                 len(running),
@@ -345,6 +352,15 @@ class Closing:
             self._worker_ended.notify_all()
         if not self._pool.alive:
             self._go_on()
+            self._end_it_all()
+
+    def _end_it_all(self) -> None:
+        """Do what is to be done once no worker is left."""
+        if self._pool.at_the_end is not None:
+            try:
+                self._pool.at_the_end()
+            except Exception:
+                report("%s could not be ended in order", self._pool.name)
 
 
 def after_shutdown() -> Exception:

@@ -14,6 +14,7 @@ And what only a job in trouble needs, `JobProgress`, is made when its first atte
 """
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import (
@@ -208,6 +209,30 @@ class RetryFuture(Future[T]):
     def next_attempt_at(self) -> float | None:
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return self._due
+
+    @property
+    def job_id(self) -> str:
+        """What the job is called, the same in all its attempts: in a journal, and after a crash."""
+        entry = self.__dict__.get("_entry")
+        if entry is not None:
+            return str(entry.id)
+        with self._lock:
+            name: str = self.__dict__.setdefault("_name", os.urandom(16).hex())
+            return name
+
+    @property
+    def accepted(self) -> "Future[None]":
+        """Resolved when the journal has the job on disk; fails if it cannot be put there.
+
+        Raises:
+            AttributeError: the executor has no journal.
+        """
+        entry = self.__dict__.get("_entry")
+        if entry is None:
+            msg = "this job is in no journal: give the executor one, by journal="
+            raise AttributeError(msg)
+        accepted: Future[None] = entry.accepted
+        return accepted
 
     # The standard library's wait(), as_completed() and executors come in through these. To
     # type checkers they stay the plain attributes that those functions ask for.

@@ -10,7 +10,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ from typing import Any
 
 from retryexec._clock import Clock
 from retryexec._closing import Closing
-from retryexec._errors import PendingLimitError
+from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
-from retryexec._outcome import few, name_of
+from retryexec._outcome import StopReason, few, name_of
 from retryexec._policy import Terms
 from retryexec._timekeeper import Job, Timekeeper
 from retryexec._worker import Worker
@@ -62,6 +62,34 @@ class JobTerms(Terms):
     pool: "Pool"
     on_retry: Callable[[Retry], object] | None
     on_give_up: Callable[[GiveUp], object] | None
+    quiet: bool  # whether nothing is logged of failures, for the user has a hook
+    journaled: bool  # whether the job is on disk, for the next process if not for this one
+
+
+class Room(SimpleQueue[None]):
+    """Room for jobs that may be overdrawn."""
+
+    def __init__(self, jobs: int) -> None:
+        self._lock = RLock()  # guards _debt
+        self._debt = 0
+        for _ in range(jobs):
+            self.put(None)
+
+    def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+        """Make room for one more job, or pay back what was overdrawn."""
+        with self._lock:
+            if self._debt:
+                self._debt -= 1
+                return
+        super().put(item, block, timeout)
+
+    def overdraw(self) -> None:
+        """Take room for a job, whether there is some or not."""
+        with self._lock:
+            try:
+                self.get_nowait()
+            except Empty:
+                self._debt += 1
 
 
 class Pool:
@@ -103,6 +131,8 @@ class Pool:
             self.room = SimpleQueue()
             for _ in range(setup.max_pending):
                 self.room.put(None)
+        # Called by the last worker to end, or by shutdown, if there is none.
+        self.at_the_end: Callable[[], object] | None = None
         self.closing = Closing(self, setup.clock, setup.exit_timeout)
         self.skip = self.closing.skip
         self.may_leave, self.leave = self.closing.may_leave, self.closing.leave
@@ -170,6 +200,46 @@ class Pool:
                 )
                 raise PendingLimitError(msg) from None
             hand.extend(islice(iter(room.get, hand), 1))
+
+    def refuse_if_closed(self) -> None:
+        """Raise RuntimeError if the pool takes no more jobs."""
+        if self._refusal is not None:
+            raise self._refusal()
+
+    def expect_to_take_over(self) -> None:
+        """Be ready for `take_over`, which may be more than there is room for."""
+        if self.setup.max_pending is not None:
+            self.room = Room(self.setup.max_pending)
+
+    def take_over(self, jobs: list[tuple[Job, float | None]]) -> None:
+        """Take *jobs* that have been accepted before, each with when it is due, or None for now.
+
+        No room is asked for, though it is counted. A pool that takes no more jobs leaves them.
+        """
+        for job, due in jobs:
+            if self._refusal is not None:
+                self._leave(job)
+                continue
+            if isinstance(self.room, Room):
+                self.room.overdraw()
+            if due is None or not self.timekeeper.ready():
+                if self.counting:
+                    self._expect_one()
+                self.queue.put(job)
+                if self._refusal is not None:
+                    self.closing.look_for_the_end()
+            elif not self.timekeeper.schedule(job, due) or job.done():
+                self.came_late(job)
+        with self.lock:
+            if not self._workers:
+                # Jobs that wait have a worker about, who sees to them when the pool is closed.
+                self._expect(1)
+                self._load -= 1
+
+    def _leave(self, job: Job) -> None:
+        error = ShutdownError("the executor was shut down before it took this job over")
+        job._end(FINISHED, None, error, StopReason.SHUTDOWN)
+        job._wind_up()
 
     def _withdraw(self, job: Job, refusal: Exception) -> None:
         """Refuse *job* after all, unless a worker has begun it."""

@@ -10,9 +10,9 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Protocol
 
-from retryexec._events import GiveUp, Retry
+from retryexec._events import GiveUp, Retry, Success
 from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
-from retryexec._future import JobProgress, Unread
+from retryexec._future import JobProgress, RetryFuture, Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
 from retryexec._timekeeper import Job, Timekeeper
@@ -325,7 +325,8 @@ def _is_news(
 ) -> bool:
     """Return whether a failure is to be logged if nobody reads it off the future."""
     asked_for = reason is StopReason.CANCELLED
-    return exception is not None and terms.on_retry is None and not (asked_for or pool.silent)
+    not_lost = reason is StopReason.SHUTDOWN and terms.journaled
+    return exception is not None and not (terms.quiet or asked_for or not_lost or pool.silent)
 
 
 def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:
@@ -336,12 +337,21 @@ def trim_to_attempt(exception: BaseException | None, raised: BaseException | Non
         trim(raised)
 
 
-def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:
+def tell(hook: Callable[[Any], object], event: Retry | GiveUp | Success, context: Context) -> None:
     """Call the user's *hook*; what it raises costs the job nothing."""
     try:
         context.run(hook, event)
     except BaseException as error:
-        kind = "on_retry" if isinstance(event, Retry) else "on_give_up"
+        kind = {Retry: "on_retry", GiveUp: "on_give_up", Success: "on_success"}[type(event)]
         report("%s failed for %s; the job goes on", kind, name_of(event.job))
         if isinstance(error, KeyboardInterrupt):
             raise  # it was meant for whoever is shutting down
+
+
+def tell_success(
+    hook: Callable[[Success], object], job: Any, context: Context, future: RetryFuture[Any]
+) -> None:
+    """Call the user's on_success *hook* if *job* has succeeded: a callback of its *future*."""
+    if future.stop_reason is StopReason.SUCCEEDED:
+        event = Success(future.attempts, future.result(), job, future)
+        tell(hook, event, context.copy())
