@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from retryexec.cli._journal_arguments import add_journal
 from retryexec.cli._misuse import Misuse
 from retryexec.cli._parse import count, count_or_none, duration_or_none
 from retryexec.cli._spec import backoff, described
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_plan(commands)
+    add_journal(commands)
     return top
 
 
