@@ -35,7 +35,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
             name,
             justify="right" if numbers else "left",
             no_wrap=True,
-            overflow="ellipsis" if last else "ignore",
+            overflow="ellipsis" if last else "crop",
             min_width=None if last else max([len(name), *(len(_text(row[place])) for row in rows)]),
         )
     for row in rows:

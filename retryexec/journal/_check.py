@@ -18,7 +18,7 @@ from retryexec.journal._inspect import (
 )
 
 _OURS = re.compile(
-    r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock)|dead\.db(-journal)?|run\.(db(-journal)?|lock)"
+    r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
 )
 _PROBE = re.compile(r"[0-9a-f]{32}\.probe")
 _ASIDE = re.compile(r".+\.db\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
