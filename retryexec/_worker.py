@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextvars import Context
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry
@@ -30,6 +30,10 @@ class Employer(Protocol):
     counting: bool
     closed: bool
     room: "SimpleQueue[None] | None"  # gets a None for each job that ends
+
+    def wants(self, worker: "Worker") -> bool:
+        """Return whether *worker*, whose thread has just begun, counts as one."""
+        ...
 
     def prepare(self) -> bool:
         """Run the user's initializer; False if it failed."""
@@ -59,9 +63,20 @@ class Employer(Protocol):
         """Return whether a worker that has come upon a None is not needed any more."""
         ...
 
-    def leave(self) -> None:
-        """Count the calling worker out."""
+    def leave(self, worker: "Worker") -> None:
+        """Count *worker* out."""
         ...
+
+
+class _Started(Event):
+    """Tells that a thread has started, and makes nobody wait for it.
+
+    Thread.start() would, by a lock of this event: a KeyboardInterrupt that strikes there can leave
+    it locked, and the new thread before it for good.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  as Event has it
+        return True
 
 
 class Worker(Thread):
@@ -73,6 +88,7 @@ class Worker(Thread):
 
     def __init__(self, pool: Employer, name: str, *, daemon: bool) -> None:
         super().__init__(name=name, daemon=daemon)
+        self._started = _Started()
         self._pool = pool
         self.job: Job | None = None
         self.failures = 0  # attempts that did not succeed
@@ -80,14 +96,17 @@ class Worker(Thread):
         self.failed = 0
         self.abandoned = 0
         self._free = False  # whether the job in hand counts as a load no more
+        self.gone = False  # whether it has left the pool
 
     def run(self) -> None:
         """Run jobs until the pool is closed and no more are to come."""
+        if not self._pool.wants(self):
+            return
         try:
             if self._pool.prepare():
                 self._work()
         finally:
-            self._pool.leave()
+            self._pool.leave(self)
 
     def _work(self) -> None:
         pool = self._pool
@@ -267,7 +286,10 @@ def give_up(
     worker: Worker | None = None,
     context: Context | None = None,
 ) -> None:
-    """End *job*, in the hands of this thread, with *exception* or the value it refused."""
+    """End *job*, in the hands of this thread, with *exception* or the value it refused.
+
+    Without a *worker* it is up to the caller to have counted it.
+    """
     progress, submitted, terms = job._in_trouble(), job._submitted, job._terms
     value = progress.refused
     try:
@@ -292,8 +314,8 @@ def give_up(
                 worker.abandoned += 1
             else:
                 worker.failed += 1
-        if pool.room is not None:
-            pool.room.put(None)
+            if pool.room is not None:
+                pool.room.put(None)
         job._end(FINISHED, value, exception, reason)
         job._run_callbacks()
 
