@@ -169,7 +169,7 @@ def test_dead_lists_the_latest_first(
     table = command("journal", "dead", directory, "--kind", "save", "--limit", "1")
     (line,) = table.out.splitlines()[1:]
     assert line.startswith(f"{ids[2]}  save  20")
-    assert line.endswith("max_attempts  3         ConnectionError: no Save(email='3', n=0)")
+    assert line.endswith("max_attempts         3  ConnectionError: no Save(email='3', n=0)")
     assert "more than these 1" in table.err
     assert command("journal", "dead", directory, "--kind", "x").out == (
         "no dead letters of kind 'x'\n"
