@@ -38,14 +38,14 @@ class JournaledWork(msgspec.Struct, dict=True):
         number = current_attempt().number
         ours = self.of_this_run
         if ours and self.ledger.is_done(self.line):
-            self.__dict__["was_done"] = True
+            vars(self)["was_done"] = True
             return
         if ours and (failure := self.ledger.failed.get(self.line)) is not None:
             # It had failed for good, and its process died before the journal had heard of it.
-            self.__dict__["was_done"] = True
+            vars(self)["was_done"] = True
             raise PermanentError(FailedBefore(failure.error or failure.reason))
-        self.__dict__["attempts"] = number
-        began = self.__dict__.setdefault("began", time.monotonic())
+        vars(self)["attempts"] = number
+        began = vars(self).setdefault("began", time.monotonic())
         self.record.job.exec()
         if ours:
             # Here, and not when the future tells: before the journal lets go of it.
@@ -59,27 +59,27 @@ class JournaledWork(msgspec.Struct, dict=True):
     @property
     def counts(self) -> bool:
         """Whether its outcome is one of this run's, and not counted already."""
-        return self.of_this_run and not self.__dict__.get("was_done")
+        return self.of_this_run and not vars(self).get("was_done")
 
     @property
     def attempts(self) -> int:
         """The number of the attempt that began last; 0 before the first here."""
-        return int(self.__dict__.get("attempts", 0))
+        return int(vars(self).get("attempts", 0))
 
     @property
     def seconds(self) -> float:
         """Seconds since the first attempt in this process began; 0 before it."""
-        began = self.__dict__.get("began")
+        began = vars(self).get("began")
         return 0.0 if began is None else time.monotonic() - began
 
     @property
     def record(self) -> Record:
         """The record, decoded when it is first asked for."""
-        record: Record | None = self.__dict__.get("record")
+        record: Record | None = vars(self).get("record")
         if record is None:
             source = bytes(self.raw)
             record = Record(self.line, 0, type(self).decode(source), source)
-            self.__dict__["record"] = record
+            vars(self)["record"] = record
         return record
 
 
@@ -97,7 +97,7 @@ def journaled(cls: type[Any]) -> type[JournaledWork]:
 def work_of(cls: type[JournaledWork], record: Record, size: int) -> JournaledWork:
     """Return *record*, just read, as a job for the journal."""
     made = cls(cls.ledger.run, record.line, size, msgspec.Raw(record.source.strip()))
-    made.__dict__["record"] = record
+    vars(made)["record"] = record
     return made
 
 
