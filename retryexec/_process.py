@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from contextlib import suppress
 from typing import Protocol
 
 from retryexec._pool import Pool
@@ -61,14 +62,15 @@ _held: list[Pool] = []  # the pools whose locks a fork under way holds
 def _before_fork() -> None:
     """Take all locks, so that the child inherits none that a thread of the parent holds."""
     _lock.acquire()
-    _held[:] = _pools
-    for pool in _held:
+    for pool in list(_pools):
+        _held.append(pool)
         pool.lock.acquire()
 
 
 def _after_fork() -> None:
     for pool in _held:
-        pool.lock.release()
+        with suppress(RuntimeError):  # it was not taken, for an interrupt that came before
+            pool.lock.release()
     _held.clear()
     _lock.release()
 

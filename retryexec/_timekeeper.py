@@ -33,7 +33,7 @@ class Timekeeper:
     Args:
         clock: what "due" is measured by.
         lock: the pool's; guards all here but the inbox.
-        release: called, under the lock, with the jobs that have come due.
+        release: called, under the lock, with the jobs that have come due; takes them from there.
         name: the thread's name.
         daemon: whether the interpreter may exit without waiting for the thread.
     """
@@ -42,7 +42,7 @@ class Timekeeper:
         self,
         clock: Clock,
         lock: Any,
-        release: Callable[[list[Job]], object],
+        release: Callable[[deque[Job]], object],
         *,
         name: str,
         daemon: bool,
@@ -62,6 +62,8 @@ class Timekeeper:
         # since searching for it would cost more.
         self._heap: list[tuple[float, int, Job]] = []
         self._arrivals = count()
+        # Due, and not released yet: empty without the lock, unless there was no memory for that.
+        self._taken: deque[Job] = deque()
         self.dead = 0  # how many of the entries and of those in the inbox
         # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
         self._asleep_until = -math.inf
@@ -116,6 +118,13 @@ class Timekeeper:
             self.sweep()
             return True
 
+    def take_back(self, job: Job) -> None:
+        """Forget *job*, whether `schedule` got as far as to keep it or not."""
+        with self._lock:
+            if job._due is not None:
+                job._due = None
+                self.dead += job in self._inbox or any(job is entry[2] for entry in self._heap)
+
     def sweep(self) -> None:
         """Take the dead out of the heap if they are the majority; lock held."""
         if self.dead > _FEW and self.dead * 2 > len(self._heap):
@@ -138,13 +147,14 @@ class Timekeeper:
             # Not absorbed: that is for threads in which no interrupt strikes.
             inbox = ((job._due, next(self._arrivals), job) for job in list(self._inbox))
             entries = sorted(entry for entry in (*self._heap, *inbox) if entry[2]._due is not None)
-            waiting = [job for _, _, job in entries]
+            waiting = [*self._taken, *(job for _, _, job in entries)]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
             for job in waiting:
                 job._due = None
             self._inbox.clear()
+            self._taken.clear()
             self._heap, self.dead = [], 0
             self._asleep_until = -math.inf
             self._earlier.notify_all()
@@ -157,11 +167,13 @@ class Timekeeper:
 
     def __len__(self) -> int:
         """Return how many jobs are waiting."""
-        return max(0, len(self._heap) + len(self._inbox) - self.dead)
+        return max(0, len(self._taken) + len(self._heap) + len(self._inbox) - self.dead)
 
     def next_due(self) -> float:
         """Return when the earliest job is due; infinity if none is waiting."""
         with self._lock:
+            if self._taken:
+                return -math.inf
             self._absorb()
             while self._heap and self._heap[0][2]._due is None:
                 heappop(self._heap)
@@ -223,7 +235,7 @@ class Timekeeper:
         """Hand on what is due, or sleep until something is; lock held."""
         due = self.next_due()
         now = self._clock.now()
-        if due <= now:
+        if due <= now or self._taken:
             # Still under the lock, so that no job is ever between here and the queue: whoever
             # looks into both, first here and then there, has seen them all.
             self._release(self._take_due(now))
@@ -235,13 +247,13 @@ class Timekeeper:
         finally:
             self._asleep_until = -math.inf
 
-    def _take_due(self, now: float) -> list[Job]:
-        taken = []
+    def _take_due(self, now: float) -> deque[Job]:
         while self._heap and self._heap[0][0] <= now:
-            _, _, job = heappop(self._heap)
+            job = self._heap[0][2]
             if job._due is None:
                 self.dead -= 1
             else:
+                self._taken.append(job)  # first, for want of memory leaves it in the heap
                 job._due = None
-                taken.append(job)
-        return taken
+            heappop(self._heap)
+        return self._taken

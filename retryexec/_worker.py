@@ -121,10 +121,11 @@ class Worker(Thread):
             again = False
             try:
                 again = self._attempt(job)
+                if again:
+                    put(job)
             except BaseException as error:
+                again = False
                 self._rescue(job, error)
-            if again:
-                put(job)
             # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
             self.job = job = None
             if (pool.counting or pool.closed) and not again:
@@ -244,6 +245,11 @@ class Worker(Thread):
 
     def _rescue(self, job: Job, error: BaseException) -> None:
         """End *job* all the same, when *error* came from anywhere but its attempt."""
+        # No memory for its place in the queue, or for its wait, and it is in nobody's hands.
+        with job._lock:
+            if job._state == PENDING:
+                job._state = RUNNING
+        self._pool.timekeeper.take_back(job)
         report("%s met an error beside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             self.failures += not job._unrecorded  # if _judge has not got that far

@@ -294,3 +294,35 @@ def test_a_waiting_job_keeps_no_frame_alive(
     clock.advance(100)
     assert [ref() is None for ref in locals_] == [True] * 4 + [False]
     assert future.done()
+
+
+def test_cancelled_jobs_do_not_pile_up_in_the_queue(executor: RetryingExecutor) -> None:
+    """Behind a busy worker, whom they would wait for, most of them go; the others stay in line."""
+    ran: list[int] = []
+    gate = Gate()
+    executor.submit(gate)
+    assert gate.reached()
+    for n in range(1000):
+        future = executor.submit(ran.append, n)
+        if n % 100:
+            assert future.cancel()
+    assert executor.stats().queued == 10
+    assert executor._pool.queue.qsize() < 200
+    gate.open()
+    executor.shutdown()
+    assert ran == [*range(0, 1000, 100)]
+    assert executor.stats().queued == 0
+
+
+def test_the_swept_count_as_no_load(clock: VirtualClock) -> None:
+    """Else time would wait for them."""
+    with RetryingExecutor(2, clock=clock) as executor:
+        gate = Gate()
+        futures = [executor.submit(gate) for _ in range(2)]
+        futures += [executor.submit(len, "") for _ in range(200)]
+        for future in futures[2:]:
+            future.cancel()
+        gate.open()
+        clock.advance(1)
+        assert (executor.stats().succeeded, executor.stats().cancelled) == (2, 200)
+        assert executor._pool._load == 0

@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost()
     pool, released, looked = executor._pool, threading.Event(), threading.Event()
     release, may_leave = pool.timekeeper._release, pool.may_leave
 
-    def release_and_tell(jobs: list[RetryFuture[Any]]) -> None:
+    def release_and_tell(jobs: deque[RetryFuture[Any]]) -> None:
         release(jobs)
         released.set()
 
@@ -187,8 +188,9 @@ class Kept:
         self.lock = threading.RLock()
         self.keeper = Timekeeper(clock, self.lock, self.release, name="timekeeper", daemon=True)
 
-    def release(self, jobs: list[RetryFuture[Any]]) -> None:
+    def release(self, jobs: deque[RetryFuture[Any]]) -> None:
         self.released += jobs
+        jobs.clear()
         self.some.set()
 
     def close(self) -> list[RetryFuture[Any]]:
