@@ -197,8 +197,13 @@ class Pool:
         if self.counting:
             self._expect(len(jobs))
         while jobs:
-            self.queue.put(jobs[0])
-            jobs.popleft()  # only now: if there is no memory, the next call sees to them
+            # Off the list first: who has run the job, and looks whether any waits, finds none.
+            job = jobs.popleft()
+            try:
+                self.queue.put(job)
+            except BaseException:
+                jobs.appendleft(job)  # no memory; the next call sees to it
+                raise
 
     def _expect(self, jobs: int) -> Exception | None:
         """Count *jobs* into the load, and start the workers they need; lock held.
