@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from journal_kit import JOBS, FakeHost, Save, crash
+from journal_kit import JOBS, FakeHost, Save, crash, memory
 from power_cut import Disk, State, states
 
 from retryexec.journal import Entry, Journal
@@ -259,12 +259,6 @@ def check(stories: dict[str, Story], state: State, found: Found, *, power: bool)
         if place == LIVE:
             assert found.live[name] >= story.tried(state.step), (name, story)
     return missing
-
-
-def memory() -> Path | None:
-    """Return a place where syncs cost nothing: the disk of these tests is in the log."""
-    place = Path("/dev/shm")  # noqa: S108
-    return place if os.access(place, os.W_OK) else None
 
 
 def cut_everywhere(enough: int, *, durability: str) -> tuple[int, int, int]:
