@@ -93,6 +93,12 @@ class _File(apsw.VFSFile):
             self._disk.note("dirsync", "")
 
 
+class _Counted(NamedTuple):
+    """As much of a `sqlite3.Cursor` as is asked after `executemany`."""
+
+    rowcount: int
+
+
 class Connection:
     """As much of a `sqlite3.Connection` as the journal uses, on a `Disk`."""
 
@@ -114,8 +120,10 @@ class Connection:
             sql = f"PRAGMA wal_autocheckpoint={self._disk.every}"
         return self._db.execute(sql, values)
 
-    def executemany(self, sql: str, values: Any) -> apsw.Cursor:
-        return self._db.executemany(sql, values)
+    def executemany(self, sql: str, values: Any) -> _Counted:
+        before = self._db.total_changes()
+        self._db.executemany(sql, values)
+        return _Counted(self._db.total_changes() - before)
 
     def close(self) -> None:
         self._db.close()

@@ -56,6 +56,8 @@ class Lock:
         self.path = directory / f"{owner}.lock"
         self.database = directory / f"{owner}.db"
         self._fd = fd
+        # Whether the machine has been started since the owner before wrote its name here.
+        self.machine_fell = False
 
     def holds(self) -> bool:
         """Return whether the file with the lock is still the one that others would find."""
@@ -163,9 +165,13 @@ class Directory:
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if _try_lock(fd) and _same(fd, path):
+            lock = Lock(self.path, owner, fd)
+            said = os.pread(fd, 200, 0).decode(errors="replace").split()
+            boot = _boot()
+            lock.machine_fell = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
             os.ftruncate(fd, 0)
             os.pwrite(fd, _whoami().encode(), 0)
-            return Lock(self.path, owner, fd)
+            return lock
         os.close(fd)
         return None
 

@@ -7,13 +7,14 @@ model takes what it finds.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,6 +30,11 @@ from retryexec.journal import Entry, Journal, MemoryJournal
 YEAR = 365 * 86400.0
 LIVE, DEAD, OVER = "live", "dead", "over"
 MAX_CRASHES = 3
+
+# To make a failure small takes minutes: RETRYEXEC_SHRINK=1 when there is one.
+PHASES = [
+    phase for phase in Phase if phase is not Phase.shrink or os.environ.get("RETRYEXEC_SHRINK")
+]
 
 
 @dataclass
@@ -357,6 +363,7 @@ def test_jobs_end_as_in_the_model(machine: type[RuleBasedStateMachine], examples
             max_examples=examples,
             stateful_step_count=60,
             deadline=None,
+            phases=PHASES,
             suppress_health_check=list(HealthCheck),
         ),
     )
