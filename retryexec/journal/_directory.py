@@ -72,7 +72,7 @@ class Lock:
         if not (_try_lock(fd) and _same(fd, self.path)):
             os.close(fd)
             return False
-        os.write(fd, _whoami().encode())
+        _sign(fd)
         self.release()
         self._fd = fd
         return True
@@ -147,7 +147,7 @@ class Directory:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Somebody who tidies up may have been quicker with the lock.
             if _try_lock(fd) and _same(fd, path):
-                os.write(fd, _whoami().encode())
+                _sign(fd)
                 return Lock(self.path, owner, fd)
             os.close(fd)
 
@@ -169,8 +169,7 @@ class Directory:
             said = os.pread(fd, 200, 0).decode(errors="replace").split()
             boot = _boot()
             lock.machine_fell = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _whoami().encode(), 0)
+            _sign(fd)
             return lock
         os.close(fd)
         return None
@@ -257,6 +256,13 @@ def _started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
+
+
+def _sign(fd: int) -> None:
+    """Write the owner's name into a lock: for the eyes of people, and no matter on a full disk."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, _whoami().encode(), 0)
 
 
 def _whoami() -> str:

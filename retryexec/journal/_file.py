@@ -259,7 +259,7 @@ class JournalFile:
                 sql.executemany(_MARK, [(entry._row,) for entry in changes.marks])
             missing = 0
             if changes.deletes:
-                missing = len(changes.deletes)
+                missing = len({*changes.deletes})  # some may have been shown twice
                 missing -= sql.executemany(_DELETE, _runs(changes.deletes)).rowcount
             # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
             self.check_place()

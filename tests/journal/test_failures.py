@@ -1230,6 +1230,23 @@ def test_row_20_the_first_end_is_the_one_that_counts(open_journal: Open, directo
     assert left_by(directory) == []
 
 
+def test_row_20_an_entry_shown_twice_in_one_batch_is_not_late(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(2)]
+    engine = journal._engine
+    assert engine is not None
+    with engine.writer.io:
+        for entry in entries:
+            journal.retrying(entry, 1, 0.0, OSError("busy"))
+            journal.succeeded(entry)
+    assert journal.flush(10)
+    assert caplog.records == []
+    journal.close()
+    assert left_by(directory) == []
+
+
 def test_row_20_an_end_that_comes_too_late_is_told(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
