@@ -22,7 +22,7 @@ from retryexec._errors import (
     RetryAfter,
     ShutdownError,
 )
-from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
+from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._future import RetryFuture
 from retryexec._outcome import Failure, StopReason
@@ -59,6 +59,7 @@ __all__ = [
     "Stats",
     "StopBackoff",
     "StopReason",
+    "Success",
     "Ticker",
     "Timer",
     "ZeroBackoff",

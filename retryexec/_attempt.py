@@ -2,17 +2,26 @@
 
 import threading
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from retryexec._errors import Cancelled
 from retryexec._future import RetryFuture
 from retryexec._policy import Progress, Terms
 
+
+class Named(Protocol):
+    """What has a name for all its attempts."""
+
+    @property
+    def job_id(self) -> str:
+        """What it is called."""
+        ...
+
+
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
 # of, if any. A job's context is the submitter's, so what a job finds may be of another job.
-retrying_here: ContextVar[tuple[Progress, Terms, RetryFuture[Any] | None]] = ContextVar(
-    "retrying_here"
-)
+_Here: TypeAlias = tuple[Progress, Terms, Named, RetryFuture[Any] | None]
+retrying_here: ContextVar[_Here] = ContextVar("retrying_here")
 
 
 class Attempt:
@@ -24,14 +33,23 @@ class Attempt:
             traceback, which would keep that attempt's variables alive through the wait.
     """
 
-    __slots__ = ("_deadline", "_progress", "_terms", "number", "previous")
+    __slots__ = ("_deadline", "_owner", "_progress", "_terms", "number", "previous")
 
-    def __init__(self, progress: Progress, terms: Terms) -> None:
+    def __init__(self, progress: Progress, terms: Terms, owner: Named) -> None:
         self.number = progress.attempts
         self.previous = progress.previous
         self._progress = progress
         self._deadline = progress.deadline(terms.policy)
         self._terms = terms
+        self._owner = owner
+
+    @property
+    def job_id(self) -> str:
+        """What the job is called, the same in all its attempts, and after a crash if journaled.
+
+        A save can use it as its key, so that doing it twice does no harm.
+        """
+        return self._owner.job_id
 
     def remaining(self) -> float | None:
         """Return the seconds until the attempt's or the job's limit, whichever is sooner.
@@ -70,12 +88,12 @@ def current_attempt() -> Attempt:
         LookupError: no job of an executor or of `retry` is running here.
     """
     job, here = running_job(), retrying_here.get(None)
-    if here is not None and (job is None or here[2] is job):
-        return Attempt(*here[:2])
+    if here is not None and (job is None or here[3] is job):
+        return Attempt(*here[:3])
     if job is None:
         msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
         raise LookupError(msg)
-    return Attempt(job._in_trouble(), job._terms)
+    return Attempt(job._in_trouble(), job._terms, job)
 
 
 def running_job() -> RetryFuture[Any] | None:

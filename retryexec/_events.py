@@ -27,6 +27,23 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Success:
+    """A job succeeded, as its future says by now.
+
+    Attributes:
+        attempt: how many attempts it took.
+        result: what it returned.
+        job: what was submitted.
+        future: the job's future.
+    """
+
+    attempt: int
+    result: Any
+    job: Any
+    future: RetryFuture[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """A job failed for good; its future is about to say so.
 
@@ -82,6 +99,7 @@ class ShutdownReport:
         abandoned: jobs that the shutdown ended before they could succeed.
         unfinished: jobs still going on when `shutdown` returned: attempts that outlasted its
             timeout, or, with ``wait=False``, everything that is yet to come.
+        journaled: of those two, how many are in the journal, for the next process to run.
     """
 
     done: int
@@ -89,3 +107,4 @@ class ShutdownReport:
     cancelled: int
     abandoned: int
     unfinished: int = 0
+    journaled: int = 0

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
+from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
@@ -15,8 +17,9 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_ch
 from retryexec._cancel import CancelToken
 from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._closing import after_shutdown
-from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
+from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._future import RetryFuture
+from retryexec._journaled import JobJournal, Journaled, Recovered
 from retryexec._policy import RetryPolicy, checked_policy
 from retryexec._pool import JobTerms, Pool, Setup
 from retryexec._process import register
@@ -28,7 +31,7 @@ from retryexec._validate import (
     seconds_or_none,
     whole,
 )
-from retryexec._worker import Worker
+from retryexec._worker import Worker, tell_success
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,14 +67,18 @@ class RetryingExecutor(Executor):
         max_pending: the most jobs unresolved at a time; `submit` blocks until there is room.
             None for no limit.
         on_retry: called with a `Retry` before each wait, in the worker and the job's context.
+        on_success: called with a `Success` when a job has succeeded, after its future has ended.
         on_give_up: called with a `GiveUp` when a job fails for good, before its future does.
-            With neither hook, a failure that nobody reads off the future is logged, once.
+            Without on_retry and on_give_up, a failure that nobody reads off the future is logged.
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
             jobs, before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
+        journal: a `retryexec.journal.Journal`, where jobs survive the process. It is opened here,
+            which takes over what dead processes have left, and closed when all jobs have ended.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
+        retryexec.journal.JournalError: the journal cannot be opened.
     """
 
     def __init__(
@@ -85,8 +92,10 @@ class RetryingExecutor(Executor):
         max_pending: int | None = None,
         on_retry: Callable[[Retry], object] | None = None,
         on_give_up: Callable[[GiveUp], object] | None = None,
+        on_success: Callable[[Success], object] | None = None,
         exit_timeout: Seconds | None = None,
         clock: Clock | None = None,
+        journal: JobJournal | None = None,
     ) -> None:
         if max_workers is None:
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
@@ -104,17 +113,38 @@ class RetryingExecutor(Executor):
         self._policy = checked_policy(policy)
         self._on_retry = function("on_retry", on_retry)
         self._on_give_up = function("on_give_up", on_give_up)
+        self._on_success = function("on_success", on_success)
         self._cancel: CancelToken | None = None
+        self._journaled = (
+            None if journal is None else Journaled(_checked_journal(journal), self._on_success)
+        )
         self._move(Pool(setup))
+        if self._journaled is not None:
+            self._journaled.open()
 
     def _move(self, pool: Pool) -> None:
         """Hand all further jobs to *pool*."""
         self._pool = pool
+        on_retry = self._on_retry
+        if self._journaled is not None:
+            on_retry = partial(self._journaled.note_retry, on_retry)
+        quiet = self._on_retry is not None or self._on_give_up is not None
         self._terms = JobTerms(
-            self._policy, pool.setup.clock, self._cancel, pool, self._on_retry, self._on_give_up
+            self._policy,
+            pool.setup.clock,
+            self._cancel,
+            pool,
+            on_retry,
+            self._on_give_up,
+            quiet=quiet,
+            journaled=self._journaled is not None,
         )
+        # Whether a job goes straight to the pool.
+        self._plain = self._journaled is None and self._cancel is None and self._on_success is None
         register(self)
         if self._whole is None:
+            if self._journaled is not None:
+                self._journaled.serve(pool, self._terms)
             # A forgotten executor takes no more jobs, so its threads end once its jobs have.
             weakref.finalize(self, _close_forgotten, weakref.ref(pool)).atexit = False
 
@@ -146,11 +176,24 @@ class RetryingExecutor(Executor):
         future: RetryFuture[Any] = RetryFuture(
             self._terms, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
         )
-        self._pool.accept(future)
+        if self._plain:
+            self._pool.accept(future)
+        else:
+            self._accept(future)
+        return future
+
+    def _accept(self, future: RetryFuture[Any]) -> None:
+        """Take the job of *future* by way of the journal, a token, a hook."""
+        if self._on_success is not None:
+            hook = partial(tell_success, self._on_success, future._submitted, future._context)
+            future._done_callbacks = [hook]
+        if self._journaled is None:
+            self._pool.accept(future)
+        else:
+            self._journaled.accept(future, self._pool)
         if self._cancel is not None:
             unregister = self._cancel.on_cancel(future.cancel)
             future.add_done_callback(lambda _: unregister())
-        return future
 
     def map(
         self,
@@ -204,6 +247,7 @@ class RetryingExecutor(Executor):
         view = object.__new__(RetryingExecutor)
         view._whole = self._whole or self
         view._on_retry, view._on_give_up = self._on_retry, self._on_give_up
+        view._on_success, view._journaled = self._on_success, self._journaled
         policy = self._policy if policy is None else checked_policy(policy)
         if cancel is not None and not isinstance(cancel, CancelToken):
             msg = f"cancel takes a CancelToken (got {cancel!r})"
@@ -238,7 +282,11 @@ class RetryingExecutor(Executor):
             RuntimeError: called with *wait* from one of the executor's own jobs.
         """
         limit = None if timeout is None else seconds("timeout", timeout)
-        return self._pool.closing.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
+        closing = self._pool.closing
+        report = closing.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
+        if self._journaled is not None:
+            report = replace(report, journaled=report.abandoned + report.unfinished)
+        return report
 
     def __enter__(self) -> Self:
         return self
@@ -254,6 +302,11 @@ class RetryingExecutor(Executor):
     def stats(self) -> Stats:
         """Return how many jobs are where, and what became of the others, at this moment."""
         return self._pool.stats()
+
+    @property
+    def recovered(self) -> Recovered:
+        """The jobs taken over from dead processes, by way of the journal; none without one."""
+        return Recovered() if self._journaled is None else self._journaled.recovered
 
     @property
     def _max_workers(self) -> int:
@@ -275,6 +328,13 @@ class RetryingExecutor(Executor):
             f"{s.running} running, {s.waiting} waiting, {s.succeeded} succeeded, "
             f"{s.failed} failed, {s.cancelled} cancelled>"
         )
+
+
+def _checked_journal(value: Any) -> JobJournal:
+    if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
+        msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
 
 
 def _results(

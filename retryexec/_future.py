@@ -14,6 +14,7 @@ And what only a job in trouble needs, `JobProgress`, is made when its first atte
 """
 
 import logging
+import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures._base import (
@@ -23,6 +24,7 @@ from concurrent.futures._base import (
     PENDING,
     RUNNING,
 )
+from contextlib import suppress
 from itertools import count
 from threading import TIMEOUT_MAX, Condition, Lock, RLock
 from types import TracebackType
@@ -66,16 +68,18 @@ class JobProgress(Progress):
         refused: the value that the latest attempt returned in vain.
         cancel_requested: `cancel` came during an attempt, so that no other follows.
         failed: how the job failed; None while it has not.
+        fate: what ends it, once the pool's closing has taken it.
         unread: speaks up if nobody reads the failure.
     """
 
-    __slots__ = ("cancel_requested", "failed", "refused", "unread")
+    __slots__ = ("cancel_requested", "failed", "fate", "refused", "unread")
 
     def __init__(self, started: float | None) -> None:
         super().__init__(started or 0.0, 0 if started is None else 1)
         self.refused: Any = None
         self.cancel_requested = False
         self.failed: Failed | None = None
+        self.fate: Exception | None = None
         self.unread: Unread | None = None
 
     def is_cancelled(self, terms: Any) -> bool:
@@ -112,7 +116,8 @@ class LateCondition(Condition):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        self.lock = RLock()
+        super().__init__(self.lock)
         self.waiters: list[Any] = []
 
 
@@ -130,6 +135,7 @@ class RetryFuture(Future[T]):
         "_audience",
         "_by_exec",
         "_context",
+        "_counted",
         "_done_callbacks",
         "_due",
         "_kwargs",
@@ -158,6 +164,7 @@ class RetryFuture(Future[T]):
         self._state = PENDING
         self._audience: Audience | None = None  # made by the first one to wait
         self._done_callbacks: Any = ()
+        self._counted = False  # whether its pool has counted it out, if no worker does
         self._progress: JobProgress | None = None
         # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
         self._due: float | None = None
@@ -202,6 +209,30 @@ class RetryFuture(Future[T]):
     def next_attempt_at(self) -> float | None:
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return self._due
+
+    @property
+    def job_id(self) -> str:
+        """What the job is called, the same in all its attempts: in a journal, and after a crash."""
+        entry = self.__dict__.get("_entry")
+        if entry is not None:
+            return str(entry.id)
+        with self._lock:
+            name: str = self.__dict__.setdefault("_name", os.urandom(16).hex())
+            return name
+
+    @property
+    def accepted(self) -> "Future[None]":
+        """Resolved when the journal has the job on disk; fails if it cannot be put there.
+
+        Raises:
+            AttributeError: the executor has no journal.
+        """
+        entry = self.__dict__.get("_entry")
+        if entry is None:
+            msg = "this job is in no journal: give the executor one, by journal="
+            raise AttributeError(msg)
+        accepted: Future[None] = entry.accepted
+        return accepted
 
     # The standard library's wait(), as_completed() and executors come in through these. To
     # type checkers they stay the plain attributes that those functions ask for.
@@ -254,19 +285,37 @@ class RetryFuture(Future[T]):
         Returns:
             whether the job is cancelled.
         """
-        self._mind_fork()
-        terms = self._terms
-        with self._lock:
-            if self._state == RUNNING:
-                self._in_trouble().cancel_requested = True
-        # Without a pool it is up to whoever runs this future to notify the waiters, as the
-        # standard library has it: by set_running_or_notify_cancel.
-        if self._end(CANCELLED if terms is None else CANCELLED_AND_NOTIFIED):
-            self._let_go()
-            if terms is not None:
-                terms.pool.count_cancelled(self)
-            self._run_callbacks()
+        ended, terms = False, None
+        try:
+            self._mind_fork()
+            with self._lock:
+                terms = self._terms
+                if self._state == RUNNING:
+                    self._in_trouble().cancel_requested = True
+                elif self._state == PENDING:
+                    ended = True
+                    # Without a pool it is up to whoever runs this future to notify the waiters,
+                    # as the standard library has it: by set_running_or_notify_cancel.
+                    self._state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
+            if ended:
+                self._wind_up()
+        except BaseException:
+            # An interrupt has struck, or a callback has raised.
+            if ended and terms is not None:
+                terms.pool.closing.orphans.append(self)  # in one step: no second one loses it
+                terms.pool.closing.find_orphans()
+            raise
         return self.cancelled()
+
+    def _wind_up(self, *, again: bool = False) -> None:
+        """Do what comes after the end; *again*, do what an interrupt has left undone."""
+        self._let_go()
+        if self._audience is not None:
+            self._tell(self._audience, again=again)
+        terms = self._terms
+        if terms is not None and self.cancelled():
+            terms.pool.count_cancelled(self)
+        self._run_callbacks()
 
     @reads_futures
     def result(self, timeout: float | None = None) -> T:
@@ -354,9 +403,8 @@ class RetryFuture(Future[T]):
             if newly:
                 self._state = CANCELLED_AND_NOTIFIED
             cancelled = self._state == CANCELLED_AND_NOTIFIED
-        if newly and audience is not None and (condition := audience.condition) is not None:
-            with condition:
-                self._tell_waiters(condition)
+        if newly and audience is not None:
+            self._tell(audience)
         if cancelled:
             return False
         msg = f"a future is started once; this one is {self!r}"
@@ -402,20 +450,10 @@ class RetryFuture(Future[T]):
             False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
         with self._lock:
+            ended = self._enter(state, result, exception, reason)
             audience = self._audience
-            condition = None if audience is None else audience.condition
-            ended = condition is None and self._enter(state, result, exception, reason)
-        if condition is not None:
-            # Those who come with waiters look at the state and leave them under their own lock, so
-            # the end comes under it too.
-            with condition:
-                with self._lock:
-                    ended = self._enter(state, result, exception, reason)
-                if ended:
-                    self._tell_waiters(condition)
         if ended and audience is not None:
-            for gate in audience.gates:  # to which nobody adds from now on
-                gate.release()
+            self._tell(audience)
         return ended
 
     def _enter(
@@ -431,22 +469,34 @@ class RetryFuture(Future[T]):
         self._state = state  # written after all that belongs to it
         return True
 
-    def _tell_waiters(self, condition: LateCondition) -> None:
-        """Wake those who wait for the end, which has come; *condition* held."""
+    def _tell(self, audience: Audience, *, again: bool = False) -> None:
+        """Wake those who wait for the end, which has come; *again*, those not told before."""
+        if (condition := audience.condition) is not None:
+            # Not "with condition", whose way in is code in which an interrupt may strike.
+            with condition.lock:
+                for waiter in condition.waiters:
+                    if not (again and self in waiter.finished_futures):
+                        self._tell_waiter(waiter)
+                condition.notify_all()
+        for gate in audience.gates:  # to which nobody adds from now on
+            with suppress(RuntimeError):  # it is open
+                gate.release()
+
+    def _tell_waiter(self, waiter: Any) -> None:
         failed = self._failed
-        for waiter in condition.waiters:
-            if self._state == FINISHED:
-                well = failed is None or failed.exception is None
-                tell = waiter.add_result if well else waiter.add_exception
-                tell(self)
-            elif self._state == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(self)
-        condition.notify_all()
+        if self._state == CANCELLED_AND_NOTIFIED:
+            waiter.add_cancelled(self)
+        elif self._state == FINISHED and failed is not None and failed.exception is not None:
+            waiter.add_exception(self)
+        elif self._state == FINISHED:
+            waiter.add_result(self)
 
     def _run_callbacks(self) -> None:
         """Run the callbacks, once the end has come: from then on nobody adds to them."""
-        callbacks, self._done_callbacks = self._done_callbacks, ()
+        # One iterator, for whoever has to go on where an interrupt has struck.
+        callbacks = self._done_callbacks = iter(self._done_callbacks)
         self._run(callbacks)
+        self._done_callbacks = ()
 
     def _let_go(self) -> None:
         """Drop what only attempts need; done by whoever ends the job, outside every lock."""
@@ -550,7 +600,8 @@ class Unread:
         self.note = note
 
     def __del__(self) -> None:
-        if self.job_name is not None:
+        # An interrupt may have struck before it had a name.
+        if getattr(self, "job_name", None) is not None:
             report(
                 "%s failed and nobody read its future: %s",
                 self.job_name,

@@ -10,25 +10,30 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, filterfalse, islice
+from operator import itemgetter
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from typing import Any
 
 from retryexec._clock import Clock
 from retryexec._closing import Closing
-from retryexec._errors import PendingLimitError
+from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
-from retryexec._outcome import few, name_of
+from retryexec._outcome import StopReason, few, name_of
 from retryexec._policy import Terms
 from retryexec._timekeeper import Job, Timekeeper
 from retryexec._worker import Worker
 
 logger = logging.getLogger("retryexec")
+
+# Below this many, cancelled jobs in the queue are not worth a sweep.
+_FEW = 64
 
 stdlib_logger = logging.getLogger("concurrent.futures")
 
@@ -57,6 +62,34 @@ class JobTerms(Terms):
     pool: "Pool"
     on_retry: Callable[[Retry], object] | None
     on_give_up: Callable[[GiveUp], object] | None
+    quiet: bool  # whether nothing is logged of failures, for the user has a hook
+    journaled: bool  # whether the job is on disk, for the next process if not for this one
+
+
+class Room(SimpleQueue[None]):
+    """Room for jobs that may be overdrawn."""
+
+    def __init__(self, jobs: int) -> None:
+        self._lock = RLock()  # guards _debt
+        self._debt = 0
+        for _ in range(jobs):
+            self.put(None)
+
+    def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+        """Make room for one more job, or pay back what was overdrawn."""
+        with self._lock:
+            if self._debt:
+                self._debt -= 1
+                return
+        super().put(item, block, timeout)
+
+    def overdraw(self) -> None:
+        """Take room for a job, whether there is some or not."""
+        with self._lock:
+            try:
+                self.get_nowait()
+            except Empty:
+                self._debt += 1
 
 
 class Pool:
@@ -77,9 +110,9 @@ class Pool:
         # finalizer may strike while this thread is in here, and submit or cancel.
         self.lock = RLock()
         self._workers: list[Worker] = []  # all that were started
-        self.alive = 0  # how many of them have not ended
         self._cancelled = 0
-        self.stale = 0  # cancelled jobs still in the queue
+        self.stale: set[Job] = set()  # cancelled jobs still in the queue
+        self.words = 0  # how many None are in the queue
         # Jobs queued or in hand: while there may be more workers, each job that makes it exceed
         # their number starts one. Once all have been started nobody counts any more, but for a
         # clock that moves only when the pool is at rest: that one attaches itself.
@@ -98,6 +131,8 @@ class Pool:
             self.room = SimpleQueue()
             for _ in range(setup.max_pending):
                 self.room.put(None)
+        # Called by the last worker to end, or by shutdown, if there is none.
+        self.at_the_end: Callable[[], object] | None = None
         self.closing = Closing(self, setup.clock, setup.exit_timeout)
         self.skip = self.closing.skip
         self.may_leave, self.leave = self.closing.may_leave, self.closing.leave
@@ -118,12 +153,14 @@ class Pool:
             RuntimeError: the pool takes no more jobs, or not from this thread.
         """
         if self._refusal is None and self.room is not None:
-            self._wait_for_room(self.room)
-        if self._refusal is not None:
+            self._accept_into(self.room, job)
+        elif self._refusal is None:
+            # Counted first: if an interrupt strikes in between, there is a worker too many.
+            if self.counting:
+                self._expect_one()
+            self.queue.put(job)
+        else:
             raise self._refusal()
-        self.queue.put(job)
-        if self.counting:
-            self._expect_one(job)
         # Whoever refuses writes so before putting a None behind all jobs. Either this one is in
         # front of it and will be run, or this look comes after the word.
         if self._refusal is None:
@@ -133,9 +170,27 @@ class Pool:
         else:
             self._withdraw(job, self._refusal())
 
-    def _wait_for_room(self, room: "SimpleQueue[None]") -> None:
+    def _accept_into(self, room: "SimpleQueue[None]", job: Job) -> None:
+        """Queue *job* once there is room for it."""
+        # Not empty while *job* has got room and is not in the queue. An interrupt strikes between
+        # two calls, so an item goes from one hand to the other in a single one.
+        hand: list[Any] = []
         try:
-            room.get_nowait()
+            self._wait_for_room(room, hand)
+            if self._refusal is not None:
+                raise self._refusal()
+            if self.counting:
+                self._expect_one()
+            hand[0] = job
+            deque(map(self.queue.put, islice(iter(hand.pop, None), 1)), 0)
+        except BaseException:
+            if hand:
+                room.put(None)  # after shutdown, for the next one who waits, to hear the same
+            raise
+
+    def _wait_for_room(self, room: "SimpleQueue[None]", hand: list[Any]) -> None:
+        try:
+            hand.extend(islice(iter(room.get_nowait, hand), 1))
         except Empty:
             if threading.current_thread() in self._workers:
                 msg = (
@@ -144,9 +199,47 @@ class Pool:
                     "or to another executor"
                 )
                 raise PendingLimitError(msg) from None
-            room.get()
+            hand.extend(islice(iter(room.get, hand), 1))
+
+    def refuse_if_closed(self) -> None:
+        """Raise RuntimeError if the pool takes no more jobs."""
         if self._refusal is not None:
-            room.put(None)  # for the next one who waits, to hear the same
+            raise self._refusal()
+
+    def expect_to_take_over(self) -> None:
+        """Be ready for `take_over`, which may be more than there is room for."""
+        if self.setup.max_pending is not None:
+            self.room = Room(self.setup.max_pending)
+
+    def take_over(self, jobs: list[tuple[Job, float | None]]) -> None:
+        """Take *jobs* that have been accepted before, each with when it is due, or None for now.
+
+        No room is asked for, though it is counted. A pool that takes no more jobs leaves them.
+        """
+        for job, due in jobs:
+            if self._refusal is not None:
+                self._leave(job)
+                continue
+            if isinstance(self.room, Room):
+                self.room.overdraw()
+            if due is None or not self.timekeeper.ready():
+                if self.counting:
+                    self._expect_one()
+                self.queue.put(job)
+                if self._refusal is not None:
+                    self.closing.look_for_the_end()
+            elif not self.timekeeper.schedule(job, due) or job.done():
+                self.came_late(job)
+        with self.lock:
+            if not self._workers:
+                # Jobs that wait have a worker about, who sees to them when the pool is closed.
+                self._expect(1)
+                self._load -= 1
+
+    def _leave(self, job: Job) -> None:
+        error = ShutdownError("the executor was shut down before it took this job over")
+        job._end(FINISHED, None, error, StopReason.SHUTDOWN)
+        job._wind_up()
 
     def _withdraw(self, job: Job, refusal: Exception) -> None:
         """Refuse *job* after all, unless a worker has begun it."""
@@ -155,18 +248,19 @@ class Pool:
                 return
             job._state = CANCELLED_AND_NOTIFIED
         job._let_go()
-        self._count_back(job)
-        job._run_callbacks()
+        self._count_out(job, cancelled=0)
         raise refusal
 
-    def _expect_one(self, job: Job) -> None:
-        """Count *job*, just queued, and see to it that there is a worker for it."""
+    def _expect_one(self) -> None:
+        """Count a job about to be queued, and see to it that there is a worker for it."""
         with self.lock:
             failure = self._expect(1)
             alone = self.alive == 0
+            if failure is not None and alone:
+                self._load -= 1
         if failure is not None and alone:
-            self._withdraw(job, failure)
-        elif failure is not None:
+            raise failure
+        if failure is not None:
             logger.warning("cannot start another worker: %s", failure)
 
     def _release(self, jobs: list[Job]) -> None:
@@ -187,22 +281,30 @@ class Pool:
             # A daemon where the exit is bounded: the interpreter joins all others without limit.
             daemon = self.setup.exit_timeout is not None
             worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
-            # Counted first, for a signal handler that strikes within start() and submits. If it
-            # raises, the start may have come to pass all the same.
-            self._workers.append(worker)
-            self.alive += 1
             try:
+                # Counted first, for a signal handler that strikes within start() and submits.
+                self._workers.append(worker)
                 worker.start()
             except BaseException as failure:
-                if worker not in threading.enumerate():  # else only the wait for it was cut short
+                # The thread may have started all the same; it will ask whether it is wanted.
+                if worker in self._workers:
                     self._workers.remove(worker)
-                    self.alive -= 1
                 if not isinstance(failure, Exception):
                     raise
                 return failure
         if len(self._workers) == self.setup.max_workers:
             self.counting = self._at_rest is not None
         return None
+
+    @property
+    def alive(self) -> int:
+        """How many workers have not ended."""
+        return sum(not worker.gone for worker in self._workers)
+
+    def wants(self, worker: Worker) -> bool:
+        """Return whether *worker*, whose thread has just begun, counts as one."""
+        with self.lock:  # held by whoever starts it
+            return worker in self._workers
 
     def unload(self, jobs: int) -> None:
         """Count *jobs* as no longer queued or in hand."""
@@ -263,23 +365,48 @@ class Pool:
             self.room.put(None)
 
     def count_cancelled(self, job: Job) -> None:
-        """Note that *job* was cancelled while it was queued or waiting."""
-        self._count_back(job, cancelled=True)
+        """Note that *job* was cancelled while it was queued or waiting; once, if told again."""
+        self._count_out(job, cancelled=1)
 
-    def _count_back(self, job: Job, *, cancelled: bool = False) -> None:
+    def _count_out(self, job: Job, *, cancelled: int) -> None:
         """Note that pending *job* has ended in no worker's hands."""
-        with self.lock:  # the timekeeper's, too
-            self._cancelled += cancelled
-            self.stale += not self.timekeeper.discard(job)
-        self.make_room()
+        with self.lock:
+            if not job._counted:
+                if job._due is None:
+                    self.stale.add(job)
+                else:
+                    job._due = None
+                    self.timekeeper.dead += 1
+                # No call comes before the last line: to an interrupt this is one step.
+                job._counted = True
+                self._cancelled += cancelled
+                if self.room is not None:
+                    self.room.put(None)
+            self.timekeeper.sweep()
+            if len(self.stale) > _FEW and len(self.stale) * 2 > self.queue.qsize():
+                self._sweep()
         if self.closed:
             self.closing.look_for_the_end()
+
+    def _sweep(self) -> None:
+        """Take cancelled jobs out of the queue, where nobody may come by for long; lock held."""
+        taken, kept = count(), count()
+        first = itemgetter(0)
+        # Each item comes out in front and, if it is alive, goes in again behind: in one call, in
+        # which neither an interrupt nor, but for a Python without its lock, a thread comes between.
+        items = islice(iter(self.queue.get_nowait, _FEW), self.queue.qsize())
+        alive = filterfalse(self.stale.__contains__, map(first, zip(items, taken, strict=False)))
+        with suppress(Empty):
+            deque(map(self.queue.put, map(first, zip(alive, kept, strict=False))), 0)
+        self.stale.clear()
+        if self.counting:
+            self.unload(next(taken) - next(kept))
 
     def came_late(self, job: Job) -> None:
         """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
         if self.timekeeper.discard(job):  # cancelled before it could be found there
             with self.lock:
-                self.stale -= 1
+                self.stale.discard(job)
             if self.closed:
                 self.closing.look_for_the_end()
         elif not job.done():
@@ -348,10 +475,7 @@ class Pool:
             return list(self._workers)
 
     def _queued(self) -> int:
-        if self._refusal is None:
-            return max(0, self.queue.qsize() - self.stale)
-        # One None is about from then on, and the last worker leaves it behind.
-        return max(0, self.queue.qsize() - self.stale - 1) if self.alive else 0
+        return max(0, self.queue.qsize() - len(self.stale) - self.words)
 
     def _all_abandoned(self) -> int:
         return sum(worker.abandoned for worker in self._workers) + self.closing.abandoned
@@ -371,6 +495,6 @@ class Pool:
         jobs: deque[Job | None] = deque(worker.job for worker in self._workers)
         self.closing.drain(jobs)
         self.timekeeper.close(jobs)
-        for job in jobs:
+        for job in (*jobs, *self.closing.held()):
             if job is not None:
                 job._renew_after_fork()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from contextvars import Token
 from typing import Any, ParamSpec, Self, TypeVar, overload
@@ -41,10 +42,11 @@ class _Retrying:
         self._timer = timer  # the caller's, if any
         self._progress = Progress()
         self.exception: BaseException | None = None
+        self._name: str | None = None
 
     def __enter__(self) -> Self:
         terms = Terms(self._policy, self.clock, self.cancel)
-        self._token: Token[Any] = retrying_here.set((self._progress, terms, running_job()))
+        self._token: Token[Any] = retrying_here.set((self._progress, terms, self, running_job()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -54,6 +56,12 @@ class _Retrying:
             self._timer.stop()
         # The exception's traceback leads back here.
         del self.exception, self._progress
+
+    @property
+    def job_id(self) -> str:
+        """What the call is known by in all its attempts."""
+        self._name = self._name or os.urandom(16).hex()
+        return self._name
 
     def begin(self) -> None:
         """Note the start of an attempt."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 from operator import itemgetter
 from threading import Condition, Thread
 from typing import Any, TypeAlias
@@ -67,7 +67,7 @@ class Timekeeper:
         self._lane: deque[_Entry] = deque()
         self._heap: list[_Entry] = []
         self._arrivals = count()
-        self._dead = 0  # how many of the entries and of those in the inbox
+        self.dead = 0  # how many of the entries and of those in the inbox
         # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
         self._asleep_until = -math.inf
         self._closed = False
@@ -115,22 +115,28 @@ class Timekeeper:
             if job._due is None:
                 return False
             job._due = None
-            self._dead += 1
-            if self._dead > _FEW and self._dead * 2 > len(self._heap) + len(self._lane):
-                self._sweep()
+            self.dead += 1
+            self.sweep()
             return True
 
-    def _sweep(self) -> None:
-        """Forget the dead; lock held."""
-        self._absorb()
-        last = self._lane.pop() if self._lane else None
-        self._lane = deque(filter(_alive, self._lane))
-        self._heap = list(filter(_alive, self._heap))
-        heapify(self._heap)
-        self._dead = 0
-        if last is not None:
-            self._lane.append(last)
-            self._dead += not _alive(last)
+    def sweep(self) -> None:
+        """Forget the dead if they are the majority; lock held."""
+        if self.dead <= _FEW or self.dead * 2 <= len(self._heap) + len(self._lane):
+            return
+        last, came = list(self._lane)[-1:], list(self._inbox)
+        lane = deque(filter(_alive, self._lane))
+        heap = list(filter(_alive, self._heap))
+        heapify(heap)
+        dead = 0
+        if last and not _alive(last[0]):
+            lane.extend(last)
+            dead = 1
+        for job in came:
+            self._place(job, lane, heap)
+        moved = islice(iter(self._inbox.popleft, None), len(came))
+        # In the main thread, an interrupt may strike after a call, so this is one step to it.
+        self._lane, self._heap, self.dead = lane, heap, dead
+        deque(moved, 0)
 
     def close(self, into: deque[Job | None] | None = None) -> list[Job]:
         """Take no more jobs, end the thread, and return the jobs still waiting, by due time.
@@ -139,15 +145,17 @@ class Timekeeper:
         """
         with self._lock:
             self._closed = True
-            self._absorb()
-            entries = sorted([*self._lane, *sorted(self._heap)], key=_due_of)
+            # Not absorbed: that is for threads in which no interrupt strikes.
+            inbox = [(job._due, job) for job in list(self._inbox) if job._due is not None]
+            entries = sorted([*self._lane, *sorted(self._heap), *inbox], key=_due_of)
             waiting = [entry[-1] for entry in entries if _alive(entry)]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
-            self._lane, self._heap, self._dead = deque(), [], 0
             for job in waiting:
                 job._due = None
+            self._inbox.clear()
+            self._lane, self._heap, self.dead = deque(), [], 0
             self._asleep_until = -math.inf
             self._earlier.notify_all()
             return waiting
@@ -159,7 +167,7 @@ class Timekeeper:
 
     def __len__(self) -> int:
         """Return how many jobs are waiting."""
-        return max(0, len(self._lane) + len(self._heap) + len(self._inbox) - self._dead)
+        return max(0, len(self._lane) + len(self._heap) + len(self._inbox) - self.dead)
 
     def next_due(self) -> float:
         """Return when the earliest job is due; infinity if none is waiting."""
@@ -168,10 +176,10 @@ class Timekeeper:
             lane, heap = self._lane, self._heap
             while heap and not _alive(heap[0]):
                 heappop(heap)
-                self._dead -= 1
+                self.dead -= 1
             while lane and not _alive(lane[0]) and (len(lane) > 1 or not heap):
                 lane.popleft()
-                self._dead -= 1
+                self.dead -= 1
             first = heap if heap and heap[0][0] < lane[0][0] else lane
             due: float = first[0][0] if first else math.inf
             return due
@@ -184,23 +192,29 @@ class Timekeeper:
     def waiting(self) -> list[Job]:
         """Return the jobs that are waiting."""
         with self._lock:
-            self._absorb()
-            return [entry[-1] for entry in (*self._lane, *self._heap) if _alive(entry)]
+            entries = [*self._lane, *self._heap]
+            jobs = [*(entry[-1] for entry in entries), *self._inbox]
+            return [job for job in jobs if job._due is not None]
 
     def _absorb(self) -> None:
         """Give those in the inbox their places; lock held."""
-        inbox, lane = self._inbox, self._lane
+        inbox = self._inbox
         while inbox:
-            job = inbox[0]
-            due = job._due
-            if due is None:
-                self._dead -= 1
-            elif not lane or lane[-1][0] <= due:
-                lane.append((due, job))
-            else:
-                heappush(self._heap, (due, next(self._arrivals), job))
+            if not self._place(inbox[0], self._lane, self._heap):
+                self.dead -= 1
             # Only now: if there was no memory for its place, the job is still here.
             inbox.popleft()
+
+    def _place(self, job: Job, lane: deque[_Entry], heap: list[_Entry]) -> bool:
+        """Give *job* its place in *lane* or *heap*; False if it has been cancelled."""
+        due = job._due
+        if due is None:
+            return False
+        if not lane or lane[-1][0] <= due:
+            lane.append((due, job))
+        else:
+            heappush(heap, (due, next(self._arrivals), job))
+        return True
 
     def _left_by_close(self, job: Job) -> bool:
         """Return whether close() has taken *job*, and not come too early for it."""
@@ -208,7 +222,7 @@ class Timekeeper:
             if job._due is None:
                 return True
             job._due = None
-            self._dead += 1  # wherever its entry has got to
+            self.dead += 1  # wherever its entry has got to
             return False
 
     def _keep(self) -> None:
@@ -258,7 +272,7 @@ class Timekeeper:
         for entry in entries:
             job = entry[-1]
             if job._due is None:
-                self._dead -= 1
+                self.dead -= 1
             else:
                 job._due = None
                 taken.append(job)

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextvars import Context
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Protocol
 
-from retryexec._events import GiveUp, Retry
+from retryexec._events import GiveUp, Retry, Success
 from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
-from retryexec._future import JobProgress, Unread
+from retryexec._future import JobProgress, RetryFuture, Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
 from retryexec._timekeeper import Job, Timekeeper
@@ -30,6 +30,10 @@ class Employer(Protocol):
     counting: bool
     closed: bool
     room: "SimpleQueue[None] | None"  # gets a None for each job that ends
+
+    def wants(self, worker: "Worker") -> bool:
+        """Return whether *worker*, whose thread has just begun, counts as one."""
+        ...
 
     def prepare(self) -> bool:
         """Run the user's initializer; False if it failed."""
@@ -59,9 +63,20 @@ class Employer(Protocol):
         """Return whether a worker that has come upon a None is not needed any more."""
         ...
 
-    def leave(self) -> None:
-        """Count the calling worker out."""
+    def leave(self, worker: "Worker") -> None:
+        """Count *worker* out."""
         ...
+
+
+class _Started(Event):
+    """Tells that a thread has started, and makes nobody wait for it.
+
+    Thread.start() would, by a lock of this event: a KeyboardInterrupt that strikes there can leave
+    it locked, and the new thread before it for good.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  as Event has it
+        return True
 
 
 class Worker(Thread):
@@ -73,6 +88,7 @@ class Worker(Thread):
 
     def __init__(self, pool: Employer, name: str, *, daemon: bool) -> None:
         super().__init__(name=name, daemon=daemon)
+        self._started = _Started()
         self._pool = pool
         self.job: Job | None = None
         self.failures = 0  # attempts that did not succeed
@@ -80,14 +96,17 @@ class Worker(Thread):
         self.failed = 0
         self.abandoned = 0
         self._free = False  # whether the job in hand counts as a load no more
+        self.gone = False  # whether it has left the pool
 
     def run(self) -> None:
         """Run jobs until the pool is closed and no more are to come."""
+        if not self._pool.wants(self):
+            return
         try:
             if self._pool.prepare():
                 self._work()
         finally:
-            self._pool.leave()
+            self._pool.leave(self)
 
     def _work(self) -> None:
         pool = self._pool
@@ -267,7 +286,10 @@ def give_up(
     worker: Worker | None = None,
     context: Context | None = None,
 ) -> None:
-    """End *job*, in the hands of this thread, with *exception* or the value it refused."""
+    """End *job*, in the hands of this thread, with *exception* or the value it refused.
+
+    Without a *worker* it is up to the caller to have counted it.
+    """
     progress, submitted, terms = job._in_trouble(), job._submitted, job._terms
     value = progress.refused
     try:
@@ -292,8 +314,8 @@ def give_up(
                 worker.abandoned += 1
             else:
                 worker.failed += 1
-        if pool.room is not None:
-            pool.room.put(None)
+            if pool.room is not None:
+                pool.room.put(None)
         job._end(FINISHED, value, exception, reason)
         job._run_callbacks()
 
@@ -303,7 +325,8 @@ def _is_news(
 ) -> bool:
     """Return whether a failure is to be logged if nobody reads it off the future."""
     asked_for = reason is StopReason.CANCELLED
-    return exception is not None and terms.on_retry is None and not (asked_for or pool.silent)
+    not_lost = reason is StopReason.SHUTDOWN and terms.journaled
+    return exception is not None and not (terms.quiet or asked_for or not_lost or pool.silent)
 
 
 def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:
@@ -314,12 +337,21 @@ def trim_to_attempt(exception: BaseException | None, raised: BaseException | Non
         trim(raised)
 
 
-def tell(hook: Callable[[Any], object], event: Retry | GiveUp, context: Context) -> None:
+def tell(hook: Callable[[Any], object], event: Retry | GiveUp | Success, context: Context) -> None:
     """Call the user's *hook*; what it raises costs the job nothing."""
     try:
         context.run(hook, event)
     except BaseException as error:
-        kind = "on_retry" if isinstance(event, Retry) else "on_give_up"
+        kind = {Retry: "on_retry", GiveUp: "on_give_up", Success: "on_success"}[type(event)]
         report("%s failed for %s; the job goes on", kind, name_of(event.job))
         if isinstance(error, KeyboardInterrupt):
             raise  # it was meant for whoever is shutting down
+
+
+def tell_success(
+    hook: Callable[[Success], object], job: Any, context: Context, future: RetryFuture[Any]
+) -> None:
+    """Call the user's on_success *hook* if *job* has succeeded: a callback of its *future*."""
+    if future.stop_reason is StopReason.SUCCEEDED:
+        event = Success(future.attempts, future.result(), job, future)
+        tell(hook, event, context.copy())

@@ -266,7 +266,7 @@ def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
         future.result(10)
 
 
-def test_an_interrupt_as_a_worker_starts_leaves_it_counted(
+def test_an_interrupt_as_a_worker_starts_leaves_room_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = Worker.start
@@ -279,7 +279,9 @@ def test_an_interrupt_as_a_worker_starts_leaves_it_counted(
         monkeypatch.setattr(Worker, "start", interrupted)
         with pytest.raises(KeyboardInterrupt):
             executor.submit(len, "")
+        monkeypatch.undo()
         assert executor.submit(len, "seven").result(10) == 5
+        assert len(executor._threads) == 1
 
 
 def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(

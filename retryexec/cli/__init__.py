@@ -1,6 +1,7 @@
 """The command ``retryexec``: the library's main job from a shell.
 
-``retryexec run`` makes a job of every record in a file, ``retryexec plan`` shows a backoff.
+``retryexec run`` makes a job of every record in a file, ``retryexec plan`` shows a backoff, and
+``retryexec journal`` looks into what survives a crash.
 """
 
 import sys
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parser().parse_args(argv)
         if arguments.command == "run":
             return _start_run(arguments)
+        if arguments.command == "journal":
+            return _look_into_journal(arguments)
         return _show_plan(arguments)
     except Misuse as error:
         sys.stderr.write(f"retryexec: error: {' '.join(str(error).split())}\n")
@@ -49,6 +52,16 @@ def _start_run(arguments: Namespace) -> int:
     fields["input"] = arguments.input or "-"
     fields["retry_on"] = tuple(arguments.retry_on)
     return run(Options(**fields))
+
+
+def _look_into_journal(arguments: Namespace) -> int:
+    try:
+        from retryexec.cli._journal import journal
+    except ModuleNotFoundError as error:
+        raise _lacking(error, "journal", {"msgspec", "rich"}, "cli") from error
+    except ImportError as error:  # of the journal's own, which names the extra
+        raise Misuse(str(error)) from error
+    return journal(arguments)
 
 
 def _show_plan(arguments: Namespace) -> int:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from retryexec.cli._journal_arguments import add_journal
 from retryexec.cli._misuse import Misuse
 from retryexec.cli._parse import count, count_or_none, duration_or_none
 from retryexec.cli._spec import backoff, described
@@ -32,12 +33,13 @@ examples:
       --backoff exponential:initial=0.1,max=10 --retry-on sqlite3.OperationalError
   retryexec run savers.py:UserActivitySaver activity.jsonl --failures failed.jsonl
   retryexec run savers.py:UserActivitySaver failed.jsonl      # and those once more
+  retryexec run savers.py:UserActivitySaver activity.jsonl --journal var/run   # survives kill -9
   tail -f activity.jsonl | retryexec run package.savers:UserActivitySaver -
 
 exit status:
   0 all succeeded, 1 some did not, 2 misuse (nothing has run), 130 ended by a second Ctrl-C.
   The first Ctrl-C (or SIGTERM) starts nothing new, lets running attempts end, and writes the
-  rest into the failures file.
+  rest into the failures file; with --journal, the rest stays there for the next time.
 """
 
 _PLAN_EXAMPLES = """\
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_plan(commands)
+    add_journal(commands)
     return top
 
 
@@ -148,6 +151,13 @@ def _add_run(commands: "argparse._SubParsersAction[_Parser]") -> None:
         metavar="FILE",
         help="write every record that did not succeed to FILE, with the reason, as JSON Lines "
         "that can be INPUT again; what FILE held is overwritten",
+    )
+    add(
+        "--journal",
+        type=Path,
+        metavar="DIR",
+        help="keep in DIR what has been accepted and what is done: after a crash, the same command "
+        "goes on where it was",
     )
     add("--strict", action="store_true", help="stop reading at the first bad record")
     add(

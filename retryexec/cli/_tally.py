@@ -61,6 +61,29 @@ class Tally:
         self._totals = Totals()
         self._slowest: list[tuple[float, int, int]] = []  # a heap: the quickest leaves first
 
+    def restore(
+        self,
+        *,
+        succeeded: Counter[int],
+        failed: int,
+        retries: int,
+        errors: Counter[str],
+        slowest: list[tuple[float, int, int]],
+    ) -> None:
+        """Begin with what earlier processes have counted."""
+        with self._lock:
+            self._totals.succeeded += succeeded
+            self._totals.failed += failed
+            self._totals.retries += retries
+            self._totals.errors += errors
+            self._slowest = [*slowest]
+            heapq.heapify(self._slowest)
+
+    def passed(self, size: int) -> None:
+        """Count *size* bytes of INPUT as dealt with, by an earlier process."""
+        with self._lock:
+            self._totals.bytes += size
+
     def succeeded(self, line: int, attempts: int, seconds: float, size: int) -> None:
         """Count a job of *size* bytes that took *seconds* from first attempt to success."""
         with self._lock:

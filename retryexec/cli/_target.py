@@ -7,9 +7,10 @@ import inspect
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from retryexec.cli._misuse import Misuse
 
@@ -40,6 +41,25 @@ def load(target: str) -> type[Any]:
         raise Misuse(msg)
     _check(found, name)
     return found  # type: ignore[no-any-return]
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that *name* is of: ``module:function`` or ``file.py:function``.
+
+    Raises:
+        Misuse: there is none, or importing its module fails.
+    """
+    path = file_of(name)
+    place, colon, attribute = name.rpartition(":")
+    if not colon or not place or not attribute or attribute.endswith(".py"):
+        msg = f"{name!r} names no function: expected module:function or file.py:function"
+        raise Misuse(msg)
+    module = _import_file(path) if path else _import_module(place, name)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        msg = f"{place} has no function {attribute!r}"
+        raise Misuse(msg)
+    return cast("Callable[..., Any]", found)
 
 
 def file_of(target: str) -> Path | None:

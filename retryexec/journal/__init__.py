@@ -11,19 +11,24 @@ except ModuleNotFoundError as error:
 from retryexec.journal._dead import DeadLetter, DeadLetters
 from retryexec.journal._entry import Entry, ErrorText, Host
 from retryexec.journal._errors import JobRefused, JournalError, JournalFull
+from retryexec.journal._inspect import DirectoryStats, Inspector, Owner, UnfinishedJob
 from retryexec.journal._journal import Journal, JournalStats
 from retryexec.journal._memory import MemoryJournal
 
 __all__ = [
     "DeadLetter",
     "DeadLetters",
+    "DirectoryStats",
     "Entry",
     "ErrorText",
     "Host",
+    "Inspector",
     "JobRefused",
     "Journal",
     "JournalError",
     "JournalFull",
     "JournalStats",
     "MemoryJournal",
+    "Owner",
+    "UnfinishedJob",
 ]

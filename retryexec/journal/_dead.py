@@ -5,6 +5,7 @@ no WAL but a plain rollback journal, opened for each use.
 """
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -45,7 +46,8 @@ CREATE TABLE IF NOT EXISTS dead(
 ){_STRICT};
 CREATE INDEX IF NOT EXISTS dead_source ON dead(source);
 CREATE INDEX IF NOT EXISTS dead_rerun ON dead(rerun_to) WHERE rerun_to IS NOT NULL;
-CREATE INDEX IF NOT EXISTS dead_kind ON dead(kind, died_at);
+CREATE INDEX IF NOT EXISTS dead_kind ON dead(kind, died_at, id);
+CREATE INDEX IF NOT EXISTS dead_died ON dead(died_at, id);
 """
 _SELECT = (
     "SELECT id,kind,ver,data,reason,attempts,crashes,accepted_at,died_at,errors,source,rerun_to "
@@ -337,6 +339,15 @@ class DeadLetters:
         if not self._move(f"{_SELECT} WHERE id=?", (plain_id(letter_id),)):
             raise no_letter(letter_id)
 
+    def rerun_some(self, letter_ids: Sequence[str], /) -> int:
+        """Rerun those of *letter_ids* that are letters, in one go; return how many are."""
+        ids = tuple(map(plain_id, letter_ids))
+        moved = 0
+        for start in range(0, len(ids), 500):
+            some = ids[start : start + 500]
+            moved += self._move(f"{_SELECT} WHERE id IN ({','.join('?' * len(some))})", some)
+        return moved
+
     def rerun_all(self, kind: str | None = None) -> int:
         """Rerun all letters, or all of one kind; return how many."""
         if kind is None:
@@ -374,6 +385,15 @@ class DeadLetters:
             )
             if not gone or not gone.rowcount:
                 raise no_letter(letter_id)
+
+    def discard_some(self, letter_ids: Sequence[str], /) -> int:
+        """Remove those of *letter_ids* that are letters, all or none; return how many were."""
+        ids = [(plain_id(name),) for name in letter_ids]
+        with self._editable() as sql:
+            if sql is None:
+                return 0
+            query = "DELETE FROM dead WHERE id=? AND rerun_to IS NULL"
+            return sql.executemany(query, ids).rowcount
 
     def discard_all(self, kind: str | None = None) -> int:
         """Remove all letters, or all of one kind, for good; return how many."""
@@ -441,6 +461,17 @@ class DeadLetters:
             return not (self._directory.path / f"{rerun_to}.lock").exists()
         lock.remove()
         return True
+
+
+def dead_letters(path: "str | os.PathLike[str]") -> DeadLetters:
+    """Return the letters of the journal in *path*, for whoever has none of its classes.
+
+    They can be listed, rerun and discarded, and not edited.
+    """
+    # Whether the file system will do, those have settled that the journal is for.
+    directory = Directory(path, allow_network=True)
+    codec = Codec({}, max_bytes=1)
+    return DeadLetters(DeadFile(directory), directory, codec, lambda: None, None)
 
 
 def edited(codec: Codec, letter: DeadLetter, changes: Mapping[str, Any]) -> tuple[int, bytes]:

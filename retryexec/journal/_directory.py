@@ -112,7 +112,7 @@ class Directory:
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = self.path.resolve(strict=True)
             kind = filesystem_of(self.path)
-            if kind in _NETWORK and not allow_network:
+            if is_network(kind) and not allow_network:
                 msg = (
                     f"{self.path} is on a network file system ({kind}), where locks and shared "
                     "memory cannot be relied on: put the journal on a local disk"
@@ -216,6 +216,11 @@ def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str | None:
         if path.is_relative_to(point) and len(point) >= best:
             best, kind = len(point), fields[fields.index("-") + 1]
     return kind
+
+
+def is_network(kind: str | None) -> bool:
+    """Return whether file systems of type *kind* are shared with other machines."""
+    return kind in _NETWORK
 
 
 def _try_lock(fd: int) -> bool:
