@@ -8,7 +8,6 @@ import gc
 import threading
 import time
 from collections.abc import Generator
-from contextlib import suppress
 
 import pytest
 
@@ -24,11 +23,6 @@ _failed = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Told once, to whichever test comes first; the one that is about it asks for it again.
-    with suppress(ImportError):
-        from retryexec.journal import _file
-
-        _file._warned.append((0, 0, 0))
     config.addinivalue_line("markers", "leaks(reason): something of the test may outlive it")
 
 

@@ -78,7 +78,7 @@ _CORRUPT = 11
 _NOTADB = 26
 
 _SOUND = (3, 51, 3)
-_warned: list[tuple[int, int, int]] = []
+_told: list[tuple[int, int, int]] = []
 
 # Connections that must not be closed, since closing tidies up by name what may be another's
 # file by now, or in a forked child the parent's. They go with the process.
@@ -127,11 +127,15 @@ def connect(path: Path, **options: Any) -> sqlite3.Connection:
     return connection
 
 
-def warn_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
-    """Warn once of a bug in the log of older SQLites, from which one writer alone is safe."""
-    if version < _SOUND and not _warned:
-        _warned.append(version)
-        logger.warning(
+def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
+    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+
+    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
+    about what does not happen here would only teach people to overlook warnings.
+    """
+    if version < _SOUND and not _told:
+        _told.append(version)
+        logger.info(
             "this Python has SQLite %d.%d.%d, which may damage a file that two connections write "
             "to at the same time: a journal does not do that, but do not write to its files with "
             "other tools while it is open (SQLite 3.51.3 has been mended)",

@@ -21,7 +21,7 @@ from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, Settings, closed
 from retryexec.journal._entry import DONE, End, Entry, ErrorText, Host, Past
 from retryexec.journal._errors import JournalError
-from retryexec.journal._file import warn_of_sqlite
+from retryexec.journal._file import tell_of_sqlite
 
 ERRORS_KEPT = 10
 _TRACEBACK_LIMIT = 8000
@@ -145,7 +145,7 @@ class Journal:
                 raise JournalError(msg)
             engine = self._engine = Engine(self._settings, host)
             self._host = host
-        warn_of_sqlite()
+        tell_of_sqlite()
         try:
             engine.start(adopt=True)
         except BaseException:

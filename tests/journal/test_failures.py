@@ -1126,13 +1126,14 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
 def test_row_10_an_old_sqlite_is_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_file, "_warned", [])
-    _file.warn_of_sqlite((3, 51, 3))
+    monkeypatch.setattr(_file, "_told", [])
+    caplog.set_level("INFO", "retryexec.journal")
+    _file.tell_of_sqlite((3, 51, 3))
     assert caplog.records == []
-    _file.warn_of_sqlite((3, 40, 1))
-    _file.warn_of_sqlite((3, 40, 1))
+    _file.tell_of_sqlite((3, 40, 1))
+    _file.tell_of_sqlite((3, 40, 1))
     (record,) = caplog.records
-    assert record.levelname == "WARNING"
+    assert record.levelname == "INFO"
     assert "SQLite 3.40.1" in record.getMessage()
 
 
