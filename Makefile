@@ -19,7 +19,7 @@ SEED ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test stress lint format types docs coverage check bench clean
+.PHONY: help run test stress chaos lint format types docs coverage check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ test: $(VENV)/ready-to-test ## run the tests
 stress: $(VENV)/ready-to-test ## run the fault run for MINUTES=1, with SEED=1
 	@RETRYEXEC_STRESS=$$(($(MINUTES) * 25)) RETRYEXEC_SEED=$(SEED) \
 		$(BIN)/python -m pytest -q -s tests/stress $(ARGS)
+
+MINUTES ?= 10
+chaos: $(VENV)/ready-to-test ## kill journals' processes and cut their power, for MINUTES=10
+	@RETRYEXEC_CHAOS=$$(($(MINUTES) * 60)) RETRYEXEC_POWER=10000 \
+		RETRYEXEC_SEED=$${RETRYEXEC_SEED:-$$(date +%j)} \
+		$(BIN)/python -m pytest -q -s tests/journal/test_chaos.py tests/journal/test_power.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .
