@@ -9,6 +9,7 @@ import pytest
 from markdown_blocks import blocks_to_run
 
 import retryexec
+import retryexec.journal
 import retryexec.testing
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,8 @@ def test_every_page_with_code_is_found() -> None:
 def test_every_public_name_is_documented() -> None:
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
-    assert sorted(documented) == sorted([*retryexec.__all__, *retryexec.testing.__all__])
+    public = [*retryexec.__all__, *retryexec.journal.__all__, *retryexec.testing.__all__]
+    assert sorted(documented) == sorted(public)
 
 
 def test_the_tests_that_hold_our_promises_exist() -> None:

@@ -39,13 +39,14 @@ class Site:
     def served(self, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
         command = [sys.executable, "-m", "gunicorn", "--config", "gunicorn_conf.py", *options]
         command += ["--workers", "2", "--bind", f"fd://{self.socket.fileno()}", "saves:app"]
-        places = {"SAVES_JOURNAL": str(self.journal), "SAVES_DATABASE": str(self.database)}
+        places = {"SAVES_JOURNAL": self.journal, "SAVES_DATABASE": self.database}
+        places["HOME"] = self.log.parent  # where gunicorn puts a socket of its own
         with (
             self.log.open("ab") as log,
             subprocess.Popen(
                 command,
                 cwd=APP,
-                env=os.environ | places,
+                env=os.environ | {name: str(path) for name, path in places.items()},
                 pass_fds=[self.socket.fileno()],
                 start_new_session=True,
                 stdout=log,
