@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 OURS = "retryexec"
-PEERS = ("more-executors", "tenacity", "stamina")
+PEERS = ("more-executors", "tenacity", "stamina", "huey", "persist-queue")
 
 
 @dataclass(frozen=True)

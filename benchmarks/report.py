@@ -27,6 +27,7 @@ BENCHMARKS = (
     "memory",
     "cancelling",
     "mixed",
+    "journal",
 )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextlib import suppress
 from queue import Empty
-from threading import Condition, Thread
+from threading import Condition
 from typing import Any, Protocol
 
 from retryexec._clock import Clock
@@ -22,7 +22,7 @@ from retryexec._events import ShutdownReport
 from retryexec._exceptions import report
 from retryexec._outcome import StopReason, few, name_of
 from retryexec._timekeeper import Job
-from retryexec._worker import Employer, Worker, give_up
+from retryexec._worker import Employer, Startable, Worker, give_up
 
 logger = logging.getLogger("retryexec")
 _NOTHING = object()  # what is never in a queue
@@ -124,7 +124,7 @@ class Closing:
             self._finish(deadline)
         elif timeout is not None:
             name = f"{self._pool.name}_shutdown"
-            Thread(target=self._finish_alone, args=(deadline,), name=name).start()
+            Startable(target=self._finish_alone, args=(deadline,), name=name).start()
         return self._pool.report()
 
     def _finish(self, deadline: float) -> None:

@@ -263,12 +263,18 @@ class Pool:
         if failure is not None:
             logger.warning("cannot start another worker: %s", failure)
 
-    def _release(self, jobs: list[Job]) -> None:
-        """Queue *jobs* whose wait is over; lock held."""
-        for job in jobs:
-            self.queue.put(job)
+    def _release(self, jobs: deque[Job]) -> None:
+        """Queue *jobs* whose wait is over, and take them off that list; lock held."""
         if self.counting:
             self._expect(len(jobs))
+        while jobs:
+            # Off the list first: who has run the job, and looks whether any waits, finds none.
+            job = jobs.popleft()
+            try:
+                self.queue.put(job)
+            except BaseException:
+                jobs.appendleft(job)  # no memory; the next call sees to it
+                raise
 
     def _expect(self, jobs: int) -> Exception | None:
         """Count *jobs* into the load, and start the workers they need; lock held.

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -134,3 +134,39 @@ class Process:
 def killed(directory: Path, script: str) -> list[str]:
     """Run *script* with an open journal, kill the process, and return what it had said."""
     return Process(directory, script).kill()
+
+
+def crash(journal: Journal, let_go: Iterable[Callable[[], object]] | None = None) -> None:
+    """Let *journal* end as with its process, between two transactions: what it had not begun
+    to write is not written, and its locks are free.
+
+    Args:
+        let_go: closes its connections in ways of its own; by default they are just closed.
+    """
+    engine = journal._engine
+    assert engine is not None
+    journal._engine = journal._host = None
+    writer = engine.writer
+
+    def stop() -> None:
+        writer.stopped = True
+
+    engine.stopping = True
+    with engine.adopting, writer.io:
+        writer._rest()
+        writer.command(stop)
+    engine._errands.put(None)
+    writer.thread.join()
+    engine._runner.join()
+    for close in let_go or ():
+        close()
+    for file in engine.files():
+        if let_go is None:
+            file._sql.close()
+        file.lock.release()
+
+
+def memory() -> Path | None:
+    """Return a place for files where syncs cost nothing, if there is one."""
+    place = Path("/dev/shm")  # noqa: S108
+    return place if os.access(place, os.W_OK) else None

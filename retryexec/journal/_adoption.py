@@ -4,7 +4,10 @@ import gc
 import logging
 import sqlite3
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from heapq import nsmallest
+from operator import attrgetter
 from typing import NamedTuple
 
 from retryexec.journal._codec import Codec
@@ -21,9 +24,14 @@ from retryexec.journal._file import (
     salvage,
     set_aside,
 )
-from retryexec.journal._suspects import CRASHES, Verdict, judge
+from retryexec.journal._suspects import CRASHES, NOBODY, Marked, Verdict, judge
 
 logger = logging.getLogger("retryexec.journal")
+
+# Of the jobs of a file that were due for another attempt while nobody was there, so many may
+# start at once, and so many in each second after; none later than it would have been.
+BURST = 100
+RATE = 100
 
 
 class Adopted(NamedTuple):
@@ -43,7 +51,7 @@ class Adopted(NamedTuple):
 class _Found(NamedTuple):
     """What reading a file has come upon, beside entries."""
 
-    marked: list[tuple[int, int]]  # a row, and its crashes before
+    marked: list[Marked]
     parked: list[tuple[str | None, int]]  # why it is now, or None if it is no more, and a row
     gone: list[int]
 
@@ -138,13 +146,15 @@ class Adopter:
             else:
                 file.remove()
             return None
-        verdict = judge(found.marked, file.adoptions() + 1)
+        # When the whole machine went down, it was none of the jobs.
+        fell = file.lock.machine_fell
+        verdict = NOBODY if fell else judge(found.marked, file.adoptions() + 1)
         file.adopted(
             blamed=sorted(verdict.blamed),
-            marked=bool(found.marked),
+            marked=any(mark.running for mark in found.marked),
             parked=found.parked,
             gone=found.gone,
-            counts=True,
+            counts=not fell,
         )
         return self._sorted(file, verdict)
 
@@ -165,7 +175,7 @@ class Adopter:
     def _read_into(self, found: "_Found", file: JournalFile, died: set[str]) -> None:
         live, now, decode = file.live, self._wall(), self._codec.decode
         kinds: dict[str, str] = {}  # one text for each kind, and not for each row
-        seq = 0
+        seq = overdue = 0
         for seq, id_, kind, ver, data, accepted_at, has_past in file.scan():
             if id_ in died:
                 found.gone.append(seq)
@@ -184,9 +194,13 @@ class Adopter:
             entry = Entry(id_, job, kinds.setdefault(kind, kind), ver, data, accepted_at)
             entry._row, entry._file = seq, file
             if row is not None:
-                if row.started:
-                    found.marked.append((seq, row.crashes))
+                if row.started or (row.crashes and row.attempts):
+                    found.marked.append(Marked(seq, row.crashes, bool(row.started)))
                 _recall(entry, row, now)
+                if entry._past is not None and not entry.due_in:
+                    overdue += 1
+                    # What failed before would fail again if all of it came at the same moment.
+                    entry.due_in = min(max(0, overdue - BURST) / RATE, entry._past.delay)
             live[seq] = entry
         file.next_row = seq + 1
 
@@ -195,16 +209,19 @@ class Adopter:
         adopted = Adopted(file, [], [])
         for row in verdict.blamed:
             file.live[row].crashes += 1
+        serial: AbstractSet[Entry] = frozenset()
+        if verdict.serial:
+            serial = {*nsmallest(verdict.serial, file.live.values(), key=attrgetter("due_in"))}
         for entry in file.live.values():
             if entry.crashes >= self._max_crashes:
                 entry._end = End(CRASHES, entry.errors, entry.attempts)
                 adopted.dead.append(entry)
-            elif entry.crashes or verdict.serial:
+            elif entry.crashes or entry in serial:
                 file.suspects.append(entry)
             else:
                 adopted.free.append(entry)
         # Those that crashed least first: a bystander clears itself by finishing.
-        file.suspects.sort(key=lambda entry: (entry.crashes, entry.due_in))
+        file.suspects.sort(key=attrgetter("crashes", "due_in"))
         file.suspects.reverse()  # the next one is taken from the end
         return adopted
 
@@ -261,4 +278,5 @@ def _recall(entry: Entry, row: Row, now: float) -> None:
     entry.attempts = past.attempts
     # No longer than was asked for, whichever way the wall clock has jumped.
     entry.due_in = min(max(0.0, past.due_at - now), past.delay)
-    entry.elapsed = max(0.0, now - past.first_at)
+    if past.first_at is not None:
+        entry.elapsed = max(0.0, now - past.first_at)

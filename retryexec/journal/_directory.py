@@ -56,6 +56,8 @@ class Lock:
         self.path = directory / f"{owner}.lock"
         self.database = directory / f"{owner}.db"
         self._fd = fd
+        # Whether the machine has been started since the owner before wrote its name here.
+        self.machine_fell = False
 
     def holds(self) -> bool:
         """Return whether the file with the lock is still the one that others would find."""
@@ -70,7 +72,7 @@ class Lock:
         if not (_try_lock(fd) and _same(fd, self.path)):
             os.close(fd)
             return False
-        os.write(fd, _whoami().encode())
+        _sign(fd)
         self.release()
         self._fd = fd
         return True
@@ -145,7 +147,7 @@ class Directory:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Somebody who tidies up may have been quicker with the lock.
             if _try_lock(fd) and _same(fd, path):
-                os.write(fd, _whoami().encode())
+                _sign(fd)
                 return Lock(self.path, owner, fd)
             os.close(fd)
 
@@ -163,9 +165,12 @@ class Directory:
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if _try_lock(fd) and _same(fd, path):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, _whoami().encode(), 0)
-            return Lock(self.path, owner, fd)
+            lock = Lock(self.path, owner, fd)
+            said = os.pread(fd, 200, 0).decode(errors="replace").split()
+            boot = _boot()
+            lock.machine_fell = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
+            _sign(fd)
+            return lock
         os.close(fd)
         return None
 
@@ -256,6 +261,13 @@ def _started(pid: int) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return None
+
+
+def _sign(fd: int) -> None:
+    """Write the owner's name into a lock: for the eyes of people, and no matter on a full disk."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, _whoami().encode(), 0)
 
 
 def _whoami() -> str:

@@ -19,6 +19,10 @@ from retryexec.journal._writer import Command, Writer
 
 logger = logging.getLogger("retryexec.journal")
 
+# With so many adopted jobs in hand a process takes one more file at each look, and not all there
+# are: of several that start at the same time the first one should not have it all.
+ENOUGH = 10_000
+
 
 class Settings(NamedTuple):
     """What does not change while a journal lives."""
@@ -85,6 +89,8 @@ class Engine:
             if adopted is None:
                 break
             count += self._hand_over(adopted)
+            if sum(len(file.live) for file in self.writer.files) >= ENOUGH:
+                break  # for now: there may be others, with less to do
         return count
 
     def _hand_over(self, adopted: Adopted) -> int:

@@ -20,14 +20,15 @@ class Past(NamedTuple):
 
     Attributes:
         attempts: how many failed.
-        first_at: when the first one began, by the wall clock.
+        first_at: when the first one began, by the wall clock; None while none has, as in a dead
+            letter's second life.
         due_at: when the next is due, by the wall clock.
         delay: seconds that were asked for; whatever the clock does, no more are waited.
         errors: the latest failures, oldest first, as text.
     """
 
     attempts: int
-    first_at: float
+    first_at: float | None
     due_at: float
     delay: float
     errors: tuple["ErrorText", ...]

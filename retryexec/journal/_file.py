@@ -77,6 +77,9 @@ FULL = 13
 _CORRUPT = 11
 _NOTADB = 26
 
+_SOUND = (3, 51, 3)
+_told: list[tuple[int, int, int]] = []
+
 # Connections that must not be closed, since closing tidies up by name what may be another's
 # file by now, or in a forked child the parent's. They go with the process.
 _never_closed: list[sqlite3.Connection] = []
@@ -122,6 +125,22 @@ def connect(path: Path, **options: Any) -> sqlite3.Connection:
     """Open *path*; a function of its own, for tests that bring a connection of theirs."""
     connection: sqlite3.Connection = sqlite3.connect(path, **options)
     return connection
+
+
+def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
+    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+
+    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
+    about what does not happen here would only teach people to overlook warnings.
+    """
+    if version < _SOUND and not _told:
+        _told.append(version)
+        logger.info(
+            "this Python has SQLite %d.%d.%d, which may damage a file that two connections write "
+            "to at the same time: a journal does not do that, but do not write to its files with "
+            "other tools while it is open (SQLite 3.51.3 has been mended)",
+            *version,
+        )
 
 
 def is_corrupt(error: BaseException) -> bool:
@@ -221,8 +240,11 @@ class JournalFile:
 
     # ---- transactions
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: Changes) -> int:
         """Do all *changes*, or none.
+
+        Returns:
+            how many of the rows to be deleted were not there any more.
 
         Raises:
             Gone: the file has been moved or removed.
@@ -239,8 +261,10 @@ class JournalFile:
                 sql.executemany(_UPDATE, map(_update, changes.updates))
             if changes.marks:
                 sql.executemany(_MARK, [(entry._row,) for entry in changes.marks])
+            missing = 0
             if changes.deletes:
-                sql.executemany(_DELETE, _runs(changes.deletes))
+                missing = len({*changes.deletes})  # some may have been shown twice
+                missing -= sql.executemany(_DELETE, _runs(changes.deletes)).rowcount
             # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
             self.check_place()
             sql.execute("COMMIT")
@@ -249,6 +273,7 @@ class JournalFile:
                 if sql.in_transaction:
                     sql.execute("ROLLBACK")
             raise
+        return missing
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         place, rest = 0, len(entries)
@@ -471,7 +496,7 @@ def past_of(row: Row) -> Past | None:
         return None
     return Past(
         row.attempts,
-        row.accepted_at if row.first_at is None else row.first_at,
+        row.first_at,
         row.accepted_at if row.due_at is None else row.due_at,
         row.delay or 0.0,
         errors_of(row.errors),

@@ -21,6 +21,7 @@ from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, Settings, closed
 from retryexec.journal._entry import DONE, End, Entry, ErrorText, Host, Past
 from retryexec.journal._errors import JournalError
+from retryexec.journal._file import tell_of_sqlite
 
 ERRORS_KEPT = 10
 _TRACEBACK_LIMIT = 8000
@@ -64,7 +65,10 @@ class Journal:
         durability: ``"power"``: what is accepted survives a power cut. ``"process"``: it
             survives the death of the process alone, and is faster.
         accept: ``"wait"``: `submit` returns when the job is on disk. ``"async"``: at once.
-        max_crashes: how many processes a job may take with it before it is a dead letter.
+        max_crashes: how many processes may die while a job is at work before it is a dead letter.
+            Who killed them nobody can say: if yours are killed rather than closed when you
+            deploy, and your jobs take long, allow for some more. A process that closes its
+            journal has not died, and for the end of the whole machine no job is blamed.
         max_bytes: the most that one job's JSON may take.
         redact: called with a kind and its fields, returns what people may see of them.
         poll: seconds between two looks for files of the dead.
@@ -141,6 +145,7 @@ class Journal:
                 raise JournalError(msg)
             engine = self._engine = Engine(self._settings, host)
             self._host = host
+        tell_of_sqlite()
         try:
             engine.start(adopt=True)
         except BaseException:
@@ -254,8 +259,9 @@ class Journal:
         self._end(entry, death(entry, reason, attempts, error, self._wall()))
 
     def _end(self, entry: Entry, end: End) -> None:
-        entry._end = end
-        self._show(entry)
+        if entry._end is None:  # its first end is the one that counts
+            entry._end = end
+            self._show(entry)
 
     def _show(self, entry: Entry) -> None:
         engine = self._engine
@@ -336,9 +342,13 @@ def ids() -> Callable[[float], str]:
     bits = int.from_bytes(os.urandom(10))
     middle = f"7{bits & 0xFFF:03x}{bits >> 12 & 0xFFFFFFF | 0x80000000:08x}"
     numbers = count(bits >> 40 & 0xFFFFFFFF)
+    # Without the interpreter's own lock, two threads may get the same number from a counter.
+    lock = allocate_lock()
 
     def new(now: float) -> str:
-        return f"{int(now * 1000):012x}{middle}{next(numbers) & 0xFFFFFFFF:08x}"
+        with lock:
+            number = next(numbers)
+        return f"{max(0, int(now * 1000)):012x}{middle}{number & 0xFFFFFFFF:08x}"
 
     return new
 
@@ -370,7 +380,9 @@ def failed(
 ) -> Past:
     """Return what is kept of *entry*'s failures, the latest one included."""
     errors = (*entry.errors, in_words(attempts, now, error))[-ERRORS_KEPT:]
-    first_at = now - elapsed if entry._past is None else entry._past.first_at
+    first_at = None if entry._past is None else entry._past.first_at
+    if first_at is None:
+        first_at = now - elapsed
     return Past(attempts, first_at, now + delay, delay, errors)
 
 

@@ -68,7 +68,8 @@ class MemoryJournal:
             now = self._wall()
             new.attempts = past.attempts
             new.due_in = min(max(0.0, past.due_at - now), past.delay)
-            new.elapsed = max(0.0, now - past.first_at)
+            if past.first_at is not None:
+                new.elapsed = max(0.0, now - past.first_at)
         return new
 
     def accept(self, job: Any) -> Entry:

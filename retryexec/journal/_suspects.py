@@ -11,27 +11,53 @@ from typing import NamedTuple
 CRASHES = "crashes"
 """The reason of a job that dies because processes did."""
 
+FIRST_SERIAL = 64
+
+
+class Marked(NamedTuple):
+    """A row that may have had to do with it.
+
+    Attributes:
+        row: which.
+        crashes: those it was blamed for before.
+        running: whether it was seen at work. If not, it is one that was blamed before, and has
+            failed since: its next attempt bears no mark before it is seen.
+    """
+
+    row: int
+    crashes: int
+    running: bool
+
 
 class Verdict(NamedTuple):
     """What becomes of a dead owner's rows.
 
     Attributes:
         blamed: the rows whose crashes are one more now.
-        serial: whether all rows must run one at a time: their owners crash, and none left a mark.
+        serial: how many rows, the first that are due, run one at a time although there is nothing
+            against them: their owners crash, and none left a mark.
     """
 
     blamed: frozenset[int]
-    serial: bool
+    serial: int
 
 
-def judge(marked: Sequence[tuple[int, int]], adoptions: int) -> Verdict:
+NOBODY = Verdict(frozenset(), 0)
+
+
+def judge(marked: Sequence[Marked], adoptions: int) -> Verdict:
     """Return whom to blame for the end of a file's owner.
 
     Args:
-        marked: the rows that were seen at work, each with the crashes it had before.
+        marked: the rows that may have had to do with it.
         adoptions: how many owners of the file have crashed in a row, this one included.
     """
+    running = [mark for mark in marked if mark.running]
+    if not running and adoptions >= 2:
+        # Jobs run in the order in which they are due, so a job too quick for any mark was among
+        # the first. The others need not pay for it, unless it goes on.
+        serial = FIRST_SERIAL << min(adoptions - 2, 32)
+        return Verdict(frozenset(mark.row for mark in marked), serial)
     # Those at work beside an old suspect are most likely its victims, for the second time.
-    old = [row for row, crashes in marked if crashes]
-    blamed = frozenset(old or [row for row, _ in marked])
-    return Verdict(blamed, serial=adoptions >= 2 and not marked)
+    old = [mark.row for mark in running if mark.crashes]
+    return Verdict(frozenset(old or [mark.row for mark in running]), 0)

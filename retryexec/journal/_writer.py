@@ -211,10 +211,17 @@ class Writer:
         marks = self._running_in(file)
         deletes = [entry._row for entry in batch.ended]
         try:
-            file.apply(Changes(batch.inserts, batch.changed, marks, deletes))
+            missing = file.apply(Changes(batch.inserts, batch.changed, marks, deletes))
         except (Gone, sqlite3.Error, OSError) as error:
             self._repair(file, batch, error)
             return
+        if missing:
+            logger.warning(
+                "%d jobs that have ended here were no longer in %s: somebody else has ended or "
+                "removed them",
+                missing,
+                file.path,
+            )
         self._applied(file, batch, marks)
 
     def _applied(self, file: JournalFile, batch: "_Batch", marks: Sequence[Entry] = ()) -> None:

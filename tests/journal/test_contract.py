@@ -87,6 +87,15 @@ def test_accepted_is_resolved(journal: AnyJournal, host: FakeHost) -> None:
     assert entry.accepted.result(10) is None
 
 
+def test_ids_are_whole_where_the_clock_was_never_set(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    wall.time = -5.0
+    name = journal.accept(Save("")).id
+    assert len(name) == 32
+    assert int(name, 16) < 1 << 80
+
+
 @pytest.mark.parametrize("end", ["succeeded", "cancelled"])
 def test_what_has_ended_does_not_come_back(journal: AnyJournal, host: FakeHost, end: str) -> None:
     entries = [journal.accept(Save("", n)) for n in range(9)]
@@ -240,6 +249,23 @@ def test_dead_letters_are_rerun_under_the_same_id(journal: AnyJournal, host: Fak
     assert journal.flush(10)
     assert [letter.reason for letter in journal.dead] == ["again"]
     assert reopened(journal).jobs == []
+
+
+def test_a_rerun_has_all_its_time_again(journal: AnyJournal, host: FakeHost, wall: Wall) -> None:
+    """However long it lay among the dead, and however often the process ends meanwhile."""
+    entry = journal.accept(Save(""))
+    journal.retrying(entry, 1, 5.0, OSError("no"), elapsed=2.0)
+    journal.died(entry, "max_elapsed", 2, OSError("no"))
+    assert journal.flush(10)
+    wall.time += 5000
+    journal.dead.rerun(entry.id)
+    again = host.next()
+    assert (again.attempts, again.due_in, again.elapsed) == (0, 0.0, 0.0)
+    wall.time += 100
+    journal.retrying(again, 1, 5.0, OSError("no"), elapsed=3.0)
+    wall.time += 10
+    (again,) = reopened(journal).recovered
+    assert (again.attempts, again.elapsed) == (1, 13.0)
 
 
 def test_dead_letters_are_rerun_by_kind(journal: AnyJournal, host: FakeHost) -> None:

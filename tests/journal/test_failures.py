@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from journal.conftest import Open
@@ -17,6 +18,7 @@ from journal_kit import Call, Process, Save, killed, left_by
 
 from retryexec.journal import JobRefused, Journal, JournalError, JournalFull, _file
 from retryexec.journal._file import JournalFile
+from retryexec.journal._suspects import Marked, judge
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ class Faulty(sqlite3.Connection):
 
     before: Callable[[str], None] | None = None
     after: Callable[[str], None] | None = None
+    paths: ClassVar[list[Path]] = []  # of all that were opened
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         if Faulty.before is not None:
@@ -60,12 +63,14 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
     """Makes all connections faulty ones; they fail once their class is told how."""
 
     def connect(path: Path, **options: Any) -> sqlite3.Connection:
+        Faulty.paths.append(path)
         return sqlite3.connect(path, factory=Faulty, **options)
 
     for module in ("_file", "_dead"):
         monkeypatch.setattr(f"retryexec.journal.{module}.connect", connect)
     yield Faulty
     Faulty.before = Faulty.after = None
+    Faulty.paths.clear()
 
 
 def error(code: int, text: str = "made by a test") -> sqlite3.OperationalError:
@@ -826,6 +831,80 @@ def test_row_17_a_killer_quicker_than_any_mark(open_journal: Open, directory: Pa
     assert left_by(directory) == [Save("", 3)] * ("run 3" not in runs)
 
 
+def test_row_17_nobody_is_blamed_for_the_end_of_the_machine(
+    open_journal: Open, directory: Path
+) -> None:
+    for _ in range(4):
+        killed(directory, "host.at_work = [*host.recovered] or [journal.accept(Save('long'))]")
+        (lock,) = directory.glob("*.lock")
+        pid, _, started = lock.read_text().split()
+        lock.write_text(f"{pid} another-boot {started}")
+    _, host = open_journal(directory)
+    assert [(entry.job.email, entry.crashes) for entry in host.recovered] == [("long", 0)]
+
+
+def test_row_17_a_suspect_that_kills_when_it_is_tried_again(
+    open_journal: Open, directory: Path
+) -> None:
+    """It fails first, and so takes its mark off; then it is too quick for another."""
+    killed(directory, "host.at_work = [journal.accept(Save('killer'))]; journal.accept(Save(''))")
+    dead: list[str] = []
+    for _ in range(3):
+        assert not dead
+        dead = killed(
+            directory,
+            """
+            journal.flush()
+            for letter in journal.dead:
+                say(letter.fields["email"], letter.crashes)
+            if not len(journal.dead):
+                while (entry := host.next()).job.email != "killer":
+                    journal.succeeded(entry)
+                journal.retrying(entry, entry.attempts + 1, 0.0, OSError("busy"))
+                journal.flush()
+            """,
+        )[:-1]
+    assert dead == ["killer 3"]
+
+
+def test_row_17_neighbours_of_an_unknown_killer_pay_little(
+    open_journal: Open, directory: Path
+) -> None:
+    """Of many, the first in line run one at a time; the killer was one of them."""
+    killed(directory, "for n in range(500): journal._waits = n == 499; journal.accept(Save('', n))")
+    killed(directory, "")
+    journal, host = open_journal(directory)
+    assert journal.flush(10)
+    assert {host.next().job.n for _ in range(437)} == {0, *range(64, 500)}
+    assert len(only_file(journal).suspects) == 63
+
+
+def only_file(journal: Journal) -> JournalFile:
+    assert journal._engine is not None
+    (file,) = journal._engine.files()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("marked", "adoptions", "blamed", "serial"),
+    [
+        ([], 1, [], 0),
+        ([], 2, [], 64),
+        ([], 4, [], 256),
+        ([(1, 0, True), (2, 0, True)], 1, [1, 2], 0),
+        ([(1, 0, True), (2, 1, True)], 5, [2], 0),
+        ([(1, 1, False)], 1, [], 0),
+        ([(1, 1, False)], 2, [1], 64),
+        ([(1, 1, False), (2, 0, True)], 2, [2], 0),
+    ],
+)
+def test_row_17_verdicts(
+    marked: list[tuple[int, int, bool]], adoptions: int, blamed: list[int], serial: int
+) -> None:
+    verdict = judge([Marked(*mark) for mark in marked], adoptions)
+    assert (sorted(verdict.blamed), verdict.serial) == (blamed, serial)
+
+
 # ---- 18: shutdown leaves the rest
 
 
@@ -1039,3 +1118,202 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
         accepted = journal.accept(Save("second")).accepted
         accepted.add_done_callback(lambda _: flushed.put(journal.flush(10)))
     assert flushed.get(timeout=20)
+
+
+# ---- 10: SQLite's own bug
+
+
+def test_row_10_an_old_sqlite_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_file, "_told", [])
+    caplog.set_level("INFO", "retryexec.journal")
+    _file.tell_of_sqlite((3, 51, 3))
+    assert caplog.records == []
+    _file.tell_of_sqlite((3, 40, 1))
+    _file.tell_of_sqlite((3, 40, 1))
+    (record,) = caplog.records
+    assert record.levelname == "INFO"
+    assert "SQLite 3.40.1" in record.getMessage()
+
+
+def test_row_10_one_connection_writes_and_checkpoints(
+    open_journal: Open, directory: Path, faults: type[Faulty]
+) -> None:
+    """Whatever else opens an owner's file while that one lives would be a second one."""
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(10)]
+    journal.died(entries[0], "permanent", 1)
+    other, _ = open_journal(directory)
+    other.accept(Save("other"))
+    assert journal.flush(10)
+    assert max(Counter(path for path in faults.paths if path.name != "dead.db").values()) == 1
+    assert own_file(journal)._sql.execute("PRAGMA mmap_size").fetchone() in {(0,), None}
+
+
+# ---- 15: orphans
+
+
+def test_row_15_an_owner_s_name_is_never_used_again(open_journal: Open, directory: Path) -> None:
+    names = set()
+    for n in range(3):
+        journal, host = open_journal(directory)
+        names.add(journal.accept(Save("", n)) and own_file(journal).lock.owner)
+        journal.close()
+        assert len(host.jobs) == n
+    assert len(names) == 3
+
+
+def test_row_15_no_record_of_owners_is_needed_to_find_orphans(
+    open_journal: Open, directory: Path
+) -> None:
+    """Neither a process number that another has by now, nor the file's own word."""
+    killed(directory, "journal.accept(Save('orphan'))")
+    (database,) = databases(directory)
+    with closing(sqlite3.connect(database, isolation_level=None)) as sql:
+        sql.execute("DELETE FROM meta")
+    lock = database.with_suffix(".lock")
+    lock.write_text(" ".join([str(os.getpid()), *lock.read_text().split()[1:]]))
+    _, host = open_journal(directory)
+    assert host.jobs == [Save("orphan")]
+
+
+# ---- 19: what was running is run again
+
+
+def test_row_19_what_ran_in_a_dead_process_is_run_again(
+    open_journal: Open, directory: Path
+) -> None:
+    killed(
+        directory,
+        """
+        host.at_work = [journal.accept(Save("was running"))]
+        journal.accept(Save("was waiting"))
+        """,
+    )
+    journal, host = open_journal(directory)
+    assert {host.next().job.email for _ in range(2)} == {"was running", "was waiting"}
+    assert len(journal.dead) == 0
+
+
+def test_row_19_or_not_at_all_if_a_single_crash_is_too_many(
+    open_journal: Open, directory: Path
+) -> None:
+    killed(
+        directory,
+        """
+        host.at_work = [journal.accept(Save("was running"))]
+        journal.accept(Save("was waiting"))
+        """,
+    )
+    journal, host = open_journal(directory, max_crashes=1)
+    assert journal.flush(10)
+    assert host.jobs == [Save("was waiting")]
+    assert [letter.fields["email"] for letter in journal.dead] == ["was running"]
+
+
+# ---- 20: one end
+
+
+def test_row_20_the_first_end_is_the_one_that_counts(open_journal: Open, directory: Path) -> None:
+    journal, _ = open_journal(directory)
+    first, second = journal.accept(Save("done")), journal.accept(Save("dead"))
+    engine = journal._engine
+    assert engine is not None
+    with engine.writer.io:  # neither is on disk before the other is said
+        journal.succeeded(first)
+        journal.died(first, "permanent", 1)
+        journal.died(second, "permanent", 1)
+        journal.succeeded(second)
+    assert journal.flush(10)
+    assert [letter.fields["email"] for letter in journal.dead] == ["dead"]
+    journal.close()
+    assert left_by(directory) == []
+
+
+def test_row_20_an_entry_shown_twice_in_one_batch_is_not_late(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(2)]
+    engine = journal._engine
+    assert engine is not None
+    with engine.writer.io:
+        for entry in entries:
+            journal.retrying(entry, 1, 0.0, OSError("busy"))
+            journal.succeeded(entry)
+    assert journal.flush(10)
+    assert caplog.records == []
+    journal.close()
+    assert left_by(directory) == []
+
+
+def test_row_20_an_end_that_comes_too_late_is_told(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its owner's lock was removed, a minute passed, somebody else took its jobs."""
+    journal, _ = open_journal(directory)
+    entries = [journal.accept(Save("", n)) for n in range(3)]
+    (database,) = databases(directory)
+    database.with_suffix(".lock").unlink()
+    os.utime(database, (1, 1))
+    other, host = open_journal(directory)
+    assert host.jobs == [entry.job for entry in entries]
+    for entry in host.recovered[:2]:
+        other.succeeded(entry)
+    assert other.flush(10)
+    assert caplog.records == []
+    journal.succeeded(entries[0])
+    journal.succeeded(entries[1])
+    assert journal.flush(10)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("2 jobs that have ended here were no longer in")
+    other.succeeded(host.recovered[2])
+    assert other.flush(10)
+
+
+# ---- 21: order
+
+
+def test_row_21_there_is_no_order_a_retry_may_come_after_what_was_accepted_later(
+    open_journal: Open, directory: Path
+) -> None:
+    """A limit, and no promise: a save that must not overwrite a later one has to see to that."""
+    journal, _ = open_journal(directory)
+    first = journal.accept(Save("john@example.com", 1))
+    second = journal.accept(Save("john@example.com", 2))
+    journal.retrying(first, 1, 60.0, OSError("busy"))
+    assert journal.flush(10)
+    journal.close()
+    _, host = open_journal(directory)
+    due = {entry.job.n: entry.due_in for entry in host.recovered}
+    assert due[1] > 50.0 > due[2] == 0.0
+    # What such a save has to go by.
+    assert first.id < second.id
+    assert [entry.accepted_at for entry in host.recovered] == [
+        first.accepted_at,
+        second.accepted_at,
+    ]
+
+
+# ---- 23: a storm at start
+
+
+def test_row_23_overdue_retries_come_a_few_at_a_time(open_journal: Open, directory: Path) -> None:
+    time = [1000.0]
+    options: dict[str, Any] = {"wall_clock": lambda: time[0], "accept": "async"}
+    journal, _ = open_journal(directory, **options)
+    for n in range(1500):
+        journal.retrying(journal.accept(Save("", n)), 1, 10.0 if n % 2 else 0.5, OSError("down"))
+    fresh = journal.accept(Save("fresh"))
+    journal.close()
+    time[0] += 3600
+    _, host = open_journal(directory, **options)
+    due = [entry.due_in for entry in host.recovered]
+    assert sum(wait == 0.0 for wait in due[:1500]) == 100
+    for second in range(1, 10):
+        assert sum(second <= wait < second + 1 for wait in due[1:1500:2]) == 50
+    # None has to wait longer than it asked for, and one that has not failed not at all.
+    assert max(due[::2]) == 0.5
+    assert max(due) == 10.0
+    assert [e.due_in for e in host.recovered if e.id == fresh.id] == [0.0]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from journal.conftest import Open
-from journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by
+from journal_kit import JOBS, Call, FakeHost, Process, Save, crash, killed, left_by
 
 from retryexec.journal import Journal, JournalError
 from retryexec.journal._directory import Directory, filesystem_of
+from retryexec.journal._journal import ids
 
 
 @pytest.fixture
@@ -194,6 +196,49 @@ def test_two_adopters_share_nothing(open_journal: Open, directory: Path) -> None
     _, one = open_journal(directory)
     _, two = open_journal(directory)
     assert (len(one.jobs), len(two.jobs)) == (9, 0)
+
+
+def test_one_process_does_not_take_it_all(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several that start at the same time share what several have left."""
+    monkeypatch.setattr("retryexec.journal._engine.ENOUGH", 5)
+
+    def leave(count: int) -> None:
+        dying = [open_journal(directory)[0] for _ in range(count)]
+        for journal in dying:
+            for n in range(4):
+                journal.accept(Save("", n))
+        for journal in dying:
+            crash(journal)
+
+    leave(4)
+    first, one = open_journal(directory)
+    assert len(one.jobs) == 8
+    second, two = open_journal(directory)
+    assert len(two.jobs) == 8
+    for entry in one.recovered:
+        first.succeeded(entry)
+    assert first.flush(10)
+    assert first.poll() == 0
+    leave(3)
+    # One more at each look, however much it has: somebody must, in the end.
+    assert [second.poll() for _ in range(4)] == [4, 4, 4, 0]
+
+
+def test_ids_of_many_threads_are_all_different() -> None:
+    new, found, gate = ids(), [], threading.Barrier(4)
+
+    def make() -> None:
+        gate.wait()
+        found.extend([new(1.0) for _ in range(5000)])
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 20000
 
 
 def test_an_adopter_that_dies_is_inherited_in_turn(open_journal: Open, directory: Path) -> None:
