@@ -17,6 +17,8 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from retryexec import ExponentialBackoff, GiveUp, RetryingExecutor, RetryPolicy, current_attempt
 from retryexec.journal import JobRefused, Journal, JournalError
 
+logger = logging.getLogger("saves")
+
 DATABASE = os.environ.get("SAVES_DATABASE", "activity.db")
 JOURNAL = os.environ.get("SAVES_JOURNAL", "var/saves")
 
@@ -53,7 +55,8 @@ def saver() -> RetryingExecutor:
 
 
 def tell(event: GiveUp) -> None:
-    logging.error("job %s is a dead letter: %s", event.future.job_id, event.stop_reason)
+    assert event.future is not None  # as of any job of an executor
+    logger.error("job %s is a dead letter: %s", event.future.job_id, event.stop_reason)
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
