@@ -254,6 +254,8 @@ def test_a_fork_while_another_thread_is_busy_with_the_executor() -> None:
                 executor.submit(len, "").result(10)
                 os._exit(0)
         stop.set()
+        for thread in threads:
+            thread.join()  # before the exit, which takes no more jobs
     """)
     assert (status, lines, errors) == (0, [], "")
 
