@@ -25,6 +25,7 @@ from retryexec._errors import (
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._future import RetryFuture
+from retryexec._journaled import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
 from retryexec._retry import retry, retry_async, retrying
@@ -48,6 +49,7 @@ __all__ = [
     "LinearBackoff",
     "PendingLimitError",
     "PermanentError",
+    "Recovered",
     "Retriable",
     "Retry",
     "RetryAfter",

@@ -1,26 +1,18 @@
 """What a running job may ask about its own attempt."""
 
 import threading
+from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from retryexec._errors import Cancelled
 from retryexec._future import RetryFuture
 from retryexec._policy import Progress, Terms
 
-
-class Named(Protocol):
-    """What has a name for all its attempts."""
-
-    @property
-    def job_id(self) -> str:
-        """What it is called."""
-        ...
-
-
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
-# of, if any. A job's context is the submitter's, so what a job finds may be of another job.
-_Here: TypeAlias = tuple[Progress, Terms, Named, RetryFuture[Any] | None]
+# of, if any; before that, what has the job_id. A job's context is the submitter's, so what a job
+# finds may be of another job.
+_Here: TypeAlias = tuple[Progress, Terms, Any, RetryFuture[Any] | None]
 retrying_here: ContextVar[_Here] = ContextVar("retrying_here")
 
 
@@ -35,7 +27,7 @@ class Attempt:
 
     __slots__ = ("_deadline", "_owner", "_progress", "_terms", "number", "previous")
 
-    def __init__(self, progress: Progress, terms: Terms, owner: Named) -> None:
+    def __init__(self, progress: Progress, terms: Terms, owner: Any) -> None:
         self.number = progress.attempts
         self.previous = progress.previous
         self._progress = progress
@@ -49,7 +41,18 @@ class Attempt:
 
         A save can use it as its key, so that doing it twice does no harm.
         """
-        return self._owner.job_id
+        name: str = self._owner.job_id
+        return name
+
+    @property
+    def accepted(self) -> "Future[None]":
+        """Resolved when the journal has the job on disk, as `RetryFuture.accepted`.
+
+        Raises:
+            AttributeError: the job is in no journal.
+        """
+        accepted: Future[None] = self._owner.accepted
+        return accepted
 
     def remaining(self) -> float | None:
         """Return the seconds until the attempt's or the job's limit, whichever is sooner.

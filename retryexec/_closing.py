@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextlib import suppress
 from queue import Empty
-from threading import Condition, Thread
+from threading import Condition
 from typing import Any, Protocol
 
 from retryexec._clock import Clock
@@ -22,7 +22,7 @@ from retryexec._events import ShutdownReport
 from retryexec._exceptions import report
 from retryexec._outcome import StopReason, few, name_of
 from retryexec._timekeeper import Job
-from retryexec._worker import Employer, Worker, give_up
+from retryexec._worker import Employer, Startable, Worker, give_up
 
 logger = logging.getLogger("retryexec")
 _NOTHING = object()  # what is never in a queue
@@ -36,7 +36,6 @@ class Closable(Employer, Protocol):
 
     name: str
     lock: Any  # reentrant; never taken, or held, around what is the user's
-    stale: set[Job]  # cancelled jobs still in the queue
     words: int  # how many None are in the queue
     at_the_end: Callable[[], object] | None  # called when no worker is left
     # What submit raises, once it must: after shutdown, at exit, when broken. Written before a
@@ -50,6 +49,10 @@ class Closable(Employer, Protocol):
 
     def threads(self) -> list[Worker]:
         """Return the workers started so far."""
+        ...
+
+    def passed(self, job: Job) -> None:
+        """Note that *job*, which may have been cancelled, is in the queue no more."""
         ...
 
     def make_room(self) -> None:
@@ -124,7 +127,7 @@ class Closing:
             self._finish(deadline)
         elif timeout is not None:
             name = f"{self._pool.name}_shutdown"
-            Thread(target=self._finish_alone, args=(deadline,), name=name).start()
+            Startable(target=self._finish_alone, args=(deadline,), name=name).start()
         return self._pool.report()
 
     def _finish(self, deadline: float) -> None:
@@ -216,8 +219,10 @@ class Closing:
                 job = self._pending[0]
                 if job is not None:
                     self.skip(job)
-                with suppress(ValueError):
+                try:  # noqa: SIM105  a suppress for each of a million takes half a second
                     self._pending.remove(job)  # only now: an interrupt in between loses nobody
+                except ValueError:
+                    pass
 
     def held(self) -> list[Job]:
         """Return the jobs that a fork finds in here."""
@@ -308,7 +313,7 @@ class Closing:
             if self._end_pending is not None:
                 self._end_pending(job)  # which runs callbacks
         finally:
-            self._pool.stale.discard(job)
+            self._pool.passed(job)
 
     # ---- the workers' leave
 

@@ -140,6 +140,7 @@ class RetryFuture(Future[T]):
         "_due",
         "_kwargs",
         "_lock",
+        "_passed",
         "_progress",
         "_result",
         "_started",
@@ -164,7 +165,9 @@ class RetryFuture(Future[T]):
         self._state = PENDING
         self._audience: Audience | None = None  # made by the first one to wait
         self._done_callbacks: Any = ()
-        self._counted = False  # whether its pool has counted it out, if no worker does
+        # Whether its pool has counted it out, if no worker does, and whether it has left the queue
+        # since it ended there. The pool's lock guards both.
+        self._counted = self._passed = False
         self._progress: JobProgress | None = None
         # When its wait ends; None unless it is with the timekeeper, whose lock guards it.
         self._due: float | None = None

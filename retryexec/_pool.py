@@ -263,12 +263,18 @@ class Pool:
         if failure is not None:
             logger.warning("cannot start another worker: %s", failure)
 
-    def _release(self, jobs: list[Job]) -> None:
-        """Queue *jobs* whose wait is over; lock held."""
-        for job in jobs:
-            self.queue.put(job)
+    def _release(self, jobs: deque[Job]) -> None:
+        """Queue *jobs* whose wait is over, and take them off that list; lock held."""
         if self.counting:
             self._expect(len(jobs))
+        while jobs:
+            # Off the list first: who has run the job, and looks whether any waits, finds none.
+            job = jobs.popleft()
+            try:
+                self.queue.put(job)
+            except BaseException:
+                jobs.appendleft(job)  # no memory; the next call sees to it
+                raise
 
     def _expect(self, jobs: int) -> Exception | None:
         """Count *jobs* into the load, and start the workers they need; lock held.
@@ -373,7 +379,8 @@ class Pool:
         with self.lock:
             if not job._counted:
                 if job._due is None:
-                    self.stale.add(job)
+                    if not job._passed:
+                        self.stale.add(job)
                 else:
                     job._due = None
                     self.timekeeper.dead += 1
@@ -385,7 +392,7 @@ class Pool:
             self.timekeeper.sweep()
             if len(self.stale) > _FEW and len(self.stale) * 2 > self.queue.qsize():
                 self._sweep()
-        if self.closed:
+        if self.closed and not self.stopping:  # else whoever ends all will look
             self.closing.look_for_the_end()
 
     def _sweep(self) -> None:
@@ -402,11 +409,17 @@ class Pool:
         if self.counting:
             self.unload(next(taken) - next(kept))
 
+    def passed(self, job: Job) -> None:
+        """Note that *job*, which may have been cancelled, is in the queue no more."""
+        with self.lock:
+            # Told before its end has been counted, too: a worker may be quicker than who cancels.
+            job._passed = True
+            self.stale.discard(job)
+
     def came_late(self, job: Job) -> None:
         """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
         if self.timekeeper.discard(job):  # cancelled before it could be found there
-            with self.lock:
-                self.stale.discard(job)
+            self.passed(job)
             if self.closed:
                 self.closing.look_for_the_end()
         elif not job.done():

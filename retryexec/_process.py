@@ -3,7 +3,8 @@
 import os
 import threading
 import weakref
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 from retryexec._future import LOCKS
 from retryexec._pool import Pool
@@ -57,6 +58,7 @@ def _finish_pools() -> None:
 
 
 _held: list[Pool] = []  # the pools whose locks a fork under way holds
+_locks: list[Any] = []  # those locks, and the jobs'
 
 
 def _before_fork() -> None:
@@ -64,12 +66,15 @@ def _before_fork() -> None:
     _lock.acquire()
     _held[:] = _pools
     for lock in (*(pool.lock for pool in _held), *LOCKS):
+        _locks.append(lock)
         lock.acquire()
 
 
 def _after_fork() -> None:
-    for lock in (*(pool.lock for pool in _held), *LOCKS):
-        lock.release()
+    for lock in _locks:
+        with suppress(RuntimeError):  # it was not taken, for an interrupt that came before
+            lock.release()
+    _locks.clear()
     _held.clear()
     _lock.release()
 

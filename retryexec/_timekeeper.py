@@ -34,7 +34,7 @@ class Timekeeper:
     Args:
         clock: what "due" is measured by.
         lock: the pool's; guards all here but the inbox.
-        release: called, under the lock, with the jobs that have come due.
+        release: called, under the lock, with the jobs that have come due; takes them from there.
         name: the thread's name.
         daemon: whether the interpreter may exit without waiting for the thread.
     """
@@ -43,7 +43,7 @@ class Timekeeper:
         self,
         clock: Clock,
         lock: Any,
-        release: Callable[[list[Job]], object],
+        release: Callable[[deque[Job]], object],
         *,
         name: str,
         daemon: bool,
@@ -67,6 +67,8 @@ class Timekeeper:
         self._lane: deque[_Entry] = deque()
         self._heap: list[_Entry] = []
         self._arrivals = count()
+        # Due, and not released yet: empty without the lock, unless there was no memory for that.
+        self._taken: deque[Job] = deque()
         self.dead = 0  # how many of the entries and of those in the inbox
         # Until when the thread sleeps; it is awake, and will look into the inbox, at -inf.
         self._asleep_until = -math.inf
@@ -119,6 +121,14 @@ class Timekeeper:
             self.sweep()
             return True
 
+    def take_back(self, job: Job) -> None:
+        """Forget *job*, whether `schedule` got as far as to keep it or not."""
+        with self._lock:
+            if job._due is not None:
+                job._due = None
+                entries = (*self._lane, *self._heap)
+                self.dead += job in self._inbox or any(job is entry[-1] for entry in entries)
+
     def sweep(self) -> None:
         """Forget the dead if they are the majority; lock held."""
         if self.dead <= _FEW or self.dead * 2 <= len(self._heap) + len(self._lane):
@@ -148,13 +158,14 @@ class Timekeeper:
             # Not absorbed: that is for threads in which no interrupt strikes.
             inbox = [(job._due, job) for job in list(self._inbox) if job._due is not None]
             entries = sorted([*self._lane, *sorted(self._heap), *inbox], key=_due_of)
-            waiting = [entry[-1] for entry in entries if _alive(entry)]
+            waiting = [*self._taken, *(entry[-1] for entry in entries if _alive(entry))]
             if into is not None:
                 into.extend(waiting)
             # Forgotten only now that they are there: an interrupt in between loses nobody.
             for job in waiting:
                 job._due = None
             self._inbox.clear()
+            self._taken.clear()
             self._lane, self._heap, self.dead = deque(), [], 0
             self._asleep_until = -math.inf
             self._earlier.notify_all()
@@ -167,11 +178,14 @@ class Timekeeper:
 
     def __len__(self) -> int:
         """Return how many jobs are waiting."""
-        return max(0, len(self._lane) + len(self._heap) + len(self._inbox) - self.dead)
+        entries = len(self._lane) + len(self._heap) + len(self._inbox)
+        return max(0, len(self._taken) + entries - self.dead)
 
     def next_due(self) -> float:
         """Return when the earliest job is due; infinity if none is waiting."""
         with self._lock:
+            if self._taken:
+                return -math.inf
             self._absorb()
             lane, heap = self._lane, self._heap
             while heap and not _alive(heap[0]):
@@ -245,7 +259,7 @@ class Timekeeper:
         """Hand on what is due, or sleep until something is; lock held."""
         due = self.next_due()
         now = self._clock.now()
-        if due <= now:
+        if due <= now or self._taken:
             # Still under the lock, so that no job is ever between here and the queue: whoever
             # looks into both, first here and then there, has seen them all.
             self._release(self._take_due(now))
@@ -257,26 +271,25 @@ class Timekeeper:
         finally:
             self._asleep_until = -math.inf
 
-    def _take_due(self, now: float) -> list[Job]:
-        """Remove the entries that are due at *now*; return their jobs, in order; lock held."""
+    def _take_due(self, now: float) -> deque[Job]:
+        """Take what is due at *now*, in order, and return all that has been taken; lock held."""
         lane, heap = self._lane, self._heap
-        entries: list[_Entry] = []
-        while lane and lane[0][0] <= now:
-            entries.append(lane.popleft())
-        in_lane = len(entries)
-        while heap and heap[0][0] <= now:
-            entries.append(heappop(heap))
-        if 0 < in_lane < len(entries):
-            entries.sort(key=_due_of)  # stable: of those due at one time the lane's come first
-        taken = []
-        for entry in entries:
+        while lane:  # or else the heap is empty, too
+            from_heap = heap and heap[0][0] < lane[0][0]
+            entry = heap[0] if from_heap else lane[0]
+            if entry[0] > now:
+                break
             job = entry[-1]
             if job._due is None:
                 self.dead -= 1
             else:
+                self._taken.append(job)  # first, for want of memory leaves it in the heap
                 job._due = None
-                taken.append(job)
-        return taken
+            if from_heap:
+                heappop(heap)
+            else:
+                lane.popleft()
+        return self._taken
 
 
 _due_of = itemgetter(0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from contextvars import Context
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry, Success
@@ -69,17 +69,35 @@ class Employer(Protocol):
 
 
 class _Started(Event):
-    """Tells that a thread has started, and makes nobody wait for it.
+    """Tells that a thread has started.
 
-    Thread.start() would, by a lock of this event: a KeyboardInterrupt that strikes there can leave
-    it locked, and the new thread before it for good.
+    Thread.start() waits for it, by a lock of the event which a KeyboardInterrupt that strikes there
+    can leave locked, with the new thread before it for good. This one is waited for in one call.
     """
 
-    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  as Event has it
-        return True
+    def __init__(self) -> None:
+        super().__init__()
+        self._not_yet = Lock()
+        self._not_yet.acquire()
+
+    def set(self) -> None:
+        super().set()
+        self._not_yet.release()
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  nobody gives one
+        with self._not_yet:
+            return True
 
 
-class Worker(Thread):
+class Startable(Thread):
+    """A thread whose start() may be interrupted."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._started = _Started()
+
+
+class Worker(Startable):
     """A thread of the pool, with the job in its hand and the counts of what it has done.
 
     Each worker counts for itself, and does so before a future ends: whoever has seen the end
@@ -88,7 +106,6 @@ class Worker(Thread):
 
     def __init__(self, pool: Employer, name: str, *, daemon: bool) -> None:
         super().__init__(name=name, daemon=daemon)
-        self._started = _Started()
         self._pool = pool
         self.job: Job | None = None
         self.failures = 0  # attempts that did not succeed
@@ -121,10 +138,11 @@ class Worker(Thread):
             again = False
             try:
                 again = self._attempt(job)
+                if again:
+                    put(job)
             except BaseException as error:
+                again = False
                 self._rescue(job, error)
-            if again:
-                put(job)
             # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
             self.job = job = None
             if (pool.counting or pool.closed) and not again:
@@ -266,6 +284,11 @@ class Worker(Thread):
 
     def _rescue(self, job: Job, error: BaseException) -> None:
         """End *job* all the same, when *error* came from anywhere but its attempt."""
+        # No memory for its place in the queue, or for its wait, and it is in nobody's hands.
+        with job._lock:
+            if job._state == PENDING:
+                job._state = RUNNING
+        self._pool.timekeeper.take_back(job)
         report("%s met an error beside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             progress = job._in_trouble()

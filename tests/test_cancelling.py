@@ -294,3 +294,80 @@ def test_a_waiting_job_keeps_no_frame_alive(
     clock.advance(100)
     assert [ref() is None for ref in locals_] == [True] * 4 + [False]
     assert future.done()
+
+
+def test_cancelled_jobs_do_not_pile_up_in_the_queue(executor: RetryingExecutor) -> None:
+    """Behind a busy worker, whom they would wait for, most of them go; the others stay in line."""
+    ran: list[int] = []
+    gate = Gate()
+    executor.submit(gate)
+    assert gate.reached()
+    for n in range(1000):
+        future = executor.submit(ran.append, n)
+        if n % 100:
+            assert future.cancel()
+    assert executor.stats().queued == 10
+    assert executor._pool.queue.qsize() < 200
+    gate.open()
+    executor.shutdown()
+    assert ran == [*range(0, 1000, 100)]
+    assert executor.stats().queued == 0
+
+
+def test_the_swept_count_as_no_load(clock: VirtualClock) -> None:
+    """Else time would wait for them."""
+    with RetryingExecutor(2, clock=clock) as executor:
+        gate = Gate()
+        futures = [executor.submit(gate) for _ in range(2)]
+        futures += [executor.submit(len, "") for _ in range(200)]
+        for future in futures[2:]:
+            future.cancel()
+        gate.open()
+        clock.advance(1)
+        assert (executor.stats().succeeded, executor.stats().cancelled) == (2, 200)
+        assert executor._pool._load == 0
+
+
+def test_what_is_no_job_to_be_run_is_not_counted_as_queued(executor: RetryingExecutor) -> None:
+    """Neither cancelled jobs, before and after they leave the queue, nor words to the workers."""
+    pool = executor._pool
+    future, behind = executor.submit(first := Gate()), executor.submit(second := Gate())
+    assert first.reached()
+    cancelled = executor.submit(len, "")
+    cancelled.cancel()
+    for _ in range(3):
+        pool.closing._say_word()
+    executor.submit(len, "")
+    assert executor.stats().queued == 2
+    first.open()
+    assert future.result(10)
+    assert second.reached()
+    assert executor.stats().queued == 1
+    second.open()
+    assert behind.result(10)
+    executor.submit(third := Gate())
+    assert third.reached()
+    assert not pool.stale  # passed over by now
+    executor.submit(len, "")
+    executor.submit(len, "")
+    assert executor.stats().queued == 2
+    executor.shutdown(wait=False)
+    assert executor.stats().queued == 2
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert (executor.stats().queued, pool.words) == (0, pool.queue.qsize())
+    third.open()
+    executor.shutdown()
+    assert (executor.stats().queued, pool.words) == (0, pool.queue.qsize())
+
+
+def test_cancelled_jobs_do_not_pile_up_among_those_that_wait(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    futures = [executor.submit(Fails(9, clock)) for _ in range(300)]
+    clock.advance(0)
+    for future in futures[1:]:
+        future.cancel()
+    keeper = executor._pool.timekeeper
+    assert len(keeper._heap) + len(keeper._inbox) < 200
+    assert executor.stats().waiting == 1
+    executor.shutdown(cancel_futures=True)

@@ -1,7 +1,12 @@
 """The Python code in README.md and in the pages of docs/ does what it says."""
 
 import re
+import sqlite3
 import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -9,7 +14,10 @@ import pytest
 from markdown_blocks import blocks_to_run
 
 import retryexec
+import retryexec.journal
 import retryexec.testing
+from retryexec import PermanentError, RetryAfter, RetryingExecutor
+from retryexec.journal import Journal
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -40,7 +48,48 @@ def test_every_page_with_code_is_found() -> None:
 def test_every_public_name_is_documented() -> None:
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
-    assert sorted(documented) == sorted([*retryexec.__all__, *retryexec.testing.__all__])
+    public = [*retryexec.__all__, *retryexec.journal.__all__, *retryexec.testing.__all__]
+    assert sorted(documented) == sorted(public)
+
+
+@dataclass
+class SaveActivity:
+    user_email: str
+    fails: bool
+
+    def exec(self) -> None:
+        raise PermanentError(OSError("gone")) if self.fails else RetryAfter(100)
+
+
+def until(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+def test_the_queries_of_the_journal_run_beside_its_owner(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
+    jobs, letters = (
+        block.code for block in blocks_to_run(page, "sql") if block.code.startswith("SELECT")
+    )
+    journal = Journal(tmp_path, jobs={"save_activity": SaveActivity})
+    executor = RetryingExecutor(1, journal=journal, on_give_up=lambda event: None)
+    waiting = executor.submit(SaveActivity("john@example.com", fails=False))
+    dead = executor.submit(SaveActivity("maria@example.com", fails=True))
+    assert until(lambda: len(journal.dead) == 1)  # it is written after its future has ended
+    assert until(lambda: waiting.next_attempt_at is not None)
+    assert journal.flush(10)
+    (own,) = set(tmp_path.glob("*.db")) - {tmp_path / "dead.db"}
+    found = []
+    for file, query in ((own, jobs), (tmp_path / "dead.db", letters)):
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            found.append([(row[0], row[1], row[2], row[6]) for row in database.execute(query)])
+    executor.shutdown(timeout=0)
+    assert found == [
+        [(waiting.job_id, "save_activity", "waiting", "john@example.com")],
+        [(dead.job_id, "save_activity", "permanent", "maria@example.com")],
+    ]
 
 
 def test_the_tests_that_hold_our_promises_exist() -> None:

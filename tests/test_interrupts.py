@@ -238,3 +238,84 @@ def test_an_interrupt_at_any_moment_costs_no_job_its_end(plot: Plot) -> None:
         at += 1
         assert at < 2000, f"still striking, at {strike.where}"
     assert at > 10
+
+
+# ---- who does the rest
+
+
+def test_a_free_worker_does_what_an_interrupted_cancel_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At once, and not only at the shutdown."""
+    with RetryingExecutor(1, policy=HOURS) as executor:
+        future = executor.submit(raise_, Boom())
+        executor.submit(len, "").result(10)  # so the first one waits by now
+        called = Event()
+        future.add_done_callback(lambda _: called.set())
+
+        def struck(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor._pool, "count_cancelled", struck)
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+        assert called.wait(10)
+        assert (executor.stats().cancelled, executor.stats().waiting) == (1, 0)
+
+
+def test_without_an_interrupt_callbacks_run_in_the_thread_that_shuts_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though a worker comes by in the middle of it."""
+    executor = RetryingExecutor(1, policy=HOURS)
+    pool, looked, threads = executor._pool, Event(), list[Any]()
+    futures = [executor.submit(raise_, Boom()) for _ in range(3)]
+    executor.submit(len, "").result(10)
+    may_leave = pool.may_leave
+
+    def look() -> bool:
+        leaves = may_leave()
+        looked.set()
+        return leaves
+
+    def first(_: Any) -> None:
+        looked.clear()
+        pool.closing._say_word()
+        assert looked.wait(10)
+
+    monkeypatch.setattr(pool, "may_leave", look)
+    futures[0].add_done_callback(first)
+    for future in futures:
+        future.add_done_callback(lambda _: threads.append(threading.current_thread()))
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert threads == [threading.current_thread()] * 3
+    executor.shutdown()
+
+
+def test_a_worker_about_to_look_into_the_queue_gets_its_word() -> None:
+    """Though that of the closing has gone with what was taken out of the queue."""
+    executor = RetryingExecutor(1)
+    arrived, go, queue = Event(), Event(), executor._pool.queue
+
+    class Queue:
+        calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(queue, name)
+
+        def get(self) -> Any:
+            self.calls += 1
+            if self.calls == 2:
+                arrived.set()
+                assert go.wait(10)
+            return queue.get()
+
+    executor._pool.queue = Queue()  # type: ignore[assignment]
+    executor.submit(len, "").result(10)
+    assert arrived.wait(10)
+    executor.shutdown(wait=False, cancel_futures=True)
+    go.set()
+    (worker,) = executor._threads
+    worker.join(10)
+    assert not worker.is_alive()

@@ -309,3 +309,24 @@ def test_killed_while_jobs_wait_and_taken_over_by_the_next(tmp_path: Path) -> No
             clock.advance(100)
         assert executor.stats().succeeded == 10
     assert {key for key, *_ in Save.seen} == {str(n) for n in range(10)}
+
+
+def test_time_in_which_no_process_ran_does_not_count(tmp_path: Path) -> None:
+    """A job that has used little of its max_elapsed gets the rest, however long the break."""
+    now = [1000.0]
+    jobs = {"save": Save}
+    policy = RetryPolicy(max_elapsed=10.0)
+    clock = VirtualClock()
+    journal = Journal(tmp_path / "journal", jobs=jobs, wall_clock=lambda: now[0])
+    executor = RetryingExecutor(1, journal=journal, clock=clock, policy=policy)
+    future = executor.submit(Save("x", fails=1, wait=1.0))
+    clock.run_until(lambda: future.next_attempt_at is not None)
+    executor.shutdown(timeout=0)
+
+    now[0] += 86400.0
+    clock = VirtualClock()
+    journal = Journal(tmp_path / "journal", jobs=jobs, wall_clock=lambda: now[0])
+    with RetryingExecutor(1, journal=journal, clock=clock, policy=policy) as executor:
+        clock.advance(1)
+        assert executor.recovered.wait(timeout=10)
+        assert executor.stats().succeeded == 1

@@ -364,3 +364,66 @@ def test_a_partial_is_called_by_its_functions_name(
     executor.using(max_attempts=1).submit(partial(partial(raise_), Boom()))
     executor.shutdown()
     assert "raise_ failed and nobody read its future" in caplog.text
+
+
+# ---- no memory
+
+
+class Scarce:
+    """A queue or deque that finds no memory for one job that another thread brings."""
+
+    def __init__(self, plenty: Any, name: str) -> None:
+        self.plenty, self.name, self.refused = plenty, name, False
+
+    def __getattr__(self, name: str) -> Any:
+        return self.add if name == self.name else getattr(self.plenty, name)
+
+    def __bool__(self) -> bool:
+        return bool(self.plenty)
+
+    def __len__(self) -> int:
+        return len(self.plenty)
+
+    def __iter__(self) -> Any:
+        return iter(self.plenty)
+
+    def __getitem__(self, n: int) -> Any:
+        return self.plenty[n]
+
+    def add(self, job: Any) -> None:
+        mine = threading.current_thread() is threading.main_thread()
+        if job is not None and not mine and not self.refused:
+            self.refused = True
+            raise MemoryError
+        getattr(self.plenty, self.name)(job)
+
+
+@pytest.mark.leaks("the MemoryError leads to frames that lead to the executor")
+def test_no_memory_for_its_wait_ends_a_job_with_its_last_exception(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    keeper = executor._pool.timekeeper
+    keeper._inbox = Scarce(keeper._inbox, "append")  # type: ignore[assignment]
+    future = executor.submit(Fails(9, clock))
+    assert isinstance(future.exception(10), Boom)
+    stats = executor.stats()
+    assert (stats.failed, stats.waiting, stats.running) == (1, 0, 0)
+    assert executor.submit(len, "seven").result(10) == 5
+
+
+@pytest.mark.leaks("the MemoryError leads to frames that lead to the executor")
+def test_so_it_does_without_memory_for_its_place_in_the_queue() -> None:
+    with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.0] * 3)) as executor:
+        executor._pool.queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
+        future = executor.submit(raise_, Boom())
+        assert isinstance(future.exception(10), Boom)
+        assert future.attempts == 1
+        assert executor.submit(len, "seven").result(10) == 5
+
+
+def test_without_memory_to_release_it_a_job_comes_late_and_no_more() -> None:
+    policy = RetryPolicy(backoff=[0.01] * 3)
+    with RetryingExecutor(1, policy=policy) as executor:
+        executor._pool.queue = queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
+        assert executor.submit(Fails(2, SystemClock())).result(10) == "saved"
+        assert queue.refused

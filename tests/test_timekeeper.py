@@ -3,14 +3,16 @@
 import gc
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs import Boom, Gate, InThread
 
-from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, current_attempt
+from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, RetryPolicy, current_attempt
 from retryexec._timekeeper import Timekeeper
 from retryexec.testing import VirtualClock
 
@@ -156,7 +158,7 @@ def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost()
     pool, released, looked = executor._pool, threading.Event(), threading.Event()
     release, may_leave = pool.timekeeper._release, pool.may_leave
 
-    def release_and_tell(jobs: list[RetryFuture[Any]]) -> None:
+    def release_and_tell(jobs: deque[RetryFuture[Any]]) -> None:
         release(jobs)
         released.set()
 
@@ -175,6 +177,43 @@ def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost()
     assert (future.done(), done) == (True, [5])
 
 
+def test_a_job_done_before_its_release_has_returned_is_not_taken_for_one_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else its worker, the last one to look, would see no end."""
+    with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.01])) as executor:
+        pool, looked = executor._pool, threading.Event()
+        look, put = pool.closing.look_for_the_end, pool.queue.put
+
+        class Queue:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(queue, name)
+
+            def put(self, job: Any) -> None:
+                put(job)
+                if threading.current_thread().name.endswith("_timekeeper"):
+                    looked.wait(0.2)  # in vain if the word takes the lock, which is fine
+
+        def look_and_tell() -> None:
+            look()
+            if future.done():
+                looked.set()
+
+        queue = pool.queue
+        monkeypatch.setattr(pool, "queue", Queue())
+        gate = Gate(Boom())
+        future = executor.submit(gate)
+        assert gate.reached()
+        closed = threading.Event()
+        monkeypatch.setattr(pool, "make_room", closed.set)
+        monkeypatch.setattr(pool.closing, "look_for_the_end", look_and_tell)
+        thread = InThread(executor.shutdown)
+        assert closed.wait(10)  # the word of this shutdown is not the one that is looked for
+        gate.open()
+        assert isinstance(future.exception(10), Boom)
+        assert thread.result().failed == 1
+
+
 # ---- itself
 
 
@@ -187,8 +226,9 @@ class Kept:
         self.lock = threading.RLock()
         self.keeper = Timekeeper(clock, self.lock, self.release, name="timekeeper", daemon=True)
 
-    def release(self, jobs: list[RetryFuture[Any]]) -> None:
+    def release(self, jobs: deque[RetryFuture[Any]]) -> None:
         self.released += jobs
+        jobs.clear()
         self.some.set()
 
     def close(self) -> list[RetryFuture[Any]]:

@@ -153,6 +153,7 @@ class Feed:
             if id(work) in self._outstanding:
                 return  # submitted here
             self._outstanding[id(work)] = work
+            vars(work).setdefault("attempts", event.attempt)  # if none was made in this process
             if work.of_this_run:
                 self._awaited.discard(work.line)
         event.future.add_done_callback(partial(self._ended, work))

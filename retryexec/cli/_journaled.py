@@ -35,7 +35,11 @@ class JournaledWork(msgspec.Struct, dict=True):
 
     def exec(self) -> None:
         """Make one attempt; none if an earlier process has finished it."""
-        number = current_attempt().number
+        attempt = current_attempt()
+        number = attempt.number
+        if number == 1:
+            # On disk before it runs: a record that kills the process must leave a trace there.
+            attempt.accepted.result()
         ours = self.of_this_run
         if ours and self.ledger.is_done(self.line):
             vars(self)["was_done"] = True

@@ -8,6 +8,12 @@ except ModuleNotFoundError as error:
     msg = "retryexec.journal needs msgspec: pip install 'retryexec[journal]'"
     raise ImportError(msg, name="msgspec") from error
 
+try:
+    __import__("fcntl")
+except ModuleNotFoundError as error:  # pragma: no cover  not where the tests run
+    msg = "retryexec.journal needs the file locks of POSIX (fcntl), which this system has not"
+    raise ImportError(msg, name="fcntl") from error
+
 from retryexec.journal._dead import DeadLetter, DeadLetters
 from retryexec.journal._entry import Entry, ErrorText, Host
 from retryexec.journal._errors import JobRefused, JournalError, JournalFull

@@ -279,4 +279,4 @@ def _recall(entry: Entry, row: Row, now: float) -> None:
     # No longer than was asked for, whichever way the wall clock has jumped.
     entry.due_in = min(max(0.0, past.due_at - now), past.delay)
     if past.first_at is not None:
-        entry.elapsed = max(0.0, now - past.first_at)
+        entry.elapsed = past.elapsed

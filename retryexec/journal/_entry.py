@@ -33,6 +33,13 @@ class Past(NamedTuple):
     delay: float
     errors: tuple["ErrorText", ...]
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the start of the first attempt to the end of the latest that failed."""
+        if self.first_at is None:
+            return 0.0
+        return max(0.0, self.due_at - self.delay - self.first_at)
+
 
 class ErrorText(NamedTuple):
     """A failed attempt in words: its number, when, the exception's type and text."""
@@ -67,7 +74,8 @@ class Entry:
         attempts: failed attempts so far, before any crash included.
         crashes: how often a process ended while this job was at work.
         due_in: of a recovered entry, seconds until its next attempt is due.
-        elapsed: of a recovered entry, seconds since its first attempt began.
+        elapsed: of a recovered entry, seconds from its first attempt to the end of the latest;
+            time in which nobody ran it does not count.
     """
 
     # What begins with an underscore is the writer thread's, except: _past and _end are set

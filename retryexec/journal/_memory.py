@@ -69,7 +69,7 @@ class MemoryJournal:
             new.attempts = past.attempts
             new.due_in = min(max(0.0, past.due_at - now), past.delay)
             if past.first_at is not None:
-                new.elapsed = max(0.0, now - past.first_at)
+                new.elapsed = past.elapsed
         return new
 
     def accept(self, job: Any) -> Entry:

@@ -300,8 +300,9 @@ class TwoProcesses(RuleBasedStateMachine):
         assert entry.crashes <= self.known[entry.id].blame
         if self.just_read:
             assert entry.due_in == min(max(0.0, past.due_at - self.time), past.delay)
-            started = self.time if past.first_at is None else past.first_at
-            assert entry.elapsed == max(0.0, self.time - started)
+            failed_at = past.due_at - past.delay
+            started = failed_at if past.first_at is None else past.first_at
+            assert entry.elapsed == max(0.0, failed_at - started)
 
     def teardown(self) -> None:
         if not self.sides:

@@ -154,3 +154,98 @@ def test_exits_with_jobs_in_backoff() -> None:
         ends += told
     words = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
     print(f"\nexits: {ends.total()} accepted = {words}")  # noqa: T201
+
+
+def test_interrupts_in_the_main_thread() -> None:
+    """Whatever they cut short, the next shutdown returns and each future handed out has ended."""
+    done = run(
+        """
+        import _thread
+        armed, main = False, threading.get_ident()
+
+        def strike(*_):
+            if armed:
+                raise KeyboardInterrupt
+
+        signal.signal(signal.SIGALRM, strike)
+        signal.signal(signal.SIGINT, strike)
+        sys.unraisablehook = lambda _: None  # one may strike within a finalizer
+
+        def by_timer(mine):
+            signal.setitimer(signal.ITIMER_REAL, mine.random() * 0.003 + 1e-6)
+
+        def by_thread(send):
+            def start(mine):
+                delay = mine.random() * 0.003
+                def later():
+                    time.sleep(delay)
+                    send()
+                thread = threading.Thread(target=later)
+                thread.start()
+                return thread
+            return start
+
+        ways = [by_timer, by_thread(_thread.interrupt_main),
+                by_thread(lambda: signal.pthread_kill(main, signal.SIGINT))]
+
+        def play(executor, mine, futures):
+            for _ in range(60):
+                x = mine.random()
+                if x < 0.6:
+                    futures.append(executor.submit(fails, mine.choice([0, 0, 1, 2])))
+                elif x < 0.8 and futures:
+                    mine.choice(futures).cancel()
+                elif x < 0.95 and futures:
+                    try:
+                        mine.choice(futures).result(0.001)
+                    except (cf.CancelledError, TimeoutError, OSError):
+                        pass
+                elif x < 0.97:
+                    executor.stats()
+            executor.shutdown(**mine.choice([
+                {}, {"cancel_futures": True}, {"timeout": 0.001}, {"wait": False},
+                {"wait": False, "cancel_futures": True}]))
+
+        rounds, struck, ends, unseen = 0, 0, [0, 0, 0], 0
+        for seed in itertools.count(SEED * 1_000_000):
+            if time.monotonic() > until:
+                break
+            mine = random.Random(seed)
+            faulthandler.dump_traceback_later(20, exit=True)
+            executor = RetryingExecutor(mine.choice([1, 2, 4]), max_pending=mine.choice([None, 3]),
+                                        policy=RetryPolicy(max_attempts=2, backoff=[0.0005]))
+            futures, helpers = [], []
+            try:
+                armed = True
+                helpers.append(mine.choice(ways)(mine))
+                play(executor, mine, futures)
+                armed = False
+            except KeyboardInterrupt:
+                armed = False
+                struck += 1
+            except RuntimeError as error:
+                armed = False
+                if " lock" not in str(error):  # a Condition that forgets that it let go
+                    raise
+                struck += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for helper in helpers:
+                if helper is not None:
+                    helper.join()
+            report = executor.shutdown()
+            assert all(future.done() for future in futures), seed
+            mine_ends = count(futures)
+            ended = report.done + report.failed + report.cancelled + report.abandoned
+            # A job may be accepted by a submit that was struck, and returned to nobody.
+            assert sum(mine_ends) <= ended <= sum(mine_ends) + 1, (seed, report, mine_ends)
+            assert report.unfinished == 0, (seed, report)
+            ends = [a + b for a, b in zip(ends, mine_ends)]
+            unseen += ended - sum(mine_ends)
+            rounds += 1
+        print(f"interrupts: {rounds} rounds, {struck} struck, {sum(ends) + unseen} accepted = "
+              f"{ends[0]} cancelled, {ends[1]} failed, {ends[2]} succeeded, {unseen} unseen")
+        os._exit(0 if sys.stdout.flush() is None else 1)
+        """,
+        SECONDS * 0.3,
+    )
+    print("\n" + done.stdout)  # noqa: T201

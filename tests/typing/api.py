@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, as_completed, wait
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import assert_type
+from pathlib import Path
+from typing import Any, assert_type
 
 from retryexec import (
     Attempt,
@@ -25,6 +26,7 @@ from retryexec import (
     GiveUp,
     LinearBackoff,
     PermanentError,
+    Recovered,
     Retriable,
     Retry,
     RetryAfter,
@@ -35,9 +37,11 @@ from retryexec import (
     Stats,
     StopBackoff,
     StopReason,
+    Success,
     ZeroBackoff,
     current_attempt,
 )
+from retryexec.journal import DeadLetter, Inspector, Journal, JournalStats, MemoryJournal
 from retryexec.testing import VirtualClock
 
 
@@ -257,3 +261,53 @@ RetryingExecutor(clock=5)  # type: ignore[arg-type]
 VirtualClock().advance(minute)
 VirtualClock().run_until(threading.Event().is_set)
 VirtualClock().run_until(True)  # type: ignore[arg-type]
+
+
+# ---- the journal
+
+
+def on_success(event: Success) -> None:
+    assert_type(event.attempt, int)
+    assert_type(event.future.job_id, str)
+
+
+def redact(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"kind": kind}
+
+
+journal = Journal(
+    Path("var/saves"),
+    jobs={"save": Save},
+    durability="process",
+    accept="async",
+    max_crashes=2,
+    max_bytes=1000,
+    redact=redact,
+    poll=1,
+)
+Journal("var/saves", jobs={"save": Save}, durability="power", accept="wait")
+Journal("var/saves", jobs={"save": Save("x")})  # type: ignore[dict-item]
+Journal("var/saves", jobs={"save": Save}, durability="full")  # type: ignore[arg-type]
+Journal("var/saves", jobs={"save": Save}, accept="soon")  # type: ignore[arg-type]
+Journal("var/saves")  # type: ignore[call-arg]
+
+journaled = RetryingExecutor(journal=journal, on_success=on_success)
+RetryingExecutor(journal=MemoryJournal(jobs={"save": Save}))
+RetryingExecutor(journal="var/saves")  # type: ignore[arg-type]
+RetryingExecutor(on_success=on_give_up)  # type: ignore[arg-type]
+
+kept = journaled.submit(Save("x"))
+assert_type(kept, RetryFuture[int])
+assert_type(kept.accepted, Future[None])
+assert_type(kept.job_id, str)
+assert_type(current_attempt().job_id, str)
+assert_type(journaled.recovered, Recovered)
+assert_type(len(journaled.recovered), int)
+assert_type(journaled.recovered.unfinished, int)
+assert_type(journaled.recovered.wait(timeout=1), bool)
+assert_type(journaled.shutdown(timeout=minute).journaled, int)
+assert_type(journal.stats(), JournalStats)
+assert_type(journal.dead.list(limit=3), list[DeadLetter])
+assert_type(journal.dead.edit(kept.job_id, activity="y"), DeadLetter)
+assert_type(journal.dead.rerun_all("save"), int)
+assert_type(Inspector("var/saves").stats().unfinished, int)

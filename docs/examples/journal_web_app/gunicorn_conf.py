@@ -1,0 +1,18 @@
+"""Each worker has an executor of its own, from its start to its end."""
+
+workers = 2
+graceful_timeout = 30
+
+
+def post_worker_init(_worker: object) -> None:
+    """Take over what dead processes have left, before the first request comes."""
+    from saves import saver
+
+    saver()
+
+
+def worker_exit(_server: object, _worker: object) -> None:
+    """Let attempts come to their ends, and leave the rest to the other workers, or the next."""
+    from saves import saver
+
+    saver().shutdown(timeout=3)  # far below graceful_timeout
