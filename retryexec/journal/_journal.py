@@ -240,7 +240,9 @@ class Journal:
 
     def succeeded(self, entry: Entry) -> None:
         """Note that *entry* has done its work."""
-        self._end(entry, DONE)
+        if entry._end is None and (engine := self._engine) is not None:  # as _end, for each job
+            entry._end = DONE
+            engine.writer.show(entry)
 
     def cancelled(self, entry: Entry) -> None:
         """Note that *entry* is not wanted any more."""
@@ -340,7 +342,7 @@ def ids() -> Callable[[float], str]:
     # Forty random bits for this process, and a counter with a random start, in the places that
     # the standard leaves to us.
     bits = int.from_bytes(os.urandom(10))
-    middle = f"7{bits & 0xFFF:03x}{bits >> 12 & 0xFFFFFFF | 0x80000000:08x}"
+    middle = 7 << 76 | (bits & 0xFFF) << 64 | (bits >> 12 & 0xFFFFFFF | 0x80000000) << 32
     numbers = count(bits >> 40 & 0xFFFFFFFF)
     # Without the interpreter's own lock, two threads may get the same number from a counter.
     lock = allocate_lock()
@@ -348,7 +350,8 @@ def ids() -> Callable[[float], str]:
     def new(now: float) -> str:
         with lock:
             number = next(numbers)
-        return f"{max(0, int(now * 1000)):012x}{middle}{number & 0xFFFFFFFF:08x}"
+        milliseconds = int(now * 1000) if now > 0 else 0
+        return "%032x" % (milliseconds << 80 | middle | number & 0xFFFFFFFF)
 
     return new
 

@@ -79,6 +79,7 @@ class Writer:
         # What the last transaction could not do, tried again after a pause.
         self._backlog: list[Entry] = []
         self._homeless: list[Entry] = []  # on no disk any more, by somebody else's doing
+        self._unmarked: list[JournalFile] = []  # their next suspect is still to be marked
         self._barriers: list[threading.Event] = []
         self._pause = _FIRST_PAUSE
         self.error: Exception | None = None
@@ -116,7 +117,7 @@ class Writer:
         items.extend([get() for _ in range(min(size, MAX_BATCH - len(items)))])
 
     def _unwell(self) -> bool:
-        return bool(self._backlog or self._homeless)
+        return bool(self._backlog or self._homeless or self._unmarked)
 
     def _handle(self, items: Sequence[Any]) -> None:
         entries = [item for item in items if item.__class__ is Entry]
@@ -125,8 +126,10 @@ class Writer:
             entries, self._backlog = self._backlog + entries, []
         batches, self._failing = self.batches, False
         try:
-            if entries or self._homeless:
-                self._write(entries)
+            self._write(entries)
+            files, self._unmarked = self._unmarked, []
+            for file in files:
+                self.look_after(file)
             for item in items if commands else ():
                 if item.__class__ is not Entry:
                     item()
@@ -149,10 +152,12 @@ class Writer:
 
     # ---- one batch
 
-    def _write(self, entries: Iterable[Entry]) -> None:
+    def _write(self, entries: Sequence[Entry]) -> None:
         """Make the disk agree with *entries*."""
         if self._homeless:
             self._find_home()
+        if not entries:
+            return
         batch = self._sorted(entries)
         if batch.dying:
             batch.ended.extend(self._bury(batch.dying))
@@ -439,9 +444,10 @@ class Writer:
                 file.apply(Changes(marks=[entry]))
             except (Gone, sqlite3.Error, OSError) as error:
                 file.suspects.append(entry)
+                self._unmarked.append(file)  # after a pause
                 self._repair(file, _NOTHING, error)
-                self.command(lambda: self.look_after(file))
                 return
+            self.batches += 1
             entry._marked = True
             file.in_hand = entry
             self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
@@ -520,12 +526,14 @@ class Writer:
             try:
                 item: Any = self._queue.get_nowait()
             except Empty:
-                return
+                break
             if item.__class__ is Entry:
                 if item._row == UNSEEN:
                     self._refuse([item], error)
             else:
                 item()
+        for barrier in self._barriers:  # nobody else will
+            barrier.set()
 
     # ---- fork
 
