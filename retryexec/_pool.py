@@ -330,10 +330,7 @@ class Pool:
                 stdlib_logger.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.broken = True
-            self.closing.close(partial(BrokenThreadPool, message))
-            self.closing.stop_attempts(
-                lambda job: self.closing.fail_pending(job, BrokenThreadPool(message))
-            )
+            self.closing.break_off(partial(BrokenThreadPool, message))
             return False
         return True
 

@@ -190,3 +190,14 @@ def test_callback_runs_under_no_lock() -> None:
     future.add_done_callback(ask_elsewhere)
     future.set_result("saved")
     assert [seen[0][:2], seen[1]] == [(False, "saved"), "added"]
+
+
+def test_tools_find_the_exception_where_they_look_for_it() -> None:
+    """The standard library's own tests write it there, too."""
+    future: Any = RetryFuture()
+    assert future._exception is None
+    future._exception = None
+    future._exception = error = OSError()
+    future._state = "FINISHED"
+    assert future._exception is error
+    assert future.exception() is error

@@ -330,3 +330,35 @@ def test_time_in_which_no_process_ran_does_not_count(tmp_path: Path) -> None:
         clock.advance(1)
         assert executor.recovered.wait(timeout=10)
         assert executor.stats().succeeded == 1
+
+
+def test_a_closed_executor_leaves_what_it_is_handed(tmp_path: Path) -> None:
+    """What is adopted while the executor shuts down stays on disk, for the next."""
+    clock = VirtualClock()
+    journal = Journal(tmp_path / "journal", jobs={"save": Save})
+    executor = RetryingExecutor(1, journal=journal, clock=clock)
+    future = executor.submit(Save("x", fails=1, wait=1.0))
+    clock.run_until(lambda: future.next_attempt_at is not None)
+    entry = future._entry  # type: ignore[attr-defined]
+    executor.shutdown(timeout=0)
+    closed = RetryingExecutor(1, journal=MemoryJournal(jobs={"save": Save}), clock=clock)
+    closed.shutdown()
+    journaled: Any = closed._journaled
+    journaled.recover([entry])
+    assert repr(closed.recovered) == "<Recovered: 1, 0 unfinished>"
+    assert closed.stats().queued == closed.stats().waiting == 0
+
+
+def test_a_job_due_later_that_never_began_is_taken_over(tmp_path: Path) -> None:
+    """As one that the journal releases bit by bit."""
+    clock = VirtualClock()
+    journal = MemoryJournal(jobs={"save": Save})
+    with RetryingExecutor(1, journal=journal, clock=clock) as executor:
+        entry = journal.accept(Save("x"))
+        entry.due_in = 5.0
+        journaled: Any = executor._journaled
+        journaled.recover([entry])
+        assert executor.stats().waiting == 1
+        clock.advance(5)
+        assert executor.recovered.wait(10)
+    assert [key for key, *_ in Save.seen] == ["x"]
