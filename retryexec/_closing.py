@@ -36,7 +36,6 @@ class Closable(Employer, Protocol):
 
     name: str
     lock: Any  # reentrant; never taken, or held, around what is the user's
-    stale: set[Job]  # cancelled jobs still in the queue
     words: int  # how many None are in the queue
     # What submit raises, once it must: after shutdown, at exit, when broken. Written before a
     # None is put into the queue.
@@ -53,6 +52,10 @@ class Closable(Employer, Protocol):
 
     def make_room(self) -> None:
         """Let one more job in, if there is a limit."""
+        ...
+
+    def passed(self, job: Job) -> None:
+        """Note that *job*, which has ended, is not in the queue any more."""
         ...
 
     def unload(self, jobs: int) -> None:
@@ -305,7 +308,7 @@ class Closing:
             if self._end_pending is not None:
                 self._end_pending(job)  # which runs callbacks
         finally:
-            self._pool.stale.discard(job)
+            self._pool.passed(job)
 
     # ---- the workers' leave
 

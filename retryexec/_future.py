@@ -67,6 +67,7 @@ class RetryFuture(Future[T], Progress):
     _refused: Any = None  # the value that the latest attempt returned in vain
     _cancel_requested: bool = False  # cancel() came during an attempt: no other follows
     _counted: bool = False  # whether its pool has counted it out, if no worker does
+    _passed: bool = False  # whether it was passed over, having ended, where it was queued
     _fate: Exception | None = None  # what ends it, once the closing has taken it
 
     def __init__(self) -> None:

@@ -308,7 +308,8 @@ class Pool:
         with self.lock:
             if not job._counted:
                 if job._due is None:
-                    self.stale.add(job)
+                    if not job._passed:  # by a worker who was quicker than this thread
+                        self.stale.add(job)
                 else:
                     job._due = None
                     self.timekeeper.dead += 1
@@ -322,6 +323,12 @@ class Pool:
                 self._sweep()
         if self.closed:
             self.closing.look_for_the_end()
+
+    def passed(self, job: Job) -> None:
+        """Note that *job*, which has ended, is not in the queue any more."""
+        with self.lock:
+            job._passed = True
+            self.stale.discard(job)
 
     def _sweep(self) -> None:
         """Take cancelled jobs out of the queue, where nobody may come by for long; lock held."""
@@ -340,8 +347,7 @@ class Pool:
     def came_late(self, job: Job) -> None:
         """Hear that *job* was cancelled, or the timekeeper closed, when it came to wait there."""
         if self.timekeeper.discard(job):  # cancelled before it could be found there
-            with self.lock:
-                self.stale.discard(job)
+            self.passed(job)
             if self.closed:
                 self.closing.look_for_the_end()
         elif not job.done():
