@@ -51,12 +51,12 @@ class Closable(Employer, Protocol):
         """Return the workers started so far."""
         ...
 
-    def passed(self, job: Job) -> None:
-        """Note that *job*, which may have been cancelled, is in the queue no more."""
-        ...
-
     def make_room(self) -> None:
         """Let one more job in, if there is a limit."""
+        ...
+
+    def passed(self, job: Job) -> None:
+        """Note that *job*, which has ended, is not in the queue any more."""
         ...
 
     def unload(self, jobs: int) -> None:

@@ -371,3 +371,28 @@ def test_cancelled_jobs_do_not_pile_up_among_those_that_wait(
     assert len(keeper._heap) + len(keeper._inbox) < 200
     assert executor.stats().waiting == 1
     executor.shutdown(cancel_futures=True)
+
+
+def test_a_worker_quicker_than_the_canceller_leaves_nothing_behind(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes over a job that has been cancelled, and is counted only then."""
+    pool = executor._pool
+    executor.submit(gate := Gate())
+    assert gate.reached()
+    future = executor.submit(len, "")
+    count = pool.count_cancelled
+
+    def late(job: RetryFuture[Any]) -> None:
+        gate.open()
+        executor.submit(len, "").result(10)  # behind the cancelled one
+        count(job)
+
+    monkeypatch.setattr(pool, "count_cancelled", late)
+    assert future.cancel()
+    executor.submit(last := Gate())
+    assert last.reached()
+    executor.submit(len, "")
+    assert (executor.stats().queued, executor.stats().cancelled) == (1, 1)
+    assert not pool.stale
+    last.open()

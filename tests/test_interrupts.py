@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from concurrent.futures._base import _create_and_install_waiters  # type: ignore[attr-defined]
 from contextlib import suppress
 from threading import Barrier, Event
 from typing import Any
@@ -319,3 +320,27 @@ def test_a_worker_about_to_look_into_the_queue_gets_its_word() -> None:
     (worker,) = executor._threads
     worker.join(10)
     assert not worker.is_alive()
+
+
+def test_who_was_told_before_the_interrupt_is_not_told_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RetryingExecutor(1, policy=HOURS) as executor:
+        futures = [executor.submit(raise_, Boom()) for _ in range(2)]
+        executor.submit(len, "").result(10)
+        assert all(future._condition for future in futures)  # what wait() begins with
+        waiter = _create_and_install_waiters(futures, "ALL_COMPLETED")
+        called = Event()
+        futures[0].add_done_callback(lambda _: called.set())
+
+        def struck(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor._pool, "count_cancelled", struck)
+        with pytest.raises(KeyboardInterrupt):
+            futures[0].cancel()
+        assert called.wait(10)
+        assert (waiter.num_pending_calls, waiter.event.is_set()) == (1, False)
+        futures[1].cancel()
+        assert waiter.event.is_set()

@@ -275,3 +275,24 @@ def test_an_executor_that_is_shut_down_is_so_in_the_child_too() -> None:
                 say(error)
     """)
     assert (status, lines, errors) == (0, ["cannot schedule new futures after shutdown"], "")
+
+
+@forks
+def test_after_a_fork_other_threads_go_on_making_executors() -> None:
+    """The lock that the fork takes is given back, in the parent and in the child."""
+    status, lines, errors = run("""
+        RetryingExecutor(1).shutdown()
+        child = os.fork() == 0
+
+        def work():
+            with RetryingExecutor(1) as executor:
+                executor.submit(say, "child" if child else "parent").result(10)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+        if not child:
+            assert os.wait()[1] == 0
+    """)
+    assert (status, sorted(lines), errors) == (0, ["child", "parent"], "")

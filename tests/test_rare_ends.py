@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, raise_
+from jobs import Boom, Fails, Gate, InThread, raise_
 
 from retryexec import (
     CancelToken,
@@ -373,7 +373,7 @@ class Scarce:
     """A queue or deque that finds no memory for one job that another thread brings."""
 
     def __init__(self, plenty: Any, name: str) -> None:
-        self.plenty, self.name, self.refused = plenty, name, False
+        self.plenty, self.name, self.refused = plenty, name, threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return self.add if name == self.name else getattr(self.plenty, name)
@@ -392,8 +392,8 @@ class Scarce:
 
     def add(self, job: Any) -> None:
         mine = threading.current_thread() is threading.main_thread()
-        if job is not None and not mine and not self.refused:
-            self.refused = True
+        if job is not None and not mine and not self.refused.is_set():
+            self.refused.set()
             raise MemoryError
         getattr(self.plenty, self.name)(job)
 
@@ -408,6 +408,7 @@ def test_no_memory_for_its_wait_ends_a_job_with_its_last_exception(
     assert isinstance(future.exception(10), Boom)
     stats = executor.stats()
     assert (stats.failed, stats.waiting, stats.running) == (1, 0, 0)
+    assert future.next_attempt_at is None
     assert executor.submit(len, "seven").result(10) == 5
 
 
@@ -425,5 +426,50 @@ def test_without_memory_to_release_it_a_job_comes_late_and_no_more() -> None:
     policy = RetryPolicy(backoff=[0.01] * 3)
     with RetryingExecutor(1, policy=policy) as executor:
         executor._pool.queue = queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
-        assert executor.submit(Fails(2, SystemClock())).result(10) == "saved"
-        assert queue.refused
+        future = executor.submit(Fails(2, SystemClock()))
+        assert queue.refused.wait(10)
+        executor.shutdown()  # with a word for the worker, who must not leave yet
+    assert future.result(10) == "saved"
+
+
+def test_a_job_that_comes_when_all_workers_have_left_is_refused() -> None:
+    """Closed right after the look whether it is, and to the end before the job is queued."""
+    executor = RetryingExecutor(1)
+    executor.submit(len, "").result(10)
+    queue = executor._pool.queue
+
+    class Queue:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(queue, name)
+
+        def put(self, job: Any) -> None:
+            if job is not None:
+                executor._pool.queue = queue
+                InThread(executor.shutdown).result()
+            queue.put(job)
+
+    executor._pool.queue = Queue()  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(len, "")
+    assert executor.shutdown().done == 1
+
+
+def test_workers_of_a_closed_pool_leave_when_its_last_job_is_cancelled(
+    executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = executor.submit(Fails(9, clock))
+    clock.advance(1)
+    (worker,) = executor._threads
+    looked, may_leave = threading.Event(), executor._pool.may_leave
+
+    def look() -> bool:
+        leaves = may_leave()
+        looked.set()
+        return leaves
+
+    monkeypatch.setattr(executor._pool, "may_leave", look)
+    executor.shutdown(wait=False)
+    assert looked.wait(10)  # it has had its word, and must get another one
+    assert future.cancel()
+    worker.join(10)
+    assert not worker.is_alive()
