@@ -148,7 +148,8 @@ class Journaled:
             retryexec.journal.JournalError: it could not be written down.
             RuntimeError: the pool takes no more jobs.
         """
-        pool.refuse_if_closed()  # before anything is written
+        if pool.closed:
+            pool.refuse_if_closed()  # before anything is written
         if job._args or job._kwargs:
             msg = (
                 f"a journal keeps a job, and no arguments beside it (got {job._submitted!r} with "
@@ -184,7 +185,7 @@ class Journaled:
 
     def _note_end(self, future: Any) -> None:
         entry, reason = future._entry, future.stop_reason
-        if reason is StopReason.SUCCEEDED:
+        if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(entry)
         elif reason is StopReason.CANCELLED:
             self._journal.cancelled(entry)
