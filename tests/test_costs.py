@@ -136,7 +136,8 @@ def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
         futures[i] = Context().run(executor.submit, job)
     objects = len(gc.get_objects()) - before
     gate.opened.set()
-    assert objects == len(futures)
+    # Give or take what the rest of the process makes and drops meanwhile.
+    assert objects / len(futures) == pytest.approx(1, abs=0.02)
     assert sys.getsizeof(futures[0]) <= 200  # bytes; the standard library's has 1,600
     assert all(future._lock in LOCKS for future in futures)
 
