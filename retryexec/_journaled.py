@@ -211,7 +211,7 @@ class Journaled:
                 job._progress = progress = JobProgress(job._started)
                 progress.attempts = entry.attempts
             elif due is not None:
-                job._in_trouble()
+                job._in_trouble().started = now
             jobs.append((job, due))
         self.recovered._add(len(jobs))
         pool.take_over(jobs)

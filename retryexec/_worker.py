@@ -167,7 +167,7 @@ class Worker(Startable):
         policy, progress, now = terms.policy, job._progress, pool.now()
         if progress is None:
             job._started = now
-        elif now - progress.began > policy._longest:
+        elif progress.attempts and now - progress.began > policy._longest:
             give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
             return False
         else:

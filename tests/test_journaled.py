@@ -352,13 +352,14 @@ def test_a_closed_executor_leaves_what_it_is_handed(tmp_path: Path) -> None:
 def test_a_job_due_later_that_never_began_is_taken_over(tmp_path: Path) -> None:
     """As one that the journal releases bit by bit."""
     clock = VirtualClock()
+    clock.advance(10_000)  # far more than max_elapsed
     journal = MemoryJournal(jobs={"save": Save})
     with RetryingExecutor(1, journal=journal, clock=clock) as executor:
         entry = journal.accept(Save("x"))
         entry.due_in = 5.0
         journaled: Any = executor._journaled
         journaled.recover([entry])
-        assert executor.stats().waiting == 1
+        assert (executor.stats().waiting, executor.stats().oldest_wait) == (1, 0.0)
         clock.advance(5)
         assert executor.recovered.wait(10)
-    assert [key for key, *_ in Save.seen] == ["x"]
+    assert [(key, number) for key, number, _ in Save.seen] == [("x", 1)]
