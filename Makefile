@@ -65,7 +65,7 @@ coverage: $(VENV)/ready-to-test ## run the tests, and tell which lines and branc
 
 check: lint types docs coverage ## do lint, types, docs and coverage
 
-bench: $(VENV)/ready-to-bench ## measure against the peers, in some 15 minutes, for docs/benchmarks
+bench: $(VENV)/ready-to-bench ## measure against the peers, in half an hour, for docs/benchmarks
 	@$(BIN)/python benchmarks/report.py $(ARGS)
 
 clean: ## remove what the other targets made
