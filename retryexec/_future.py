@@ -318,7 +318,8 @@ class RetryFuture(Future[T]):
         terms = self._terms
         if terms is not None and self.cancelled():
             terms.pool.count_cancelled(self)
-        self._run_callbacks()
+        if self._done_callbacks:
+            self._run_callbacks()
 
     @reads_futures
     def result(self, timeout: float | None = None) -> T:
