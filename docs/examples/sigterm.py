@@ -5,7 +5,7 @@ Without a handler, SIGTERM kills a Python process on the spot, and what is in me
 
 import signal
 import sys
-import threading
+import time
 
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy
 
@@ -24,7 +24,10 @@ def main() -> None:
     with RetryingExecutor(policy=RetryPolicy(backoff=ConstantBackoff(0.2))) as executor:
         executor.submit(save)
         print("serving", flush=True)
-        threading.Event().wait()  # what a service does all day
+        while True:
+            # What a service does all day, in steps: Python sees a signal that comes just before a
+            # wait only after it, so a wait without an end could go on for ever.
+            time.sleep(0.5)
 
 
 if __name__ == "__main__":
