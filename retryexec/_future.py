@@ -288,23 +288,23 @@ class RetryFuture(Future[T]):
         Returns:
             whether the job is cancelled.
         """
-        ended, terms = False, None
+        terms = None
         try:
             self._mind_fork()
-            with self._lock:
-                terms = self._terms
-                if self._state == RUNNING:
-                    self._in_trouble().cancel_requested = True
-                elif self._state == PENDING:
-                    ended = True
-                    # Without a pool it is up to whoever runs this future to notify the waiters,
-                    # as the standard library has it: by set_running_or_notify_cancel.
-                    self._state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
-            if ended:
-                self._wind_up()
+            terms = self._terms
+            # Without a pool it is up to whoever runs this future to notify the waiters, as the
+            # standard library has it: by set_running_or_notify_cancel.
+            state = CANCELLED if terms is None else CANCELLED_AND_NOTIFIED
+            while not self._end(state):
+                with self._lock:
+                    if self._state == RUNNING:
+                        self._in_trouble().cancel_requested = True
+                    if self._state != PENDING:  # else the attempt has failed meanwhile
+                        return self.cancelled()
+            self._wind_up()
         except BaseException:
             # An interrupt has struck, or a callback has raised.
-            if ended and terms is not None:
+            if terms is not None and self.cancelled():
                 terms.pool.closing.orphans.append(self)  # in one step: no second one loses it
                 terms.pool.closing.find_orphans()
             raise
@@ -313,8 +313,8 @@ class RetryFuture(Future[T]):
     def _wind_up(self, *, again: bool = False) -> None:
         """Do what comes after the end; *again*, do what an interrupt has left undone."""
         self._let_go()
-        if self._audience is not None:
-            self._tell(self._audience, again=again)
+        if again and self._audience is not None:
+            self._tell(self._audience, again=True)
         terms = self._terms
         if terms is not None and self.cancelled():
             terms.pool.count_cancelled(self)
@@ -403,12 +403,15 @@ class RetryFuture(Future[T]):
             if self._state == PENDING:
                 self._state = RUNNING
                 return True
-            newly, audience = self._state == CANCELLED, self._audience
-            if newly:
-                self._state = CANCELLED_AND_NOTIFIED
-            cancelled = self._state == CANCELLED_AND_NOTIFIED
-        if newly and audience is not None:
-            self._tell(audience)
+            condition: Any = self._condition if self._state == CANCELLED else None
+        if condition is not None:
+            with condition.lock:
+                with self._lock:
+                    newly = self._state == CANCELLED
+                    self._state = CANCELLED_AND_NOTIFIED
+                if newly:
+                    self._tell(self._audience)
+        cancelled = self._state == CANCELLED_AND_NOTIFIED
         if cancelled:
             return False
         msg = f"a future is started once; this one is {self!r}"
@@ -454,9 +457,18 @@ class RetryFuture(Future[T]):
             False if nothing ended: it had ended before, or it is running and cannot be cancelled.
         """
         with self._lock:
-            ended = self._enter(state, result, exception, reason)
             audience = self._audience
-        if ended and audience is not None:
+            condition = None if audience is None else audience.condition
+            ended = condition is None and self._enter(state, result, exception, reason)
+        if condition is not None:
+            # wait() looks at the state and leaves its waiter under the condition, so the end comes
+            # under it too: whoever finds the future ended must not be told of it as well.
+            with condition.lock:
+                with self._lock:
+                    ended = self._enter(state, result, exception, reason)
+                if ended:
+                    self._tell(audience)
+        elif ended and audience is not None:
             self._tell(audience)
         return ended
 
@@ -473,7 +485,7 @@ class RetryFuture(Future[T]):
         self._state = state  # written after all that belongs to it
         return True
 
-    def _tell(self, audience: Audience, *, again: bool = False) -> None:
+    def _tell(self, audience: Any, *, again: bool = False) -> None:
         """Wake those who wait for the end, which has come; *again*, those not told before."""
         if (condition := audience.condition) is not None:
             # Not "with condition", whose way in is code in which an interrupt may strike.

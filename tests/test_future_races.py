@@ -6,7 +6,7 @@ thread's step goes.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, as_completed, wait
-from threading import Barrier, Event
+from threading import Barrier, Event, current_thread
 from typing import Any
 
 import pytest
@@ -259,3 +259,43 @@ def test_a_worker_passes_over_a_cancelled_job_before_it_is_counted(
     assert future.cancel()
     assert not pool.stale
     assert (executor.stats().queued, executor.stats().cancelled) == (0, 1)
+
+
+def test_whoever_finds_the_future_ended_is_not_told_of_it_as_well(
+    future: RetryFuture[str],
+) -> None:
+    """As concurrent.futures.wait looks, counts and leaves its waiter: else it counts it twice."""
+    found: list[str] = []
+    told: list[object] = []
+    threads: list[InThread] = []
+
+    class Waiter:
+        finished_futures: tuple[object, ...] = ()
+        add_result = told.append
+
+    def come() -> None:
+        with future._condition:
+            found.append(future._state)
+            future._waiters.append(Waiter())  # type: ignore[arg-type]
+
+    class Between:
+        """A lock; after each release of it somebody comes, and may have to wait."""
+
+        lock = future._lock
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+            if len(threads) < 4 and current_thread() is main:
+                threads.append(InThread(come))
+                threads[-1].join(0.1)
+
+    main = current_thread()
+    assert future._condition is not None
+    future._lock = Between()
+    future.set_result("saved")
+    for thread in threads:
+        thread.result()
+    assert len(told) == found.count("PENDING")
