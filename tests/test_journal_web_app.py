@@ -19,8 +19,6 @@ import pytest
 
 from retryexec.journal import Inspector
 
-pytest.importorskip("gunicorn")
-
 APP = Path(__file__).parent.parent / "docs" / "examples" / "journal_web_app"
 
 

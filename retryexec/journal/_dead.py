@@ -22,7 +22,15 @@ from retryexec.journal._codec import Codec, fields_of_json, json_of
 from retryexec.journal._directory import DEAD, Directory, Lock
 from retryexec.journal._entry import ErrorText
 from retryexec.journal._errors import JobRefused, JournalError, Undecodable
-from retryexec.journal._file import BUSY_MS, JournalFile, Row, connect, errors_of, is_corrupt
+from retryexec.journal._file import (
+    BUSY_MS,
+    JournalFile,
+    Row,
+    connect,
+    errors_of,
+    is_corrupt,
+    transaction,
+)
 
 logger = logging.getLogger("retryexec.journal")
 
@@ -122,8 +130,7 @@ class DeadFile:
         if new:
             with suppress(FileExistsError):
                 self.path.touch(mode=0o600, exist_ok=False)
-        with self.io, closing(self._open()) as sql:
-            sql.execute("BEGIN IMMEDIATE")
+        with self.io, closing(self._open()) as sql, transaction(sql):
             (version,) = sql.execute("PRAGMA user_version").fetchone()
             if version > _VERSION:
                 msg = (
@@ -135,14 +142,7 @@ class DeadFile:
                     sql.execute(statement)
                 sql.execute(f"PRAGMA application_id={_APPLICATION}")
                 sql.execute(f"PRAGMA user_version={_VERSION}")
-            try:
-                yield sql
-                sql.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    if sql.in_transaction:
-                        sql.execute("ROLLBACK")
-                raise
+            yield sql
         if new:
             self._directory.sync()
 

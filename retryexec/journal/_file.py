@@ -7,9 +7,9 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,6 +125,20 @@ def connect(path: Path, **options: Any) -> sqlite3.Connection:
     """Open *path*; a function of its own, for tests that bring a connection of theirs."""
     connection: sqlite3.Connection = sqlite3.connect(path, **options)
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Generator[None]:
+    """Make one transaction of the block: all of it, or, if it raises, nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
 
 
 def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
@@ -253,8 +267,7 @@ class JournalFile:
         sql = self._sql
         if sql.in_transaction:  # left by an error that not even a rollback could mend
             sql.execute("ROLLBACK")
-        sql.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(sql):
             if changes.inserts:
                 self._insert(changes.inserts)
             if changes.updates:
@@ -267,12 +280,6 @@ class JournalFile:
                 missing -= sql.executemany(_DELETE, _runs(changes.deletes)).rowcount
             # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
             self.check_place()
-            sql.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-            raise
         return missing
 
     def _insert(self, entries: Sequence[Entry]) -> None:
@@ -293,16 +300,9 @@ class JournalFile:
     def insert_rows(self, rows: Iterable[Row]) -> None:
         """Write whole records, of another file or of before, in one transaction."""
         sql = self._sql
-        sql.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(sql):
             sql.executemany(_INSERT_ALL, [row._asdict() for row in rows])
             self.check_place()
-            sql.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-            raise
 
     def check_place(self) -> None:
         """Make sure that the file, and its lock, are where others look for them.
@@ -359,8 +359,7 @@ class JournalFile:
             counts: whether this counts as an owner's crash.
         """
         sql = self._sql
-        sql.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(sql):
             sql.executemany(
                 "UPDATE job SET crashes=crashes+1 WHERE seq=?", [(row,) for row in blamed]
             )
@@ -371,12 +370,6 @@ class JournalFile:
             if counts:
                 sql.execute("UPDATE meta SET adoptions=adoptions+1")
             self.check_place()
-            sql.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                if sql.in_transaction:
-                    sql.execute("ROLLBACK")
-            raise
 
     def is_blank(self) -> bool:
         """Return whether not even the schema is there."""

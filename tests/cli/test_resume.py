@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import signal
 import sqlite3
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 from command import Result, jsonl, read_jsonl, start
 
-from retryexec import RetryingExecutor
 from retryexec.cli._failures import Failure
 from retryexec.cli._identity import Identity, identify
 from retryexec.cli._ledger import Ledger
@@ -26,11 +24,6 @@ from retryexec.cli._tally import Tally
 
 Run = Callable[..., Result]
 Command = Callable[..., Result]
-
-executor_has_journal = pytest.mark.skipif(
-    "on_success" not in inspect.signature(RetryingExecutor).parameters,
-    reason="the executor takes no journal yet",
-)
 
 LOGGED = """\
 import os
@@ -127,7 +120,6 @@ def finished_lines(stage: Path) -> int:
 # ---- what is killed goes on
 
 
-@executor_has_journal
 def test_a_killed_run_goes_on_where_it_was(stage: Path, started: Callable[..., Process]) -> None:
     records: list[dict[str, Any]] = [{"id": n} for n in range(40)]
     records[3]["fails"] = 9
@@ -158,7 +150,6 @@ def test_a_killed_run_goes_on_where_it_was(stage: Path, started: Callable[..., P
     assert Counter(id_ for what, id_, _ in log(stage) if what == "done") == done
 
 
-@executor_has_journal
 @pytest.mark.timeout(120)
 def test_run_that_is_killed_again_and_again_does_each_record_once(
     stage: Path, started: Callable[..., Process]
@@ -187,7 +178,6 @@ def test_run_that_is_killed_again_and_again_does_each_record_once(
     ]
 
 
-@executor_has_journal
 def test_attempts_go_on_from_where_they_were(stage: Path, started: Callable[..., Process]) -> None:
     (stage / "in.jsonl").write_bytes(jsonl({"id": 1, "fails": 9}, {"id": 2, "blocks": True}))
     first = started("--workers", 2, "--attempts", 3, "--backoff", "0.1,30")
@@ -217,7 +207,6 @@ def test_attempts_go_on_from_where_they_were(stage: Path, started: Callable[...,
     assert [n for what, id_, n in log(stage) if (what, id_) == ("began", 1)] == [1, 2]
 
 
-@executor_has_journal
 def test_ctrl_c_leaves_the_rest_for_the_next_time(
     stage: Path, started: Callable[..., Process]
 ) -> None:
@@ -239,7 +228,6 @@ def test_ctrl_c_leaves_the_rest_for_the_next_time(
     assert Counter(id_ for what, id_, _ in log(stage) if what == "done") == Counter(range(9))
 
 
-@executor_has_journal
 def test_a_record_that_kills_is_a_dead_letter_in_the_end(
     stage: Path, started: Callable[..., Process]
 ) -> None:
@@ -255,7 +243,6 @@ def test_a_record_that_kills_is_a_dead_letter_in_the_end(
     assert (failed["id"], failed["_retryexec"]["reason"]) == (1, "crashes")
 
 
-@executor_has_journal
 def test_letters_that_are_rerun_are_counted_anew(
     stage: Path, started: Callable[..., Process]
 ) -> None:
@@ -272,7 +259,6 @@ def test_letters_that_are_rerun_are_counted_anew(
     assert [id_ for what, id_, _ in log(stage) if what == "done"] == [2, 1]
 
 
-@executor_has_journal
 def test_a_finished_directory_may_serve_another_input(
     stage: Path, started: Callable[..., Process]
 ) -> None:
@@ -283,7 +269,6 @@ def test_a_finished_directory_may_serve_another_input(
     assert outcome(start("journal", "check", "dir")).out.endswith("all is well\n")
 
 
-@executor_has_journal
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -314,7 +299,6 @@ def sql_begin(stage: Path) -> None:
     Ledger(stage / "dir", identity).close(complete=False)
 
 
-@executor_has_journal
 def test_two_runs_do_not_share_a_directory(stage: Path, started: Callable[..., Process]) -> None:
     (stage / "in.jsonl").write_bytes(jsonl({"id": 1, "blocks": True}))
     first = started()
