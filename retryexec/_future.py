@@ -99,13 +99,15 @@ class Audience:
         gates: one for each thread in `result` or `exception`, which stands before it.
         condition: what concurrent.futures.wait and as_completed come with their waiters by; None
             while they have not.
+        untold: of those waiters, the ones that were there when the end came, and have not heard.
     """
 
-    __slots__ = ("condition", "gates")
+    __slots__ = ("condition", "gates", "untold")
 
     def __init__(self) -> None:
         self.gates: list[Any] = []
         self.condition: LateCondition | None = None
+        self.untold: list[Any] = []
 
 
 class LateCondition(Condition):
@@ -407,10 +409,13 @@ class RetryFuture(Future[T]):
         if condition is not None:
             with condition.lock:
                 with self._lock:
+                    audience: Any = self._audience
                     newly = self._state == CANCELLED
-                    self._state = CANCELLED_AND_NOTIFIED
+                    if newly:
+                        audience.untold = condition.waiters.copy()
+                        self._state = CANCELLED_AND_NOTIFIED
                 if newly:
-                    self._tell(self._audience)
+                    self._tell(audience)
         cancelled = self._state == CANCELLED_AND_NOTIFIED
         if cancelled:
             return False
@@ -482,6 +487,8 @@ class RetryFuture(Future[T]):
             traceback = None if exception is None else exception.__traceback__
             self._in_trouble().failed = Failed(reason, exception, traceback)
         self._result = result
+        if (audience := self._audience) is not None and audience.condition is not None:
+            audience.untold = audience.condition.waiters.copy()
         self._state = state  # written after all that belongs to it
         return True
 
@@ -490,9 +497,11 @@ class RetryFuture(Future[T]):
         if (condition := audience.condition) is not None:
             # Not "with condition", whose way in is code in which an interrupt may strike.
             with condition.lock:
-                for waiter in condition.waiters:
-                    if not (again and self in waiter.finished_futures):
-                        self._tell_waiter(waiter)
+                # Who came later has found the future ended, and must not be told of it as well.
+                while untold := audience.untold:
+                    if not (again and self in untold[0].finished_futures):
+                        self._tell_waiter(untold[0])
+                    del untold[0]
                 condition.notify_all()
         for gate in audience.gates:  # to which nobody adds from now on
             with suppress(RuntimeError):  # it is open
