@@ -17,7 +17,7 @@ from retryexec._exceptions import annotate, calls_jobs, release_frames, report, 
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
 from retryexec._ticker import EventTimer, Timer
-from retryexec._validate import function, is_coroutine_function
+from retryexec._validate import callable_or_none, is_coroutine_function
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class _Retrying:
         timer: Timer | None,
     ) -> None:
         self._policy = checked_policy(policy)
-        self._on_retry = function("on_retry", on_retry)
+        self._on_retry = callable_or_none("on_retry", on_retry)
         self.cancel = cancel
         self.clock = SYSTEM_CLOCK if clock is None else clock
         self._timer = timer  # the caller's, if any
