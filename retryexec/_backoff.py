@@ -15,6 +15,7 @@ from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from retryexec._suggest import suggests_names
 from retryexec._validate import Seconds, number_between, seconds, whole_number
 
 Random: TypeAlias = Callable[[], float]
@@ -127,6 +128,7 @@ class ConstantBackoff(Backoff):
 
     interval: float
 
+    @suggests_names
     def __init__(self, interval: Seconds) -> None:
         _set(self, "interval", seconds("interval", interval))
 
@@ -142,6 +144,7 @@ class LinearBackoff(_Stepped[float]):
     increment: float
     max_interval: float
 
+    @suggests_names
     def __init__(self, initial: Seconds, increment: Seconds, max_interval: Seconds = 60.0) -> None:
         _set(self, "initial", seconds("initial", initial))
         _set(self, "increment", seconds("increment", increment))
@@ -161,6 +164,7 @@ class FibonacciBackoff(_Stepped[tuple[float, float]]):
     initial: float
     max_interval: float
 
+    @suggests_names
     def __init__(self, initial: Seconds, max_interval: Seconds = 60.0) -> None:
         _set(self, "initial", seconds("initial", initial))
         _set(self, "max_interval", seconds("max_interval", max_interval))
@@ -234,6 +238,7 @@ class ExponentialBackoff(_Geometric):
     max_interval: float = 60.0
     random: Random = _random_field()
 
+    @suggests_names
     def __init__(
         self,
         initial_interval: Seconds = 0.5,
@@ -265,6 +270,7 @@ class _Jitter(_Geometric):
     max_interval: float
     random: Random = _random_field()
 
+    @suggests_names
     def __init__(
         self,
         base: Seconds = 0.5,
@@ -319,6 +325,7 @@ class DecorrelatedJitterBackoff(Randomized, _Stepped[float]):
     max_interval: float
     random: Random = _random_field()
 
+    @suggests_names
     def __init__(
         self,
         base: Seconds = 0.5,

@@ -23,6 +23,7 @@ from retryexec._journaled import JobJournal, Journaled, Recovered
 from retryexec._policy import RetryPolicy, checked_policy
 from retryexec._pool import JobTerms, Pool, Setup
 from retryexec._process import register
+from retryexec._suggest import suggests_names
 from retryexec._validate import (
     Seconds,
     callable_or_none,
@@ -81,6 +82,7 @@ class RetryingExecutor(Executor):
         retryexec.journal.JournalError: the journal cannot be opened.
     """
 
+    @suggests_names
     def __init__(
         self,
         max_workers: int | None = None,
@@ -100,6 +102,10 @@ class RetryingExecutor(Executor):
         if max_workers is None:
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
             max_workers = min(32, (_cpu_count() or 1) + 4)
+        positional: tuple[object, ...] = (max_workers, thread_name_prefix)
+        if any(isinstance(one, RetryPolicy) for one in positional):
+            msg = "policy= is a keyword: RetryingExecutor(policy=RetryPolicy(...))"
+            raise TypeError(msg)
         setup = Setup(
             max_workers=whole_number(
                 "max_workers must be greater than 0: it", max_workers, least=1

@@ -22,6 +22,7 @@ from retryexec._groups import (
     names_permanent,
 )
 from retryexec._outcome import Failure, StopReason, text_of
+from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
@@ -75,6 +76,7 @@ class RetryPolicy:
     _longest: float = field(init=False, repr=False, compare=False)
     _kinds: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
 
+    @suggests_names
     def __init__(
         self,
         *,
@@ -116,8 +118,7 @@ class RetryPolicy:
         names = [f.name for f in dataclasses.fields(self) if f.init]
         for name in changes:
             if name not in names:
-                msg = f"a RetryPolicy has no {name!r}; it has {', '.join(names)}"
-                raise TypeError(msg)
+                raise TypeError(unknown_argument("RetryPolicy", name, names))
         return dataclasses.replace(self, **changes)
 
 

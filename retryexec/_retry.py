@@ -16,6 +16,7 @@ from retryexec._events import Retry
 from retryexec._exceptions import annotate, calls_jobs, release_frames, report, trim
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
+from retryexec._suggest import suggests_names
 from retryexec._ticker import EventTimer, Timer
 from retryexec._validate import callable_or_none, is_coroutine_function
 
@@ -215,6 +216,7 @@ def retrying(
     clock: Clock | None = None,
     timer: Timer | None = None,
 ) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+@suggests_names
 def retrying(
     policy: Any = RetryPolicy(),
     *,
