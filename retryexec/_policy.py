@@ -353,7 +353,7 @@ def _error_filter(value: Any) -> RetryOn:
     kinds = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else ()
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            msg = f"retry_on takes exception types, and {kind!r} is none"
+            msg = f"retry_on takes exception types, which {kind!r} is not"
             raise TypeError(msg)
     if not kinds and not callable(value) and value != ():
         msg = (
