@@ -102,16 +102,19 @@ class _Value(Backoff):
 
 
 class _Steps(Iterator[float], Generic[S]):
-    """One run through a `_Stepped` backoff: 64 bytes, where a generator would take 340."""
+    """One run through a `_Stepped` backoff: 72 bytes, where a generator would take 340."""
 
-    __slots__ = ("_backoff", "_state")
+    __slots__ = ("_backoff", "_state", "_step")
 
-    def __init__(self, backoff: "_Stepped[S]") -> None:
+    def __init__(
+        self, backoff: "_Stepped[S]", step: Callable[[Any, S], tuple[float, S]], state: S
+    ) -> None:
         self._backoff = backoff
-        self._state = backoff._start()
+        self._step = step  # the function, since a bound method for each job would take more
+        self._state = state
 
     def __next__(self) -> float:
-        delay, self._state = self._backoff._step(self._state)
+        delay, self._state = self._step(self._backoff, self._state)
         return delay
 
 
@@ -121,7 +124,7 @@ class _Stepped(_Value, Generic[S]):
     __slots__ = ()
 
     def __iter__(self) -> Iterator[float]:
-        return _Steps(self)
+        return _Steps(self, type(self)._step, self._start())
 
     @abstractmethod
     def _start(self) -> S: ...
