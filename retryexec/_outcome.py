@@ -72,7 +72,7 @@ def name_of(job: Any) -> str:
 _NAMED = (FunctionType, MethodType, BuiltinFunctionType, type)
 
 
-def few(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """Return *names* for a line of log: how often each, the commonest first, at most ten."""
     counted = Counter(names).most_common()
     words = [name if n == 1 else f"{n} × {name}" for name, n in counted[:10]]
