@@ -15,7 +15,7 @@ from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock
+from retryexec._clock import Clock, engine_clock
 from retryexec._closing import after_shutdown
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._future import RetryFuture
@@ -107,7 +107,7 @@ class RetryingExecutor(Executor):
             initargs=tuple(initargs),
             max_pending=None if max_pending is None else whole("max_pending", max_pending, least=1),
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
-            clock=SYSTEM_CLOCK if clock is None else clock,
+            clock=engine_clock(clock),
         )
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
         self._policy = checked_policy(policy)

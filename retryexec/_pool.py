@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread
 from typing import Any
 
-from retryexec._clock import Clock
+from retryexec._clock import EngineClock
 from retryexec._closing import Closing
 from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats
@@ -48,7 +48,7 @@ class Setup:
     initargs: tuple[Any, ...]
     max_pending: int | None
     exit_timeout: float | None
-    clock: Clock
+    clock: EngineClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,7 @@ class Pool:
         # clock that moves only when the pool is at rest: that one attaches itself.
         self._load = 0
         self.counting = True
-        attach: Callable[[Pool], Callable[[], None]] | None = getattr(setup.clock, "attach", None)
-        self._at_rest = None if attach is None else attach(self)
+        self._at_rest = setup.clock.attach(self)
         # What submit raises, once it must: after shutdown, at exit, when broken. Written before
         # a None is put into the queue.
         self._refusal: Callable[[], Exception] | None = None
@@ -440,9 +439,9 @@ class Pool:
         names = [name_of(what) for job in jobs if (what := job._submitted) is not None]
         return f"{self.name} is running {few(names)}"
 
-    def poke(self) -> None:
+    def recheck(self) -> None:
         """Look at the clock again."""
-        self.timekeeper.poke()
+        self.timekeeper.recheck()
 
     # ---- how things are
 

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._attempt import retrying_here, running_job
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock, left
+from retryexec._clock import Clock, engine_clock
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
 from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
@@ -38,7 +38,7 @@ class _Retrying:
         self._policy = checked_policy(policy)
         self._on_retry = function("on_retry", on_retry)
         self.cancel = cancel
-        self.clock = SYSTEM_CLOCK if clock is None else clock
+        self.clock = engine_clock(clock)
         self._timer = timer  # the caller's, if any
         self._progress = Progress()
         self.exception: BaseException | None = None
@@ -51,7 +51,7 @@ class _Retrying:
 
     def __exit__(self, *_: object) -> None:
         retrying_here.reset(self._token)
-        left(self.clock)
+        self.clock.thread_idle()
         if self._timer is not None:
             self._timer.stop()
         # The exception's traceback leads back here.
@@ -299,7 +299,7 @@ async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) ->
     try:
         while clock.now() < due and not event.is_set and not retrying.is_cancelled():
             left = None if cancel is None else cancel.remaining()
-            await event.wait(clock, due if left is None else min(due, clock.now() + left))
+            await clock.wait_async(event, due if left is None else min(due, clock.now() + left))
     finally:
         if unregister is not None:
             unregister()

@@ -198,7 +198,7 @@ class Timekeeper:
             due: float = first[0][0] if first else math.inf
             return due
 
-    def poke(self) -> None:
+    def recheck(self) -> None:
         """Make the thread look at the clock again."""
         with self._lock:
             self._earlier.notify()
