@@ -109,7 +109,7 @@ class DueQueue(Generic[E]):
         )
         lane: deque[_Place] = deque()
         # From here on this is one step to an interrupt, which strikes after a call, if at all.
-        self._lane, self._heap, self._lane_end = lane, [], -math.inf
+        self._lane, self._heap = lane, []
         self._dead -= dropped
         deque(forget, 0)
 
