@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from retryexec._errors import ShutdownError
 from retryexec._exceptions import reads_futures, report, with_traceback
-from retryexec._outcome import Failure, StopReason
+from retryexec._outcome import Failure, StopReason, type_name
 from retryexec._policy import Progress
 
 T = TypeVar("T")
@@ -387,9 +387,9 @@ class RetryFuture(Future[T]):
         if state != FINISHED:
             end = ""
         elif failed is not None and failed.exception is not None:
-            end = f" raised {type(failed.exception).__name__}"
+            end = f" raised {type_name(type(failed.exception))}"
         else:
-            end = f" returned {type(self._result).__name__}"
+            end = f" returned {type_name(type(self._result))}"
         word = "cancelled" if self.cancelled() else state.lower()
         return f"<{type(self).__name__} at {id(self):#x} state={word}{end}>"
 

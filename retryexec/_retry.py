@@ -13,7 +13,7 @@ from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
-from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
+from retryexec._exceptions import annotate, calls_jobs, release_frames, report, trim
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
 from retryexec._ticker import EventTimer, Timer
@@ -87,7 +87,7 @@ class _Retrying:
             except Exception:
                 report("on_retry failed; the retries go on")
         if exception is not None:  # raised again, it would add its new traceback to this one
-            with_traceback(exception, None)
+            release_frames(exception)
         return delay
 
     def cut_short(self) -> bool:

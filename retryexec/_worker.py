@@ -11,7 +11,15 @@ from threading import Event, Lock, Thread
 from typing import Any, Protocol
 
 from retryexec._events import GiveUp, Retry, Success
-from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
+from retryexec._exceptions import (
+    annotate,
+    calls_jobs,
+    release_frames,
+    report,
+    restore_frames,
+    trim,
+    with_traceback,
+)
 from retryexec._future import JobProgress, RetryFuture, Unread
 from retryexec._outcome import StopReason, gave_up, name_of
 from retryexec._policy import decide
@@ -232,14 +240,15 @@ class Worker(Startable):
     def _put_off(self, job: Job, progress: JobProgress, due: float | None) -> StopReason | None:
         """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
         pool, lock, exception = self._pool, job._lock, progress.previous
-        traceback = None
+        traceback, released = None, None
         if exception is not None:
             # The traceback would keep the variables of every frame alive, for as long as the job
             # waits; and an exception raised again would add its new one to it.
             traceback = exception.__traceback__
             with_traceback(exception, None)
-            if exception.__context__ is not None or exception.__cause__ is not None:
-                trim(exception)
+            hangs_on_it = exception.__cause__ is not None or exception.__context__ is not None
+            if hangs_on_it or isinstance(exception, BaseExceptionGroup):
+                released = release_frames(exception)
         lock.acquire()
         if progress.cancel_requested:
             reason = StopReason.CANCELLED
@@ -252,6 +261,8 @@ class Worker(Startable):
         if reason is not None:
             if exception is not None:
                 with_traceback(exception, traceback)
+            if released is not None:
+                restore_frames(released)
             return reason
         # No lock of ours is taken inside a job's: here, too, it may be cancelled by now.
         if due is not None and (not pool.timekeeper.schedule(job, due) or job.done()):
