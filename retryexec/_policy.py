@@ -12,6 +12,13 @@ from typing import Any, TypeAlias, TypedDict
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
+from retryexec._groups import (
+    all_match,
+    asks_for_retry,
+    is_control_flow,
+    longest_named_delay,
+    names_permanent,
+)
 from retryexec._outcome import StopReason
 from retryexec._progress import Progress
 from retryexec._typing import Unpack
@@ -50,7 +57,9 @@ class RetryPolicy:
         backoff: the delays between attempts: any re-iterable of seconds or timedeltas.
         retry_on: which errors are worth another try: an exception type, a tuple of types, or a
             callable ``exception -> bool | seconds | timedelta`` (a number is the delay to use).
-            Control flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) never is.
+            Control flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) never is. An
+            ExceptionGroup is if it is of such a type itself, or if all its members are (see
+            "Groups of exceptions" in the docs); a callable is given the group.
         retry_on_result: ``value -> bool``, asked of returned values: True tries again. When
             attempts run out on such a value, that value is the result.
         attempt_timeout: seconds (or a timedelta) that an attempt may take, which it can read
@@ -165,31 +174,23 @@ def _worth_it(policy: RetryPolicy, raised: BaseException | None, value: Any) -> 
     """Return what the attempt failed with, the delay if one was named, and why not, if not."""
     if raised is None:
         return None, None, None if _refuses(policy, value) else StopReason.SUCCEEDED
-    if not isinstance(raised, Exception) or isinstance(raised, CancelledError):
-        return raised, None, StopReason.NOT_RETRIABLE  # control flow
+    if is_control_flow(raised) or not isinstance(raised, Exception):
+        return raised, None, StopReason.NOT_RETRIABLE
     if isinstance(raised, PermanentError):
         return _behind(raised, raised.exception), None, StopReason.PERMANENT
-    if _comes_from_permanent(raised):
+    if names_permanent(raised):
         return raised, None, StopReason.PERMANENT
     if isinstance(raised, RetryAfter):
         return _behind(raised, raised.__cause__), raised.seconds, None
-    wanted, delay = _wants(policy.retry_on, raised)
+    if isinstance(raised, ExceptionGroup):
+        wanted, delay = _wants_group(policy.retry_on, raised)
+    else:
+        wanted, delay = _wants(policy.retry_on, raised)
     return raised, delay, None if wanted else StopReason.NOT_RETRIABLE
 
 
-# Exceptions that say themselves what is to follow.
-_MARKED = (CancelledError, PermanentError, RetryAfter)
-
-
-def _comes_from_permanent(raised: Exception) -> bool:
-    """Return whether a cause that *raised* names, at any remove, is a PermanentError."""
-    cause, seen = raised.__cause__, {id(raised)}
-    while cause is not None and id(cause) not in seen:
-        if isinstance(cause, PermanentError):
-            return True
-        seen.add(id(cause))
-        cause = cause.__cause__
-    return False
+# Exceptions that say themselves what is to follow, or whose members do.
+_MARKED = (CancelledError, PermanentError, RetryAfter, BaseExceptionGroup)
 
 
 def _behind(marker: Exception, exception: BaseException | None) -> BaseException:
@@ -217,6 +218,18 @@ def _wants(wanted: RetryOn, raised: Exception) -> tuple[bool, float | None]:
     except Exception:
         report("retry_on failed: the job ends with its own exception")
         return False, None
+
+
+def _wants_group(wanted: RetryOn, raised: ExceptionGroup[Exception]) -> tuple[bool, float | None]:
+    """As `_wants`, of a group: all members must match, and the longest wait asked for counts."""
+    if isinstance(wanted, (type, tuple)):
+        answer, delay = all_match(raised, wanted), None
+    elif asks_for_retry(raised):
+        answer, delay = True, None
+    else:
+        answer, delay = _wants(wanted, raised)
+    delays = (delay, longest_named_delay(raised))
+    return answer, max((d for d in delays if d is not None), default=None)
 
 
 def _refuses(policy: RetryPolicy, value: Any) -> bool:

@@ -22,7 +22,7 @@ class TellingClock(VirtualClock):
         self._waits: SimpleQueue[threading.Condition] = SimpleQueue()
 
     def wait(self, changed: threading.Condition, until: float) -> None:
-        if not self.mine:
+        if not self.owned_here:
             self._waits.put(changed)
         super().wait(changed, until)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.future import FinalException, LazyFuture, next_lock
 from retryexec._errors import ShutdownError
-from retryexec._outcome import Failure, StopReason
+from retryexec._outcome import Failure, StopReason, type_name
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
 
@@ -90,9 +90,9 @@ class RetryFuture(LazyFuture[T]):
         if state != FINISHED:
             end = ""
         elif self._failure is not None:
-            end = f" raised {type(self._failure.exception).__name__}"
+            end = f" raised {type_name(type(self._failure.exception))}"
         else:
-            end = f" returned {type(self._result).__name__}"
+            end = f" returned {type_name(type(self._result))}"
         word = "cancelled" if self.cancelled() else state.lower()
         return f"<RetryFuture at {id(self):#x} state={word}{end}>"
 
