@@ -27,12 +27,12 @@ from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
 from retryexec._typing import TypeIs, Unpack, override
 from retryexec._validate import (
     Seconds,
+    callable_or_none,
     coroutine_refusal,
-    function,
     is_coroutine_function,
     seconds,
     seconds_or_none,
-    whole,
+    whole_number,
 )
 
 P = ParamSpec("P")
@@ -103,19 +103,23 @@ class RetryingExecutor(Executor):
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
             max_workers = min(32, (_cpu_count() or 1) + 4)
         setup = Setup(
-            max_workers=whole("max_workers must be greater than 0: it", max_workers, least=1),
+            max_workers=whole_number(
+                "max_workers must be greater than 0: it", max_workers, least=1
+            ),
             thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{next(_prefixes)}",
-            initializer=function("initializer", initializer),
+            initializer=callable_or_none("initializer", initializer),
             initargs=tuple(initargs),
-            max_pending=None if max_pending is None else whole("max_pending", max_pending, least=1),
+            max_pending=None
+            if max_pending is None
+            else whole_number("max_pending", max_pending, least=1),
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
             clock=engine_clock(clock),
         )
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
         self._policy = checked_policy(policy)
-        self._on_retry = function("on_retry", on_retry)
-        self._on_give_up = function("on_give_up", on_give_up)
-        self._on_success = function("on_success", on_success)
+        self._on_retry = callable_or_none("on_retry", on_retry)
+        self._on_give_up = callable_or_none("on_give_up", on_give_up)
+        self._on_success = callable_or_none("on_success", on_success)
         self._cancel: CancelToken | None = None
         self._link = None if journal is None else JournalLink(_checked_journal(journal))
         self._move(Pool(setup))
@@ -216,9 +220,9 @@ class RetryingExecutor(Executor):
             TimeoutError: from the iterator, when *timeout* has passed.
             Exception: from the iterator, what a call finally failed with.
         """
-        whole("chunksize", chunksize, least=1)
+        whole_number("chunksize", chunksize, least=1)
         if buffersize is not None:
-            buffersize = whole("buffersize", buffersize, least=1)
+            buffersize = whole_number("buffersize", buffersize, least=1)
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))

@@ -22,7 +22,7 @@ from retryexec._groups import (
 from retryexec._outcome import StopReason
 from retryexec._progress import Progress
 from retryexec._typing import Unpack
-from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
+from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Predicate
@@ -95,12 +95,14 @@ class RetryPolicy:
     ) -> None:
         fill = object.__setattr__
         if max_attempts is not None:
-            max_attempts = whole("max_attempts counts the first try; it", max_attempts, least=1)
+            max_attempts = whole_number(
+                "max_attempts counts the first try; it", max_attempts, least=1
+            )
         fill(self, "max_attempts", max_attempts)
         fill(self, "max_elapsed", seconds_or_none("max_elapsed", max_elapsed))
         fill(self, "backoff", reiterable("backoff", backoff))
         fill(self, "retry_on", _error_filter(retry_on))
-        fill(self, "retry_on_result", function("retry_on_result", retry_on_result))
+        fill(self, "retry_on_result", callable_or_none("retry_on_result", retry_on_result))
         fill(self, "attempt_timeout", seconds_or_none("attempt_timeout", attempt_timeout))
         fill(self, "attempt_limit", inf if self.max_attempts is None else self.max_attempts)
         fill(self, "elapsed_limit", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING)

@@ -18,7 +18,7 @@ from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import RetryPolicy, checked_policy, decide
 from retryexec._progress import Progress, Settings
 from retryexec._ticker import EventTimer, Timer
-from retryexec._validate import function, is_coroutine_function
+from retryexec._validate import callable_or_none, is_coroutine_function
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class _Retrying:
         timer: Timer | None,
     ) -> None:
         self._policy = checked_policy(policy)
-        self._on_retry = function("on_retry", on_retry)
+        self._on_retry = callable_or_none("on_retry", on_retry)
         self.cancel = cancel
         self.clock = engine_clock(clock)
         self._timer = timer  # the caller's, if any
