@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate
+from helpers.jobs import Boom, Gate
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
 from retryexec._future import LOCKS

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, start
-from journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
+from helpers.command import Result, start
+from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
 
 from retryexec.cli._journal_list import last_error
 from retryexec.cli._table import clean, size

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from types import ModuleType
 
 import pytest
-from cpython.substitute import ThreadPoolExecutor, in_subprocess, ships, substitute
+from helpers.substitute import ThreadPoolExecutor, in_subprocess, ships, substitute
 
 from retryexec import RetryPolicy
 

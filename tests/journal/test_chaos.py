@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from journal_kit import Process, opened
+from helpers.journal_kit import Process, opened
 
 SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "5"))
 PROCESSES = 4
@@ -38,7 +38,7 @@ class Worker(Process):
     START = """\
     import os, random, sys, threading, time
     from pathlib import Path
-    from journal_kit import *
+    from helpers.journal_kit import *
     from retryexec.journal import JournalError
 
     offset = [random.choice((0, 0, -1, 1)) * random.uniform(0, 365 * 86400)]

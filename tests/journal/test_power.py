@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from journal_kit import JOBS, FakeHost, Save, crash, memory
-from power_cut import Disk, State, states
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, memory
+from helpers.power_cut import Disk, State, states
 
 from retryexec.journal import Entry, Journal
 from retryexec.journal._adoption import Adopter
