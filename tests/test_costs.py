@@ -17,6 +17,8 @@ from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
 from retryexec._future import LOCKS
 from retryexec._worker import Worker
 
+pytestmark = pytest.mark.uninstrumented("counts frames and objects")
+
 Called = list[str]
 
 
