@@ -649,6 +649,7 @@ journal.close()
 """
 
 
+@pytest.mark.slow("six seconds of load, then a check of every copy made meanwhile")
 @pytest.mark.timeout(180)
 def test_an_owner_at_full_load_does_not_notice(directory: Path) -> None:
     """Every action again and again, in processes of their own, for as long as the load lasts."""

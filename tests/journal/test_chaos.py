@@ -302,6 +302,7 @@ def finish(directory: Path, ledger: Path) -> tuple[int, set[str]]:
     return left, dead
 
 
+@pytest.mark.slow("goes on for RETRYEXEC_CHAOS seconds, five by default")
 @pytest.mark.timeout(SECONDS * 3 + 120)
 def test_row_01_processes_killed_at_random(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"

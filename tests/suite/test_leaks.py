@@ -1,8 +1,9 @@
-"""What `conftest.py` promises about leaks: they fail the test that made them."""
+"""What outlives a test fails it: threads, executors, views and futures."""
 
 from pathlib import Path
 
 import pytest
+from helpers import leaks
 
 TESTS = """
 import threading
@@ -119,7 +120,7 @@ def test_clean_after_a_leak():
 
 
 def test_a_leak_is_an_error_of_the_test_that_made_it(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    pytester.makeconftest(Path(leaks.__file__).read_text(encoding="utf-8"))
     pytester.makepyfile(test_leaks=TESTS)
     # In a process of its own: what leaks here would be a leak of this test, too.
     result = pytester.runpytest_subprocess("-rE", "--strict-markers", "-p", "no:cacheprovider")
