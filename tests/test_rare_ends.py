@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, InThread, raise_
+from helpers.jobs import Boom, Fails, Gate, InThread, raise_
 
 from retryexec import (
     CancelToken,

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers.jobs import Boom, Gate, InThread
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import Boom, Gate, InThread
 
 from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, RetryPolicy, current_attempt
 from retryexec._core import timekeeper
