@@ -98,3 +98,11 @@ def _as_float(value: Any) -> float:
         return float(value)
     except OverflowError:  # an int past the largest float
         return math.inf
+
+
+def coroutine_refusal(job: Any) -> str:
+    """Return what to tell whoever gives a thread a job that makes a coroutine."""
+    return (
+        f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
+        "awaited: submit a plain function, or one that calls asyncio.run()"
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Site, wait_for
+from helpers.served import Site, wait_for
 
 GUNICORN = ("gunicorn", "--config", "gunicorn_conf.py", "--workers", "2", "--bind", "fd://FD")
 

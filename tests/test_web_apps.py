@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from served import Site, locked, wait_for
+from helpers.served import Site, locked, wait_for
 
 GUNICORN = ("gunicorn", "--config", "gunicorn_settings.py", "--bind", "fd://FD")
 UVICORN = ("uvicorn", "--fd", "FD")
