@@ -539,6 +539,9 @@ class RetryFuture(Future[T]):
     def _await_end(self, timeout: float | None) -> None:
         """Return once the future has finished; raise if it was cancelled or time ran out."""
         self._mind_fork()
+        terms = self._terms
+        if timeout is None and terms is not None and not self.done():
+            terms.clock.before_endless_wait(self.done)
         if not self.done():
             gate = Lock()
             gate.acquire()

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._cancel import CancelToken
-from retryexec._clock import Clock
+from retryexec._clock import EngineClock
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
 from retryexec._groups import (
@@ -132,7 +132,7 @@ class Terms:
     """What a job was accepted under; one value serves many jobs."""
 
     policy: RetryPolicy
-    clock: Clock
+    clock: EngineClock
     cancel: CancelToken | None
 
 
