@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, Self
@@ -93,7 +93,7 @@ class EngineClock:
         """
 
     @contextmanager
-    def as_default(self) -> Iterator[Self]:
+    def as_default(self) -> Generator[Self]:
         """Go by this clock, in a ``with`` block, wherever no other clock is given.
 
         It counts for executors, tickers, timers and tokens that are made in the block, and for
