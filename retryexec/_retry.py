@@ -170,7 +170,7 @@ def retry(
         TypeError: *fn* is a coroutine function (see `retry_async`), or is not callable.
     """
     _refuse_async(fn)
-    return run(fn, Call(RetryOptions(policy, on_retry, on_success, cancel, clock, timer)))
+    return run_attempts(fn, Call(RetryOptions(policy, on_retry, on_success, cancel, clock, timer)))
 
 
 async def retry_async(
@@ -197,7 +197,7 @@ async def retry_async(
     """
     _check_callable(fn)
     options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer)
-    return await run_async(fn, Call(options))
+    return await run_attempts_async(fn, Call(options))
 
 
 # The two loops differ in an await of the attempt and one of the wait, and in nothing else. An
@@ -205,7 +205,7 @@ async def retry_async(
 
 
 @calls_jobs
-def run(fn: Callable[[], T], call: Call) -> T:
+def run_attempts(fn: Callable[[], T], call: Call) -> T:
     """Run the attempts of *call* in this thread."""
     timer = call.options.timer or EventTimer(call.clock)
     value: Any = None
@@ -226,7 +226,7 @@ def run(fn: Callable[[], T], call: Call) -> T:
 
 
 @calls_jobs
-async def run_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
+async def run_attempts_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
     """Run the attempts of *call* in this coroutine."""
     value: Any = None
     with call:

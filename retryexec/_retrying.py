@@ -14,7 +14,14 @@ from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy, checked_policy
-from retryexec._retry import Call, OnRetry, OnSuccess, RetryOptions, run, run_async
+from retryexec._retry import (
+    Call,
+    OnRetry,
+    OnSuccess,
+    RetryOptions,
+    run_attempts,
+    run_attempts_async,
+)
 from retryexec._ticker import Timer
 
 P = ParamSpec("P")
@@ -178,7 +185,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
         @functools.wraps(fn)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
             call = Call(options, tally.count)
-            return await run_async(functools.partial(fn, *args, **kwargs), call)
+            return await run_attempts_async(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_async
     else:
@@ -186,7 +193,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
         @functools.wraps(fn)
         def call_here(*args: Any, **kwargs: Any) -> Any:
             call = Call(options, tally.count)
-            return run(functools.partial(fn, *args, **kwargs), call)
+            return run_attempts(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_here
 

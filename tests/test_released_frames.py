@@ -253,7 +253,7 @@ def test_a_retry_inside_a_job_keeps_the_frames_of_what_it_called() -> None:
 
     with RetryingExecutor(1, policy=once) as executor:
         error = executor.submit(saving).exception(5)
-    assert frames(error) == ["saving", "retry", "<lambda>", "low"]
+    assert frames(error) == ["saving", "retry", "run_attempts", "<lambda>", "low"]
 
 
 # ---- the functions themselves
