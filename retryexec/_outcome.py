@@ -103,7 +103,7 @@ def name_of(job: Any) -> str:
     return qualified_name(job if isinstance(job, type) else type(job))
 
 
-def few(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """Return *names* for a line of log: how often each, the commonest first, at most ten."""
     counted = Counter(names).most_common()
     words = [name if n == 1 else f"{n} × {name}" for name, n in counted[:10]]

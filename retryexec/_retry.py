@@ -16,9 +16,10 @@ from retryexec._errors import Cancelled, PermanentError
 from retryexec._events import Retry, Success
 from retryexec._exceptions import annotate, calls_jobs, release_frames, report, trim
 from retryexec._outcome import StopReason, gave_up
-from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
+from retryexec._policy import RetryPolicy, checked_policy, decide
+from retryexec._progress import Progress, Settings
 from retryexec._ticker import EventTimer, Timer
-from retryexec._validate import function, is_coroutine_function
+from retryexec._validate import callable_or_none, is_coroutine_function
 
 T = TypeVar("T")
 OnRetry: TypeAlias = Callable[[Retry], object]
@@ -38,8 +39,8 @@ class RetryOptions:
 
     def __post_init__(self) -> None:
         checked_policy(self.policy)
-        function("on_retry", self.on_retry)
-        function("on_success", self.on_success)
+        callable_or_none("on_retry", self.on_retry)
+        callable_or_none("on_success", self.on_success)
 
 
 class Call:
@@ -59,8 +60,8 @@ class Call:
         self._job_id: str | None = None
 
     def __enter__(self) -> Self:
-        terms = Terms(self.options.policy, self.clock, self.cancel)
-        self._token: Token[Any] = retrying_here.set((self.progress, terms, self, running_job()))
+        settings = Settings(self.options.policy, self.clock, self.cancel)
+        self._token: Token[Any] = retrying_here.set((self.progress, settings, self, running_job()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +90,9 @@ class Call:
         if self.progress.attempts and self.stop_reason is None:
             if self.is_cancelled():
                 self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
-            elif self.elapsed > self.options.policy._longest:  # the wait took longer than it ought
+            elif (
+                self.elapsed > self.options.policy.elapsed_limit
+            ):  # the wait took longer than it ought
                 self._end(self.exception, StopReason.MAX_ELAPSED)
         if self.stop_reason is not None:
             return False

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Concatenate, Never, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from typing_extensions import Unpack
-
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._outcome import Failure, StopReason
@@ -23,6 +21,7 @@ from retryexec._retry import (
     run_attempts_async,
 )
 from retryexec._ticker import Timer
+from retryexec._typing import Unpack
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

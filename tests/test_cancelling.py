@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, raise_
+from helpers.jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     Cancelled,

@@ -11,11 +11,13 @@ from contextvars import Context
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate
+from helpers.jobs import Boom, Gate
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
-from retryexec._future import LOCKS
-from retryexec._worker import Worker
+from retryexec._core.future import LOCKS
+from retryexec._core.worker import Worker
+
+pytestmark = pytest.mark.uninstrumented("counts frames and objects")
 
 Called = list[str]
 

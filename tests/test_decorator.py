@@ -13,7 +13,7 @@ from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
-from jobs import Boom, InThread, raise_
+from helpers.jobs import Boom, InThread, raise_
 
 from retryexec import (
     CallStats,

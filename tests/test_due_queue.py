@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from strikes import Strike
+from helpers.strikes import Strike
 
 from retryexec._core import due_queue
 from retryexec._core.due_queue import SWEEP_MIN, DueQueue

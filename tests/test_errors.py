@@ -10,9 +10,9 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from helpers.played import Played, play
 from hypothesis import given
 from hypothesis import strategies as st
-from played import Played, play
 
 from retryexec import (
     Cancelled,

@@ -10,11 +10,11 @@ from threading import Barrier, Event, current_thread
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, InThread
-from waits import tell_of_gates
+from helpers.jobs import Boom, Gate, InThread
+from helpers.waits import tell_of_gates
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, StopReason
-from retryexec._future import LOCKS
+from retryexec._core.future import LOCKS
 
 
 class Staged:

@@ -16,8 +16,8 @@ from threading import Barrier, Event
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, InThread, raise_
-from strikes import Strike
+from helpers.jobs import Boom, Gate, InThread, raise_
+from helpers.strikes import Strike
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
 

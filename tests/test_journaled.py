@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from jobs import Gate
+from helpers.jobs import Gate
 
 from retryexec import (
     PendingLimitError,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import sniffio
-from jobs import Fails, InThread
+from helpers.jobs import Fails, InThread
 
 from retryexec import CancelToken, ExponentialBackoff, RetryPolicy, retry_async
 from retryexec._async import AsyncEvent, current_library

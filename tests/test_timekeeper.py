@@ -5,15 +5,13 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import Boom, Gate, InThread
 
-from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, RetryPolicy, current_attempt
+from retryexec import Clock, RetryAfter, RetryingExecutor, current_attempt
 from retryexec._core import timekeeper
 from retryexec._core.timekeeper import Timekeeper
 from retryexec.testing import VirtualClock
@@ -135,85 +133,17 @@ class ByHand:
         changed.wait()
 
 
-class Between:
-    """Stands in for a queue, and lets something happen right after a look at it."""
-
-    def __init__(self, queue: Any, happens: Callable[[], object]) -> None:
-        self.queue = queue
-        self.happens = happens
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.queue, name)
-
-    def empty(self) -> bool:
-        answer: bool = self.queue.empty()
-        self.happens()
-        return answer
-
-
-def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost() -> None:
-    """It looks into the queue and into the heap, and a job may go from one to the other."""
+def test_a_job_that_comes_due_after_the_executor_is_closed_is_not_lost() -> None:
+    """The workers stay as long as there is a job that waits."""
     clock, done = ByHand(), list[float]()
-    executor = RetryingExecutor(max_workers=1, clock=clock)
+    executor = RetryingExecutor(max_workers=2, clock=clock)
     future = executor.submit(once_after, 5, done)
-    executor.submit(len, "seven").result()  # by now the first job waits
-    pool, released, looked = executor._pool, threading.Event(), threading.Event()
-    release, may_leave = pool.timekeeper._release, pool.may_leave
-
-    def release_and_tell(jobs: deque[RetryFuture[Any]]) -> None:
-        release(jobs)
-        released.set()
-
-    def come_due() -> None:
-        clock.time = 5
-        pool.recheck()
-        released.wait(0.1)  # in vain if the look is taken under the lock, which is fine too
-
-    pool.timekeeper._release = release_and_tell
-    pool.queue = Between(pool.queue, come_due)  # type: ignore[assignment]
-    pool.may_leave = lambda: (may_leave(), looked.set())[0]  # type: ignore[method-assign]
+    assert clock.waited_for.wait(10)
     executor.shutdown(wait=False)
-    assert looked.wait(10)
-    come_due()  # if it never looked into the queue
-    executor.shutdown()
-    assert (future.done(), done) == (True, [5])
-
-
-def test_a_job_done_before_its_release_has_returned_is_not_taken_for_one_that_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else its worker, the last one to look, would see no end."""
-    with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.01])) as executor:
-        pool, looked = executor._pool, threading.Event()
-        look, put = pool.closing.look_for_the_end, pool.queue.put
-
-        class Queue:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(queue, name)
-
-            def put(self, job: Any) -> None:
-                put(job)
-                if threading.current_thread().name.endswith("_timekeeper"):
-                    looked.wait(0.2)  # in vain if the word takes the lock, which is fine
-
-        def look_and_tell() -> None:
-            look()
-            if future.done():
-                looked.set()
-
-        queue = pool.queue
-        monkeypatch.setattr(pool, "queue", Queue())
-        gate = Gate(Boom())
-        future = executor.submit(gate)
-        assert gate.reached()
-        closed = threading.Event()
-        monkeypatch.setattr(pool, "make_room", closed.set)
-        monkeypatch.setattr(pool.closing, "look_for_the_end", look_and_tell)
-        thread = InThread(executor.shutdown)
-        assert closed.wait(10)  # the word of this shutdown is not the one that is looked for
-        gate.open()
-        assert isinstance(future.exception(10), Boom)
-        assert thread.result().failed == 1
+    clock.time = 5
+    executor._pool.recheck()
+    report = executor.shutdown()
+    assert (future.done(), done, report.done) == (True, [5], 1)
 
 
 # ---- itself
@@ -222,8 +152,8 @@ def test_a_job_done_before_its_release_has_returned_is_not_taken_for_one_that_wa
 class Thing:
     """What waits."""
 
-    def __init__(self) -> None:
-        self.due: float | None = None
+    def __init__(self, due: float | None = None) -> None:
+        self.due = due
 
 
 class Kept:
@@ -251,8 +181,12 @@ class Kept:
         things = [Thing() for _ in due]
         for thing, when in zip(things, due, strict=True):
             assert self.keeper.ready()
-            assert self.keeper.schedule(thing, when)
+            assert self.schedule_one(thing, when)
         return things
+
+    def schedule_one(self, thing: Thing, due: float) -> bool:
+        thing.due = due
+        return self.keeper.schedule(thing, due)
 
 
 @pytest.fixture
@@ -305,7 +239,7 @@ def test_closed_it_takes_no_more(kept: Kept) -> None:
     kept.keeper.close()
     late = Thing()
     assert not kept.keeper.ready()
-    assert not kept.keeper.schedule(late, 6)
+    assert not kept.schedule_one(late, 6)
     assert (late.due, len(kept.keeper)) == (None, 0)
 
 
@@ -324,7 +258,7 @@ def test_close_in_the_middle_of_schedule_leaves_no_entry_behind(kept: Kept) -> N
         add(thing)
 
     kept.keeper._add = add_and_close
-    assert not kept.keeper.schedule(late, 6)
+    assert not kept.schedule_one(late, 6)
     assert (late.due, len(kept.keeper)) == (None, 0)
 
 
@@ -359,7 +293,7 @@ def test_an_entry_that_comes_as_the_thread_falls_asleep_is_not_slept_over() -> N
     class Staged(ByHand):
         def now(self) -> float:
             if arriving:
-                kept.keeper.schedule(arriving.pop(), 0)
+                kept.schedule_one(arriving.pop(), 0)
             return 0
 
     kept = Kept(Staged())
@@ -373,7 +307,7 @@ def test_a_released_entry_can_wait_again(kept: Kept, by_hand: ByHand) -> None:
     (thing,) = kept.schedule(0)
     assert kept.some.wait(10)
     assert thing.due is None
-    assert kept.keeper.schedule(thing, 1)
+    assert kept.schedule_one(thing, 1)
     assert kept.keeper.waiting() == [thing]
 
 
@@ -382,27 +316,27 @@ def test_what_could_not_be_released_is_due_all_the_while_and_offered_again(
 ) -> None:
     """As when there is no memory for its place in a queue."""
     monkeypatch.setattr(timekeeper, "_PAUSE", 0.001)
-    offers, looked, went_on = list[list[Thing]](), threading.Event(), threading.Event()
+    offers = list[list[Thing]]()
+    offered, looked, went_on = threading.Event(), threading.Event(), threading.Event()
 
     def release(due: deque[Thing]) -> None:
         offers.append([*due])
         if len(offers) == 1:
             due.popleft()
+            offered.set()
             looked.wait(10)
             raise MemoryError
         due.clear()
         went_on.set()
 
     keeper = Timekeeper[Thing](ByHand(), threading.RLock(), release, name="keeper", daemon=True)
-    one, two = Thing(), Thing()
+    one, two, later = Thing(-2), Thing(-1), Thing(100)
     keeper.schedule(one, -2)
     keeper.schedule(two, -1)
     assert keeper.ready()
-    while len(offers) < 1:
-        pass
-    keeper.schedule(Thing(), 100)
-    while keeper.next_due() != -math.inf or len(keeper) != 2:
-        pass
+    assert offered.wait(10)
+    keeper.schedule(later, 100)
+    assert (keeper.next_due(), len(keeper)) == (-math.inf, 2)
     looked.set()
     assert went_on.wait(10)
     keeper.close()

@@ -50,6 +50,7 @@ class Alarms:
                 )
                 self._keeper = keeper
             if keeper.ready():
+                alarm.due = time
                 keeper.schedule(alarm, time)
             else:
                 self._keeper = None

@@ -92,13 +92,16 @@ class Timekeeper(Generic[E]):
                 self._clock.wait(self._earlier, due)
 
     def schedule(self, entry: E, due: float) -> bool:
-        """Keep *entry* until *due*, once `ready` has said yes.
+        """Keep *entry*, which has been given its *due*, until then, once `ready` has said yes.
 
         Returns:
             False if close() came in between; then the entry is not kept.
         """
-        entry.due = due
-        self._add(entry)
+        try:
+            self._add(entry)
+        except BaseException:
+            entry.due = None  # no memory for it: it is not waiting here
+            raise
         # The entry is added before this look at the thread's sleep, and the thread writes until
         # when it sleeps before its last look into the queue: so one of the two sees the other.
         # (The deque's own operations order them where there is no GIL.) Likewise with close().

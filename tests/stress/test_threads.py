@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stress.faults import Fault, Job, Starts, hook, policy, quietly
+from helpers.faults import Fault, Job, Starts, hook, policy, quietly
 
 from retryexec import CancelToken, RetryFuture, RetryingExecutor, RetryPolicy, StopReason
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from helpers import TESTS
 from retryexec.journal import Entry, Journal
 
 
@@ -86,7 +87,7 @@ class Process:
     START = """\
     import os, sys, threading
     from pathlib import Path
-    from journal_kit import *
+    from helpers.journal_kit import *
     journal, host = opened(Path(sys.argv[1]))
 
     def say(*words):
@@ -106,7 +107,7 @@ class Process:
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
         )
         self.lines: list[str] = []
         if wait:

@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from retryexec import _future
+from retryexec._core import future as _future
 from retryexec.testing import VirtualClock
 
 if TYPE_CHECKING:
