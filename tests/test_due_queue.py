@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from helpers.strikes import Strike
@@ -114,6 +115,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestAgainstASortedList = Model.TestCase
+TestAgainstASortedList.settings = settings(deadline=None)
 
 
 @pytest.mark.parametrize("dead", [0, 2 * SWEEP_MIN])

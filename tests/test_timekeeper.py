@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retryexec import Clock, RetryAfter, RetryingExecutor, current_attempt
@@ -40,6 +40,7 @@ def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
 # ---- through the executor
 
 
+@settings(deadline=None)  # threads take their time on a busy machine
 @given(delays=delays)
 def test_jobs_run_in_the_order_they_are_due(delays: list[int]) -> None:
     clock = VirtualClock()
