@@ -8,10 +8,10 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
+from helpers.strikes import Strike
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from helpers.strikes import Strike
 
 from retryexec._core import due_queue
 from retryexec._core.due_queue import SWEEP_MIN, DueQueue
