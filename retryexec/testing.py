@@ -180,7 +180,7 @@ class VirtualClock(EngineClock):
         Only in the thread that owns the clock, and if something is due later: then it is that
         thread which would have to move time, and cannot while it waits.
         """
-        if threading.current_thread() is not self._owner or running_job() is not None:
+        if threading.current_thread() is not self._owner:
             return
         while not is_over():
             if self._busy() is None and not is_over():

@@ -5,7 +5,7 @@ import concurrent.futures
 from typing import Any
 
 import pytest
-from played import play
+from helpers.played import play
 
 from retryexec import PermanentError, RetryAfter, RetryPolicy, StopReason
 from retryexec._groups import all_match, is_control_flow, longest_named_delay, names_permanent

@@ -7,9 +7,9 @@ from email.utils import format_datetime, formatdate
 from typing import Any
 
 import pytest
+from helpers.played import play
 from hypothesis import given
 from hypothesis import strategies as st
-from played import play
 
 from retryexec import RetryAfter, RetryPolicy, StopReason
 from retryexec._retry_after import named_delay
