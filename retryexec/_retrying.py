@@ -1,12 +1,11 @@
 """`retrying`: a decorator for functions whose every call is retried."""
 
-import difflib
 import functools
 import inspect
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Concatenate, Never, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
@@ -20,6 +19,7 @@ from retryexec._retry import (
     run_attempts,
     run_attempts_async,
 )
+from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._ticker import Timer
 from retryexec._typing import Unpack
 
@@ -141,6 +141,7 @@ def retrying(
     clock: Clock | None = None,
     timer: Timer | None = None,
 ) -> Callable[[Callable[P, T]], RetriedFunction[P, T]]: ...
+@suggests_names
 def retrying(
     policy: Any = RetryPolicy(),
     *,
@@ -149,7 +150,6 @@ def retrying(
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
-    **unknown: Never,
 ) -> Any:
     """Decorate a function, or a coroutine function, so that each call of it is retried.
 
@@ -161,8 +161,6 @@ def retrying(
         TypeError: what is decorated is a generator function, whose body runs only when somebody
             iterates, and cannot be begun again; or an argument is not one of these.
     """
-    if unknown:
-        raise TypeError(_refusal("retrying(", unknown))
     if not isinstance(policy, RetryPolicy) and callable(policy):
         return retrying()(policy)
     checked_policy(policy)
@@ -197,9 +195,9 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
         decorated = call_here
 
     def using(**changes: Any) -> Any:
-        unknown = {name: changes[name] for name in changes if name not in _OPTIONS}
-        if unknown:
-            raise TypeError(_refusal("using(policy=", unknown))
+        for name in changes:
+            if name not in _OPTIONS:
+                raise TypeError(unknown_argument("using", name, _OPTIONS))
         return _decorate(fn, replace(options, **changes))
 
     decorated.using = using
@@ -208,20 +206,3 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
 
 
 _OPTIONS = [field.name for field in fields(RetryOptions)]
-_POLICY_FIELDS = [field.name for field in fields(RetryPolicy) if not field.name.startswith("_")]
-
-
-def _refusal(call: str, unknown: dict[str, Any]) -> str:
-    """Return what to say of *unknown* arguments to something whose *call* begins so."""
-    name = next(iter(unknown))
-    takes = f"{call.partition('(')[0]}() does not take {name}="
-    limits = {name: value for name, value in unknown.items() if name in _POLICY_FIELDS}
-    if limits:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in limits.items())
-        return f"{takes}, which a policy does: write {call}RetryPolicy({arguments}))"
-    similar = difflib.get_close_matches(name, [*_OPTIONS, *_POLICY_FIELDS], 1)
-    if not similar:
-        return f"{takes}: it takes {', '.join(_OPTIONS)}"
-    if similar[0] in _OPTIONS:
-        return f"{takes}: did you mean {similar[0]}=?"
-    return f"{takes}: did you mean {call}RetryPolicy({similar[0]}=…))?"
