@@ -40,9 +40,8 @@ def release_frames(exception: BaseException) -> None:
     on it.
     """
     if not attached(exception):  # as to most exceptions nothing is
-        traceback = exception.__traceback__
         with_traceback(exception, None)
-        return [] if traceback is None else [(exception, traceback)]
+        return
     handled = sys.exception()
     callers_own = frozenset[int]() if handled is None else frozenset(map(id, connected(handled)))
     for one in connected(exception, but=callers_own):

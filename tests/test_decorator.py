@@ -27,6 +27,7 @@ from retryexec import (
     StopReason,
     Success,
     ZeroBackoff,
+    _retrying,
     current_attempt,
     retry,
     retry_async,
@@ -337,3 +338,22 @@ def test_calls_of_many_threads_all_count() -> None:
         thread.result()
     stats = save.stats()
     assert (stats.calls, stats.attempts, stats.failures) == (800, 1000, 200)
+
+
+def test_of_two_calls_that_end_at_the_same_time_both_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one ends while the numbers of the first are being written."""
+    save, make = retrying(list), _retrying.CallStats
+    second_ends = threading.Event()
+
+    def make_slowly(calls: int, *rest: Any) -> CallStats:
+        if not others:
+            others.append(InThread(lambda: (second_ends.set(), save())))
+            second_ends.wait(10)
+            others[0].join(0.1)  # in vain, since it has to wait for the lock
+        return make(calls, *rest)
+
+    others: list[InThread] = []
+    monkeypatch.setattr(_retrying, "CallStats", make_slowly)
+    save()
+    others[0].result()
+    assert save.stats().calls == 2
