@@ -255,7 +255,7 @@ def test_a_retry_inside_a_job_keeps_the_frames_of_what_it_called() -> None:
 
     with RetryingExecutor(1, policy=once) as executor:
         error = executor.submit(saving).exception(5)
-    assert frames(error) == ["saving", "retry", "<lambda>", "low"]
+    assert frames(error) == ["saving", "retry", "run_attempts", "<lambda>", "low"]
 
 
 def test_a_coroutine_that_is_retried_keeps_the_frames_of_what_it_called() -> None:
@@ -270,7 +270,7 @@ def test_a_coroutine_that_is_retried_keeps_the_frames_of_what_it_called() -> Non
 
     with RetryingExecutor(1, policy=once) as executor:
         error = executor.submit(lambda: asyncio.run(saving())).exception(5)
-    assert frames(error)[-4:] == ["saving", "retry_async", "deep", "low"]
+    assert frames(error)[-5:] == ["saving", "retry_async", "run_attempts_async", "deep", "low"]
     assert frames(error).count("deep") == 1
 
 
