@@ -19,7 +19,7 @@ import pytest
 
 from retryexec.journal import Inspector
 
-APP = Path(__file__).parent.parent / "docs" / "examples" / "journal_web_app"
+APP = Path(__file__).parents[2] / "docs" / "examples" / "journal_web_app"
 
 
 class Site:

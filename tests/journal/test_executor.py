@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from helpers import TESTS
 from helpers.jobs import Gate
 
 from retryexec import (
@@ -290,7 +291,7 @@ def test_killed_while_jobs_wait_and_taken_over_by_the_next(tmp_path: Path) -> No
         import os, signal, sys
         from retryexec import RetryingExecutor
         from retryexec.journal import Journal
-        from test_journaled import Save
+        from journal.test_executor import Save
 
         executor = RetryingExecutor(1, journal=Journal(sys.argv[1], jobs={"save": Save}))
         for n in range(10):
@@ -298,7 +299,7 @@ def test_killed_while_jobs_wait_and_taken_over_by_the_next(tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGKILL)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "journal"]
-    tests = {"PYTHONPATH": str(Path(__file__).parent)}
+    tests = {"PYTHONPATH": str(TESTS)}
     done = subprocess.run(command, env=os.environ | tests, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
     clock = VirtualClock()
