@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from retryexec._validate import whole
+from retryexec._validate import whole_number
 from retryexec.journal._codec import Codec, fields_of_json
 from retryexec.journal._dead import DeadLetter, edited, no_letter, plain_id
 from retryexec.journal._engine import closed
@@ -34,7 +34,7 @@ class MemoryJournal:
         max_bytes: int = 1024 * 1024,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._codec = Codec(jobs, max_bytes=whole("max_bytes", max_bytes, least=1))
+        self._codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
         self._wall = wall_clock
         self._new_id = ids()
         # Guards _kept, _host and the letters; never held while the host is told anything.

@@ -14,8 +14,8 @@ import pytest
 from helpers.jobs import Boom, Gate
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
-from retryexec._future import LOCKS
-from retryexec._worker import Worker
+from retryexec._core.future import LOCKS
+from retryexec._core.worker import Worker
 
 pytestmark = pytest.mark.uninstrumented("counts frames and objects")
 

@@ -19,7 +19,7 @@ from retryexec import (
     StopReason,
 )
 from retryexec._clock import SystemClock
-from retryexec._worker import Worker
+from retryexec._core.worker import Worker
 from retryexec.testing import VirtualClock
 
 TENS = RetryPolicy(backoff=[10.0] * 3)
@@ -293,7 +293,7 @@ def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retryexec._closing.give_up", interrupted)
+    monkeypatch.setattr("retryexec._core.shutdown.give_up", interrupted)
     with pytest.raises(KeyboardInterrupt):
         executor.shutdown(timeout=0)
     assert isinstance(future.exception(10), ShutdownError)

@@ -14,7 +14,7 @@ from helpers.jobs import Boom, Gate, InThread
 from helpers.waits import tell_of_gates
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, StopReason
-from retryexec._future import LOCKS
+from retryexec._core.future import LOCKS
 
 
 class Staged:

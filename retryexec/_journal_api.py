@@ -8,20 +8,16 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
-from functools import partial
 from threading import Condition
 from typing import Any, Protocol
 
-from retryexec._events import Retry, Success
-from retryexec._future import JobProgress, RetryFuture
+from retryexec._core.job import Job, JobProgress
 from retryexec._outcome import StopReason
-from retryexec._timekeeper import Job
-from retryexec._worker import tell_success
 
 logger = logging.getLogger("retryexec")
 
 
-class Entry(Protocol):
+class JournalEntry(Protocol):
     """A job as the journal has it."""
 
     id: str
@@ -118,107 +114,92 @@ class Recovered:
         return f"<{type(self).__name__}: {self._count}, {self._unfinished} unfinished>"
 
 
-class Journaled:
-    """The way of an executor's jobs through its journal; to the journal, its host."""
+class JournalLink:
+    """What connects an executor with its journal; to the journal, its host."""
 
-    def __init__(self, journal: JobJournal, on_success: Callable[[Success], object] | None) -> None:
+    def __init__(self, journal: JobJournal) -> None:
         self._journal = journal
-        self._on_success = on_success
         self.recovered = Recovered()
         self._pool: Any = None
-        self._terms: Any = None
+        self._settings: Any = None
 
-    def serve(self, pool: Any, terms: Any) -> None:
-        """Put jobs that are taken over into *pool*, on these *terms*; anew in a forked child."""
+    def serve(self, pool: Any, settings: Any) -> None:
+        """Put jobs that are taken over into *pool*, with these *settings*; anew in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
-        self._pool, self._terms = pool, terms
-        pool.at_the_end = self._journal.close
-        pool.expect_to_take_over()
+        self._pool, self._settings = pool, settings
+        pool.on_drained = self._close
+
+    def _close(self, timeout: float | None) -> None:
+        self._journal.close()
 
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
 
-    def accept(self, job: Job, pool: Any) -> None:
-        """Write *job* down, and give it to *pool*.
+    def accept(self, job: Job[Any]) -> None:
+        """Write *job* down.
 
         Raises:
             TypeError: it has arguments, or is of no class that the journal knows.
             retryexec.journal.JournalError: it could not be written down.
-            RuntimeError: the pool takes no more jobs.
         """
-        if pool.closed:
-            pool.refuse_if_closed()  # before anything is written
-        if job._args or job._kwargs:
+        if job.args or job.kwargs:
             msg = (
-                f"a journal keeps a job, and no arguments beside it (got {job._submitted!r} with "
+                f"a journal keeps a job, and no arguments beside it (got {job.submitted!r} with "
                 "some): make them its fields"
             )
             raise TypeError(msg)
-        entry = self._journal.accept(job._submitted)
-        self._follow(job, entry)
-        try:
-            pool.accept(job)
-        except BaseException:
-            self._journal.cancelled(entry)
-            raise
+        job.entry = self._journal.accept(job.submitted)
 
-    def _follow(self, job: Job, entry: Entry) -> None:
-        # In the future's dictionary, which a job without a journal does not have.
-        job.__dict__["_entry"] = entry
-        job._done_callbacks = [self._note_end, *job._done_callbacks]
+    def refused(self, job: Job[Any]) -> None:
+        """Take back *job*, which the pool has refused."""
+        self._journal.cancelled(job.entry)
 
-    def note_retry(self, then: Callable[[Retry], object] | None, event: Retry) -> None:
-        """Write down that another attempt follows, and *then* tell the user's hook."""
-        future: Any = event.future
-        progress = future._progress
+    def note_retry(self, job: Job[Any], delay: float) -> None:
+        """Write down that another attempt follows in *delay* seconds."""
+        progress = job.ensure_progress()
         self._journal.retrying(
-            future._entry,
-            event.attempt,
-            event.delay,
-            event.exception,
+            job.entry,
+            progress.attempts,
+            delay,
+            progress.previous,
             elapsed=progress.failed_at - progress.began,
         )
-        if then is not None:
-            then(event)
 
-    def _note_end(self, future: Any) -> None:
-        entry, reason = future._entry, future.stop_reason
+    def note_end(self, job: Job[Any], reason: StopReason, exception: BaseException | None) -> None:
+        """Write down how *job* ends."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
-            self._journal.succeeded(entry)
+            self._journal.succeeded(job.entry)
         elif reason is StopReason.CANCELLED:
-            self._journal.cancelled(entry)
+            self._journal.cancelled(job.entry)
         elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
-            self._journal.died(entry, reason, future.attempts, future._exception)
+            self._journal.died(job.entry, reason, job.attempts, exception)
 
     # ---- for the journal
 
-    def recover(self, entries: Sequence[Entry]) -> None:
-        """Run the jobs of *entries*, on the executor's own terms and in no context."""
+    def recover(self, entries: Sequence[JournalEntry]) -> None:
+        """Run the jobs of *entries*, on the executor's own settings and in no context."""
         pool, now, context = self._pool, self._pool.now(), Context()
-        jobs: list[tuple[Job, float | None]] = []
+        jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job = RetryFuture(self._terms, entry.job, True, (), {}, context)
-            self._follow(job, entry)
-            if self._on_success is not None:
-                hook = partial(tell_success, self._on_success, entry.job, context)
-                job._done_callbacks.append(hook)
-            job._done_callbacks.append(self.recovered._ended)
+            job: Job[Any] = Job(self._settings, entry.job, True, (), {}, context)
+            job.entry = entry
+            job.add_done_callback(self.recovered._ended)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
-                job._started = now - entry.elapsed
-                job._progress = progress = JobProgress(job._started)
+                job.started = now - entry.elapsed
+                job.progress = progress = JobProgress(job.started)
                 progress.attempts = entry.attempts
             elif due is not None:
-                job._in_trouble().started = now
+                job.ensure_progress().started = now
             jobs.append((job, due))
         self.recovered._add(len(jobs))
         pool.take_over(jobs)
 
-    def running(self) -> Iterator[Entry]:
+    def running(self) -> Iterator[JournalEntry]:
         """Return the entries of the jobs in the workers' hands."""
         for worker in self._pool.threads():
-            entry = getattr(worker.job, "_entry", None)
-            if entry is not None:
-                yield entry
+            job = worker.job
+            if job is not None and job.entry is not None:
+                yield job.entry
