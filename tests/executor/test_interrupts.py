@@ -244,7 +244,7 @@ def test_an_interrupt_at_any_moment_costs_no_job_its_end(plot: Plot) -> None:
 # ---- who does the rest
 
 
-def test_a_free_worker_does_what_an_interrupted_cancel_has_left(
+def test_worker_finishes_an_interrupted_cancel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At once, and not only at the shutdown."""
@@ -294,7 +294,7 @@ def test_without_an_interrupt_callbacks_run_in_the_thread_that_shuts_down(
     executor.shutdown()
 
 
-def test_a_worker_about_to_look_into_the_queue_gets_its_word() -> None:
+def test_worker_about_to_look_into_the_queue_is_woken() -> None:
     """Though that of the closing has gone with what was taken out of the queue."""
     executor = RetryingExecutor(1)
     arrived, go, queue = Event(), Event(), executor._pool.queue
@@ -322,7 +322,7 @@ def test_a_worker_about_to_look_into_the_queue_gets_its_word() -> None:
     assert not worker.is_alive()
 
 
-def test_who_was_told_before_the_interrupt_is_not_told_again(
+def test_callbacks_that_ran_before_the_interrupt_do_not_run_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with RetryingExecutor(1, policy=HOURS) as executor:
