@@ -5,8 +5,8 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-from retryexec._errors import Cancelled
 from retryexec._core.job import Job
+from retryexec._errors import Cancelled
 from retryexec._progress import Progress, Settings
 
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
@@ -60,7 +60,11 @@ class Attempt:
         A token that the job was submitted under counts as well. 0.0 once the limit has passed;
         None if there is none.
         """
-        own = None if self._deadline is None else max(0.0, self._deadline - self._settings.clock.now())
+        own = (
+            None
+            if self._deadline is None
+            else max(0.0, self._deadline - self._settings.clock.now())
+        )
         cancel = self._settings.cancel
         token = None if cancel is None else cancel.remaining()
         return min((left for left in (own, token) if left is not None), default=None)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import CodeType, TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from retryexec._outcome import type_name
 
@@ -18,9 +18,6 @@ NOTE_PREFIX = "retryexec: "
 
 E = TypeVar("E", bound=BaseException)
 F = TypeVar("F", bound=Callable[..., Any])
-
-ReleasedFrames: TypeAlias = list[tuple[BaseException, TracebackType]]
-"""Exceptions, each with the traceback that `release_frames` took from it."""
 
 logger = logging.getLogger("retryexec")
 
@@ -32,11 +29,11 @@ with_traceback = BaseException.with_traceback
 # ---- letting frames go while a job waits
 
 
-def release_frames(exception: BaseException) -> ReleasedFrames:
+def release_frames(exception: BaseException) -> None:
     """Take the traceback from *exception* and from every exception that hangs on it.
 
     A traceback keeps the variables of all its frames alive, so a job must hold none while it
-    waits. What was taken is returned, for `restore_frames`.
+    waits.
 
     An exception that is being handled here belongs to the caller and not to the attempt, whose
     exceptions have it as their context all the same: it keeps its traceback, with all that hangs
@@ -44,18 +41,8 @@ def release_frames(exception: BaseException) -> ReleasedFrames:
     """
     handled = sys.exception()
     callers_own = frozenset[int]() if handled is None else frozenset(map(id, connected(handled)))
-    released: ReleasedFrames = []
     for one in connected(exception, but=callers_own):
-        if one.__traceback__ is not None:
-            released.append((one, one.__traceback__))
-            with_traceback(one, None)
-    return released
-
-
-def restore_frames(released: ReleasedFrames) -> None:
-    """Give back what `release_frames` took, because the job ends after all and does not wait."""
-    for exception, traceback in released:
-        with_traceback(exception, traceback)
+        with_traceback(one, None)
 
 
 def connected(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
-from functools import partial
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
@@ -24,7 +23,7 @@ from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
-from retryexec._typing import TypeIs, Unpack, override
+from retryexec._typing import Unpack
 from retryexec._validate import (
     Seconds,
     callable_or_none,

@@ -5,7 +5,7 @@ each failed attempt from a hook, and of the end from the future's first callback
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
 from threading import Condition

@@ -105,7 +105,9 @@ class RetryPolicy:
         fill(self, "retry_on_result", callable_or_none("retry_on_result", retry_on_result))
         fill(self, "attempt_timeout", seconds_or_none("attempt_timeout", attempt_timeout))
         fill(self, "attempt_limit", inf if self.max_attempts is None else self.max_attempts)
-        fill(self, "elapsed_limit", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING)
+        fill(
+            self, "elapsed_limit", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING
+        )
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         plain = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
         fill(self, "retried_types", tuple(plain))
@@ -153,10 +155,11 @@ def decide(
     Asks the policy's own callables and backoff, so never call it under a lock. One that raises
     ends the job with the job's own outcome, and is logged.
     """
-    kinds = policy.retried_types
-    if isinstance(raised, kinds) and not isinstance(raised, _MARKED) and raised.__cause__ is None:
-        exception: BaseException | None = raised  # as most failures are
-        delay = None
+    # By its type, since isinstance asks an object that does not match for its __class__, too.
+    kind = type(raised)
+    plain = issubclass(kind, policy.retried_types) and not issubclass(kind, _MARKED)
+    if plain and raised.__cause__ is None:  # type: ignore[union-attr]
+        exception, delay = raised, None  # as most failures are
     else:
         exception, delay, reason = _worth_it(policy, raised, value)
         if reason is not None:

@@ -94,7 +94,8 @@ class RetryFuture(LazyFuture[T]):
         else:
             end = f" returned {type_name(type(self._result))}"
         word = "cancelled" if self.cancelled() else state.lower()
-        return f"<RetryFuture at {id(self):#x} state={word}{end}>"
+        name = "RetryFuture" if type(self) is Job else type(self).__name__  # as users know it
+        return f"<{name} at {id(self):#x} state={word}{end}>"
 
 
 class JobProgress(Progress):
@@ -265,7 +266,10 @@ class Job(RetryFuture[T]):
 
     def succeed(self, value: T) -> bool:
         """End the running job with *value*; return whether there are callbacks to run."""
-        self.release_call()
+        # As release_call does, which would be one more call for every job.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
         lock = self._lock
         lock.acquire()
         if self._threads_waiting is None and self._state == RUNNING:
@@ -279,9 +283,7 @@ class Job(RetryFuture[T]):
 
     # ---- verbs of any thread
 
-    def fail(
-        self, reason: StopReason, failure: FinalException | None, refused: Any = None
-    ) -> bool:
+    def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:
         """End the running job with *failure*, or with the value that was *refused*.
 
         Returns:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import Condition, RLock, Thread, current_thread
+from threading import RLock, Thread, current_thread
 from typing import Any, TypeAlias
 
 from retryexec._clock import EngineClock
@@ -84,8 +84,9 @@ class Pool:
         self.growing = True  # False once all workers have been started
         self._cancelled = 0
         self._abandoned = 0  # while pending; workers count those they ended themselves
-        # Notified when a job has ended, if max_pending is set: there is room for another one.
-        self.room = None if setup.max_pending is None else Condition(RLock())
+        # If max_pending is set, holds an item when a job has ended: whoever waits for room takes
+        # it, and looks. At most one, or a few, since whoever finds more room puts it back.
+        self.room: SimpleQueue[None] | None = None if setup.max_pending is None else SimpleQueue()
         # A clock that tests move only moves while the pool is at rest, and is told when it is.
         self._tell_rest = setup.clock.attach(self)
         self.watched = self._tell_rest is not None
@@ -132,25 +133,29 @@ class Pool:
             self.wake_if_drained()
             raise self.refusal()
 
-    def _add_once_there_is_room(self, room: Condition, job: AnyJob) -> None:
+    def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
+        """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
         most = self.setup.max_pending
         assert most is not None
-        with room:
-            while len(self.unfinished) >= most and self.refusal is None:
-                if current_thread() in self._workers:
-                    msg = (
-                        f"the executor is full (max_pending={most}), and a job that waits for room "
-                        "in its own executor could wait for ever: submit from outside, or to "
-                        "another executor"
-                    )
-                    raise PendingLimitError(msg)
-                try:
-                    room.wait()
-                except BaseException:
-                    room.notify()  # this thread may have been the one that was notified
-                    raise
-            if self.refusal is None:
-                self.unfinished.add(job)
+        while self.refusal is None:
+            with self.lock:
+                if len(self.unfinished) < most:
+                    self.unfinished.add(job)
+                    break
+            if current_thread() in self._workers:
+                msg = (
+                    f"the executor is full (max_pending={most}), and a job that waits for room in "
+                    "its own executor could wait for ever: submit from outside, or to another "
+                    "executor"
+                )
+                raise PendingLimitError(msg)
+            try:
+                room.get()
+            except BaseException:
+                room.put(None)  # an interrupt may have come just after the item was taken
+                raise
+        if self.refusal is not None or len(self.unfinished) < most:
+            self._tell_of_room(room)  # for the next one who waits
 
     def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
@@ -283,10 +288,14 @@ class Pool:
     def after_removal(self) -> None:
         """Tell those who wait for room, or for the end, that a job has been removed."""
         if self.room is not None:
-            with self.room:
-                self.room.notify()
+            self._tell_of_room(self.room)
         if self.refusal is not None:
             self.wake_if_drained()
+
+    def _tell_of_room(self, room: "SimpleQueue[None]") -> None:
+        """Make a thread that waits for room look."""
+        if room.empty():
+            room.put(None)
 
     def _sweep(self) -> None:
         """Drop ended jobs from the queue if they are the majority there.

@@ -55,8 +55,7 @@ class Shutdown:
         # Each time: a later call may have to do what an interrupt kept the first one from.
         pool.wake_worker()
         if pool.room is not None:
-            with pool.room:
-                pool.room.notify_all()
+            pool.room.put(None)  # each who waits for room passes it on
 
     def fail_all(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs, and end all pending ones with what *refusal* makes."""

@@ -13,12 +13,10 @@ from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
 from retryexec._events import GiveUp, Retry, Success
 from retryexec._exceptions import (
-    ReleasedFrames,
     annotate,
     calls_jobs,
     release_frames,
     report,
-    restore_frames,
     trim,
     with_traceback,
 )
@@ -203,21 +201,17 @@ class Worker(StartableThread):
         self, job: Job[Any], progress: JobProgress, due: float | None
     ) -> StopReason | None:
         """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
-        exception, traceback, released = progress.previous, None, ReleasedFrames()
+        exception = progress.previous
+        reason = job.postpone(progress, due)
+        if reason is not None:
+            return reason
         if exception is not None:
             # A traceback would keep the variables of every frame alive, for as long as the job
             # waits; and an exception raised again would add its new one to it.
-            traceback = exception.__traceback__
             with_traceback(exception, None)
             linked = exception.__cause__ is not None or exception.__context__ is not None
             if linked or isinstance(exception, BaseExceptionGroup):
-                released = release_frames(exception)
-        reason = job.postpone(progress, due)
-        if reason is not None:
-            if exception is not None:
-                with_traceback(exception, traceback)
-            restore_frames(released)
-            return reason
+                release_frames(exception)
         if due is not None:
             self._pool.timekeeper.schedule(job, due)
         return None

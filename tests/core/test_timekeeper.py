@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Gate, InThread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, RetryPolicy, current_attempt
+from retryexec import Clock, RetryAfter, RetryingExecutor, current_attempt
 from retryexec._core import timekeeper
 from retryexec._core.timekeeper import Timekeeper
 from retryexec.testing import VirtualClock
@@ -149,71 +148,6 @@ class Between:
         answer: bool = self.queue.empty()
         self.happens()
         return answer
-
-
-def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost() -> None:
-    """It looks into the queue and into the heap, and a job may go from one to the other."""
-    clock, done = ByHand(), list[float]()
-    executor = RetryingExecutor(max_workers=1, clock=clock)
-    future = executor.submit(once_after, 5, done)
-    executor.submit(len, "seven").result()  # by now the first job waits
-    pool, released, looked = executor._pool, threading.Event(), threading.Event()
-    release, may_leave = pool.timekeeper._release, pool.may_leave
-
-    def release_and_tell(jobs: deque[RetryFuture[Any]]) -> None:
-        release(jobs)
-        released.set()
-
-    def come_due() -> None:
-        clock.time = 5
-        pool.recheck()
-        released.wait(0.1)  # in vain if the look is taken under the lock, which is fine too
-
-    pool.timekeeper._release = release_and_tell
-    pool.queue = Between(pool.queue, come_due)  # type: ignore[assignment]
-    pool.may_leave = lambda: (may_leave(), looked.set())[0]  # type: ignore[method-assign]
-    executor.shutdown(wait=False)
-    assert looked.wait(10)
-    come_due()  # if it never looked into the queue
-    executor.shutdown()
-    assert (future.done(), done) == (True, [5])
-
-
-def test_a_job_done_before_its_release_has_returned_is_not_taken_for_one_that_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else its worker, the last one to look, would see no end."""
-    with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.01])) as executor:
-        pool, looked = executor._pool, threading.Event()
-        look, put = pool.closing.look_for_the_end, pool.queue.put
-
-        class Queue:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(queue, name)
-
-            def put(self, job: Any) -> None:
-                put(job)
-                if threading.current_thread().name.endswith("_timekeeper"):
-                    looked.wait(0.2)  # in vain if the word takes the lock, which is fine
-
-        def look_and_tell() -> None:
-            look()
-            if future.done():
-                looked.set()
-
-        queue = pool.queue
-        monkeypatch.setattr(pool, "queue", Queue())
-        gate = Gate(Boom())
-        future = executor.submit(gate)
-        assert gate.reached()
-        closed = threading.Event()
-        monkeypatch.setattr(pool, "make_room", closed.set)
-        monkeypatch.setattr(pool.closing, "look_for_the_end", look_and_tell)
-        thread = InThread(executor.shutdown)
-        assert closed.wait(10)  # the word of this shutdown is not the one that is looked for
-        gate.open()
-        assert isinstance(future.exception(10), Boom)
-        assert thread.result().failed == 1
 
 
 # ---- itself

@@ -532,8 +532,8 @@ class Jobs(RuleBasedStateMachine):
             if thread is not None:
                 thread.join(5)
                 assert not thread.is_alive()
-        assert not self.pool.timekeeper._heap
-        assert not self.pool.timekeeper._inbox
+        assert len(self.pool.timekeeper) == 0
+        assert not self.pool.unfinished
         while not self.pool.queue.empty():
             job = self.pool.queue.get()
             assert job is None or job.cancelled()

@@ -103,8 +103,8 @@ def test_expired_waits_leave_nothing_behind(future: RetryFuture[str]) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             future.result(timeout=0)
-    assert future._audience is not None
-    assert future._audience.gates == []
+    assert future._threads_waiting is not None
+    assert future._threads_waiting.locks == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -238,27 +238,6 @@ def test_a_callback_ends_a_future_of_the_same_lock() -> None:
     first.add_done_callback(lambda done: second.set_result(done.result()))
     InThread(lambda: first.set_result("saved")).result()
     assert second.result(timeout=5) == "saved"
-
-
-def test_a_worker_passes_over_a_cancelled_job_before_it_is_counted(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the word of who cancels and the count of it: then nothing is left to be counted."""
-    gate = Gate()
-    executor.submit(gate)
-    future = executor.submit(str)
-    pool = executor._pool
-    count = pool.count_cancelled
-
-    def count_late(job: Any) -> None:
-        gate.opened.set()
-        executor.submit(int).result(10)  # so the worker has come by
-        count(job)
-
-    monkeypatch.setattr(pool, "count_cancelled", count_late)
-    assert future.cancel()
-    assert not pool.stale
-    assert (executor.stats().queued, executor.stats().cancelled) == (0, 1)
 
 
 def test_waiter_that_finds_the_future_ended_is_not_notified_too(

@@ -17,7 +17,7 @@ from retryexec import (
     RetryPolicy,
     retry,
 )
-from retryexec._exceptions import connected, release_frames, restore_frames
+from retryexec._exceptions import connected
 from retryexec.testing import VirtualClock
 
 HOUR = RetryPolicy(max_attempts=2, max_elapsed=None, backoff=[3600])
@@ -265,16 +265,6 @@ def raised(way: Callable[[Variable], None]) -> Exception:
     except Exception as error:
         return error
     raise AssertionError
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_what_was_released_can_be_restored(way: Callable[[Variable], None]) -> None:
-    error = raised(way)
-    before = [(one, one.__traceback__) for one in connected(error)]
-    released = release_frames(error)
-    assert all(one.__traceback__ is None for one, _ in before)
-    restore_frames(released)
-    assert all(one.__traceback__ is trace for one, trace in before)
 
 
 def test_each_exception_is_connected_once() -> None:
