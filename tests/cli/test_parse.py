@@ -21,13 +21,13 @@ def test_spans_of_time(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1 h", "h", "1x", "9" * 400 + "d"])
-def test_no_spans_of_time(text: str) -> None:
+def test_bad_time_spans_are_refused(text: str) -> None:
     with pytest.raises(Misuse, match="is no span of time: seconds from 0 up, or with units"):
         duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "none"])
-def test_no_whole_numbers(text: str) -> None:
+def test_bad_whole_numbers_are_refused(text: str) -> None:
     with pytest.raises(Misuse) as caught:
         count(text)
     assert str(caught.value) == f"{text!r} is no whole number from 1 up"
@@ -59,7 +59,7 @@ def test_types_of_exceptions() -> None:
         ("", "no exception '' is known"),
     ],
 )
-def test_no_types_of_exceptions(name: str, said: str) -> None:
+def test_bad_exception_types_are_refused(name: str, said: str) -> None:
     with pytest.raises(Misuse) as caught:
         exception_type(name)
     assert said in str(caught.value)

@@ -84,7 +84,7 @@ def test_annotations_may_be_text(run: Callable[..., Any], tmp_path: Path) -> Non
         ("json:JSONDecoder", "JSONDecoder is no dataclass: decorate it with @dataclass"),
     ],
 )
-def test_what_is_no_target(target: str, said: str, refused: Refused) -> None:
+def test_bad_targets_are_refused(target: str, said: str, refused: Refused) -> None:
     assert said in refused(target)
 
 
@@ -106,7 +106,9 @@ def test_what_is_no_target(target: str, said: str, refused: Refused) -> None:
         ),
     ],
 )
-def test_what_is_no_job(body: str, said: str, refused: Refused, jobs: Path) -> None:
+def test_targets_that_are_not_jobs_are_refused(
+    body: str, said: str, refused: Refused, jobs: Path
+) -> None:
     jobs.write_text(f"from dataclasses import dataclass\n@dataclass\nclass Job:\n{body}\n")
     assert said in refused("jobs.py:Job")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from helpers import TESTS
 from helpers.jobs import Gate
 
 from retryexec import (
@@ -72,7 +73,7 @@ def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]
     return lambda: memory
 
 
-def test_what_ends_well_leaves_nothing(journal: Callable[[], Any]) -> None:
+def test_succeeded_job_leaves_nothing(journal: Callable[[], Any]) -> None:
     with RetryingExecutor(2, journal=journal(), policy=THREE) as executor:
         futures = [executor.submit(Save(str(n), fails=n)) for n in range(3)]
         assert [future.result(10) for future in futures] == ["0", "1", "2"]
@@ -82,7 +83,7 @@ def test_what_ends_well_leaves_nothing(journal: Callable[[], Any]) -> None:
     assert journal().dead.list() == []
 
 
-def test_what_finally_fails_is_a_dead_letter(journal: Callable[[], Any]) -> None:
+def test_failed_job_becomes_a_dead_letter(journal: Callable[[], Any]) -> None:
     with RetryingExecutor(1, journal=journal(), policy=THREE, on_give_up=list) as executor:
         assert isinstance(executor.submit(Save("bad", fails=9)).exception(10), OSError)
     (letter,) = journal().dead.list()
@@ -90,7 +91,7 @@ def test_what_finally_fails_is_a_dead_letter(journal: Callable[[], Any]) -> None
     assert [error.text for error in letter.errors][:2] == ["locked", "locked"]
 
 
-def test_what_is_cancelled_is_not_run_again(journal: Callable[[], Any]) -> None:
+def test_cancelled_job_is_not_run_again(journal: Callable[[], Any]) -> None:
     gate = Save.gates["busy"] = Gate()
     with RetryingExecutor(1, journal=journal()) as executor:
         executor.submit(Save("busy"))
@@ -103,7 +104,7 @@ def test_what_is_cancelled_is_not_run_again(journal: Callable[[], Any]) -> None:
     assert [key for key, *_ in Save.seen] == ["busy"]
 
 
-def test_what_a_shutdown_leaves_is_taken_over_where_it_was(journal: Callable[[], Any]) -> None:
+def test_jobs_left_by_a_shutdown_are_taken_over_where_they_were(journal: Callable[[], Any]) -> None:
     """At the attempt and the due time where it was, under the same name."""
     clock = VirtualClock()
     executor = RetryingExecutor(1, journal=journal(), clock=clock)
@@ -150,7 +151,7 @@ def test_recovered_jobs_give_up_as_any_other(journal: Callable[[], Any]) -> None
     assert letter.attempts == 2
 
 
-def test_more_may_be_taken_over_than_there_is_room_for(journal: Callable[[], Any]) -> None:
+def test_takeover_may_exceed_max_pending(journal: Callable[[], Any]) -> None:
     """What is taken over counts as pending, and makes room only for what it exceeds no more."""
     clock = VirtualClock()
     executor = RetryingExecutor(2, journal=journal(), clock=clock)
@@ -177,7 +178,7 @@ def test_a_journal_takes_registered_jobs_alone(journal: Callable[[], Any]) -> No
         assert executor.stats().queued == 0
 
 
-def test_closed_it_writes_nothing_down(journal: Callable[[], Any]) -> None:
+def test_closed_executor_writes_no_outcomes(journal: Callable[[], Any]) -> None:
     executor = RetryingExecutor(1, journal=journal())
     executor.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -290,7 +291,7 @@ def test_killed_while_jobs_wait_and_taken_over_by_the_next(tmp_path: Path) -> No
         import os, signal, sys
         from retryexec import RetryingExecutor
         from retryexec.journal import Journal
-        from test_journaled import Save
+        from journal.test_executor import Save
 
         executor = RetryingExecutor(1, journal=Journal(sys.argv[1], jobs={"save": Save}))
         for n in range(10):
@@ -298,7 +299,7 @@ def test_killed_while_jobs_wait_and_taken_over_by_the_next(tmp_path: Path) -> No
         os.kill(os.getpid(), signal.SIGKILL)
     """
     command = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "journal"]
-    tests = {"PYTHONPATH": str(Path(__file__).parent)}
+    tests = {"PYTHONPATH": str(TESTS)}
     done = subprocess.run(command, env=os.environ | tests, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
     clock = VirtualClock()

@@ -120,7 +120,7 @@ async def coroutine() -> None: ...
         (coroutine, "coroutine function"),
     ],
 )
-def test_submit_refuses_what_is_no_job(job: Any, words: str, executor: RetryingExecutor) -> None:
+def test_submit_refuses_what_is_not_a_job(job: Any, words: str, executor: RetryingExecutor) -> None:
     with pytest.raises(TypeError, match=words):
         executor.submit(job)
     assert executor.stats().queued == 0

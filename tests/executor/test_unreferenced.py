@@ -18,7 +18,7 @@ def clock() -> VirtualClock:
     return VirtualClock(patience=2)
 
 
-def test_a_forgotten_executor_finishes_its_jobs_and_its_threads_end(
+def test_unreferenced_executor_finishes_its_jobs_and_ends_its_threads(
     clock: VirtualClock,
 ) -> None:
     executor = RetryingExecutor(2, policy=TEN, clock=clock)

@@ -65,7 +65,7 @@ def test_threads_have_ended_after_shutdown(executor: RetryingExecutor) -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_a_second_call_is_harmless(executor: RetryingExecutor, clock: VirtualClock) -> None:
+def test_second_shutdown_is_harmless(executor: RetryingExecutor, clock: VirtualClock) -> None:
     executor.submit(Fails(1, clock))
     first = executor.shutdown()
     assert executor.shutdown() == first
@@ -178,7 +178,7 @@ def test_an_attempt_sees_that_no_other_follows(executor: RetryingExecutor) -> No
     assert future.result(5) is True
 
 
-def test_timeout_without_waiting_comes_later(
+def test_timeout_without_wait_takes_effect_later(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     future = executor.submit(Fails(9, clock))

@@ -19,7 +19,7 @@ import retryexec.testing
 from retryexec import PermanentError, RetryAfter, RetryingExecutor
 from retryexec.journal import Journal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

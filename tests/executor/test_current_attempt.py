@@ -141,7 +141,7 @@ def test_cancel_is_seen_by_the_running_attempt() -> None:
     assert "attempt 1" in str(exception)
 
 
-def test_nobody_cancelled_it() -> None:
+def test_uncancelled_attempt_says_so() -> None:
     job = Long()
     job.open()
     with RetryingExecutor(max_workers=1) as executor:
@@ -162,7 +162,7 @@ def test_a_shutdown_that_lets_no_attempt_start_is_seen_too() -> None:
     assert job.seen[2] is True
 
 
-def test_what_failed_before_is_the_cause_of_being_cancelled() -> None:
+def test_cancelled_error_has_the_last_failure_as_its_cause() -> None:
     job, error, clock = Long(), Flaky(), VirtualClock()
     outcomes = iter([partial(job.seen.append, "first"), job.exec])
 
@@ -183,7 +183,7 @@ def test_what_failed_before_is_the_cause_of_being_cancelled() -> None:
     assert future.attempts == 2
 
 
-def test_an_attempt_that_ignores_being_cancelled_has_the_last_word() -> None:
+def test_result_of_an_attempt_that_ignores_a_cancel_counts() -> None:
     """Success is success, and after a failure no other attempt follows."""
     with RetryingExecutor(max_workers=1, policy=MINUTES) as executor:
         good, bad = Gate("saved"), Gate(Flaky())

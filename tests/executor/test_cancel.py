@@ -70,7 +70,7 @@ def test_a_queued_job_is_cancelled_at_once(executor: RetryingExecutor) -> None:
     assert (ran, executor.stats().queued) == ([], 0)
 
 
-def test_wait_hears_of_a_cancel_between_attempts(
+def test_wait_returns_on_a_cancel_between_attempts(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cancelled when wait() has looked at it and is about to sleep; no worker has a hand in it."""
@@ -86,7 +86,7 @@ def test_wait_hears_of_a_cancel_between_attempts(
     assert wait([future], timeout=5).done == {future}
 
 
-def test_as_completed_hears_of_a_cancel_between_attempts(
+def test_as_completed_yields_a_job_cancelled_between_attempts(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     quick, waiting = executor.submit(len, ""), executor.submit(Fails(5, clock))
@@ -152,7 +152,7 @@ def test_success_despite_a_cancel_is_success(executor: RetryingExecutor) -> None
     assert (future.result(5), future.stop_reason) == ("saved", StopReason.SUCCEEDED)
 
 
-def test_cancel_from_the_hook_is_heeded(clock: VirtualClock) -> None:
+def test_cancel_from_the_hook_counts(clock: VirtualClock) -> None:
     """The decision to retry has been made, and cancel() comes before the wait begins."""
     job = Fails(5, clock)
     with RetryingExecutor(1, on_retry=lambda e: e.future.cancel(), clock=clock) as executor:
@@ -226,7 +226,7 @@ class Succeeds(Thing):
 
 
 @pytest.mark.parametrize("kind", [Succeeds, FailsInC])
-def test_an_ended_job_holds_nothing(
+def test_ended_job_releases_its_call(
     kind: type[Thing], executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     future, refs = submit_all_kinds(executor, kind())
@@ -236,7 +236,7 @@ def test_an_ended_job_holds_nothing(
     assert future.done()
 
 
-def test_a_cancelled_waiting_job_holds_nothing(
+def test_cancelled_waiting_job_releases_its_call(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     future, refs = submit_all_kinds(executor, FailsInC())
@@ -246,7 +246,7 @@ def test_a_cancelled_waiting_job_holds_nothing(
     assert [ref() for ref in refs] == [None] * 4
 
 
-def test_a_cancelled_queued_job_holds_nothing(executor: RetryingExecutor) -> None:
+def test_cancelled_queued_job_releases_its_call(executor: RetryingExecutor) -> None:
     gate = Gate()
     executor.submit(gate)
     future, refs = submit_all_kinds(executor, Succeeds())
@@ -256,7 +256,7 @@ def test_a_cancelled_queued_job_holds_nothing(executor: RetryingExecutor) -> Non
 
 
 @pytest.mark.parametrize("end", ["succeeds", "fails", "is cancelled"])
-def test_a_dropped_future_goes_at_once(
+def test_dropped_future_is_freed_at_once(
     end: str, executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     job = Fails({"succeeds": 1, "fails": 9, "is cancelled": 9}[end], clock)
@@ -314,7 +314,7 @@ def test_cancelled_jobs_do_not_pile_up_in_the_queue(executor: RetryingExecutor) 
     assert executor.stats().queued == 0
 
 
-def test_the_swept_count_as_no_load(clock: VirtualClock) -> None:
+def test_swept_jobs_do_not_count_as_load(clock: VirtualClock) -> None:
     """Else time would wait for them."""
     with RetryingExecutor(2, clock=clock) as executor:
         gate = Gate()
@@ -327,7 +327,7 @@ def test_the_swept_count_as_no_load(clock: VirtualClock) -> None:
         assert (executor.stats().succeeded, executor.stats().cancelled) == (2, 200)
 
 
-def test_only_jobs_yet_to_be_run_count_as_queued(executor: RetryingExecutor) -> None:
+def test_only_jobs_yet_to_run_count_as_queued(executor: RetryingExecutor) -> None:
     """Not cancelled jobs, before and after they leave the queue, nor sentinels to the workers."""
     pool = executor._pool
     future, behind = executor.submit(first := Gate()), executor.submit(second := Gate())
@@ -357,7 +357,7 @@ def test_only_jobs_yet_to_be_run_count_as_queued(executor: RetryingExecutor) -> 
     assert executor.stats().queued == 0
 
 
-def test_a_worker_that_comes_to_a_cancelled_job_before_it_is_counted_leaves_nothing_behind(
+def test_worker_that_passes_a_job_as_it_is_cancelled_leaves_nothing_behind(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = executor._pool

@@ -41,7 +41,7 @@ def test_runs_with_the_real_clock_and_adds_what_was_skipped(clock: InstantClock)
     assert before + 1000 <= clock.now() <= monotonic() + 1000
 
 
-def test_what_never_comes_is_waited_for_until_there_is_word(clock: InstantClock) -> None:
+def test_wait_without_a_limit_ends_with_a_notification(clock: InstantClock) -> None:
     changed, waiting = threading.Condition(), threading.Event()
 
     def wait() -> None:

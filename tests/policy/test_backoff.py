@@ -168,7 +168,7 @@ def test_a_timedelta_is_its_seconds(
     [-1, -1e-9, math.nan, math.inf, -math.inf, timedelta(-1), 10**400, "1", None, True, [1], 1j],
     ids=lambda bad: repr(bad)[:20],
 )
-def test_no_span_of_time(
+def test_what_is_not_a_time_span_is_refused(
     kind: Callable[..., Backoff], names: tuple[str, ...], name: str, bad: Any
 ) -> None:
     number = isinstance(bad, (int, float, timedelta)) and not isinstance(bad, bool)
@@ -203,7 +203,7 @@ def test_no_span_of_time(
         (lambda draw: ZeroBackoff().jittered(0.5, random=draw), random, TypeError),
     ],
 )
-def test_no_argument_of_this_kind(
+def test_what_is_not_a_valid_argument_is_refused(
     make: Callable[[Any], Any], bad: Any, wrong: type[Exception]
 ) -> None:
     """Refused where it is made, by value."""

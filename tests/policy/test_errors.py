@@ -76,7 +76,7 @@ def test_a_subclass_of_permanent_is_one() -> None:
     assert play(MINUTES, NoSuchUser(error)).exception is error
 
 
-def test_permanent_as_the_cause_stops_and_the_words_of_the_raiser_stay() -> None:
+def test_permanent_as_the_cause_stops_and_the_raised_message_stays() -> None:
     error = SavingFailedError("saving john")
     played = play(MINUTES, raise_from(error, PermanentError(Refused())))
     assert played.exception is error
@@ -168,7 +168,7 @@ def test_in_the_end_the_cause_is_what_the_job_failed_with() -> None:
     assert play(policy, plain).exception is plain
 
 
-def test_the_cause_is_there_for_the_predicate_of_nobody() -> None:
+def test_retry_on_is_not_asked_about_retry_after() -> None:
     """What RetryAfter says is final: `retry_on` is not asked."""
     asked: list[Exception] = []
     policy = RetryPolicy(max_attempts=2, retry_on=lambda error: asked.append(error) or False)
@@ -220,12 +220,12 @@ def test_without_a_wait_the_policys_own_comes(seconds: Any) -> None:
 # ---- all of them
 
 
-def test_their_words() -> None:
+def test_messages() -> None:
     assert str(PermanentError(Refused("no such user"))) == "permanent: Refused: no such user"
     assert str(RetryAfter(2.5)) == "retry after 2.5 s"
 
 
-def test_they_can_be_pickled() -> None:
+def test_errors_can_be_pickled() -> None:
     permanent = pickle.loads(pickle.dumps(PermanentError(Refused("gone"))))
     assert (type(permanent.exception), permanent.exception.args) == (Refused, ("gone",))
     after = pickle.loads(pickle.dumps(RetryAfter(timedelta(seconds=5), Refused())))
@@ -235,7 +235,7 @@ def test_they_can_be_pickled() -> None:
         assert (type(copy), copy.args) == (kind, ("why",))
 
 
-def test_they_are_what_callers_catch_already() -> None:
+def test_errors_derive_from_what_callers_catch_already() -> None:
     assert issubclass(Cancelled, concurrent.futures.CancelledError)
     assert issubclass(ShutdownError, RuntimeError)
     assert issubclass(PendingLimitError, RuntimeError)

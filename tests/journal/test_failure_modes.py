@@ -1,4 +1,4 @@
-"""The failure modes of the journal's issue, each under the number of its row."""
+"""The failure modes of docs/failure-modes.md: a section for each, under the number of its row."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def error(code: int, text: str = "made by a test") -> sqlite3.OperationalError:
 # ---- 3: the disk is full
 
 
-def test_row_03_disk_full_refuses_jobs_and_keeps_the_ends(
+def test_full_disk_refuses_jobs_and_keeps_outcomes(
     open_journal: Open,
     directory: Path,
     faults: type[Faulty],
@@ -117,7 +117,7 @@ def test_row_03_disk_full_refuses_jobs_and_keeps_the_ends(
     assert left_by(directory) == [Save("", 1), Save("welcome")]
 
 
-def test_row_03_in_async_mode_the_future_says_so(
+def test_full_disk_fails_the_accepted_future_in_async_mode(
     open_journal: Open, directory: Path, faults: type[Faulty]
 ) -> None:
     journal, _ = open_journal(directory, accept="async")
@@ -138,7 +138,7 @@ def test_row_03_in_async_mode_the_future_says_so(
     assert left_by(directory) == [Save("first")]
 
 
-def test_row_03_a_small_disk(open_journal: Open, tmp_path: Path) -> None:
+def test_disk_that_is_really_full(open_journal: Open, tmp_path: Path) -> None:
     """Nothing staged: a file may grow no further, as with a quota."""
     directory = tmp_path / "small"
     lines = Process(
@@ -168,7 +168,7 @@ def test_row_03_a_small_disk(open_journal: Open, tmp_path: Path) -> None:
     assert left_by(directory) == [*(Save("x" * 500, n) for n in range(10, 20)), Save("welcome")]
 
 
-def test_row_03_the_first_job_finds_no_room_for_a_file(
+def test_full_disk_before_the_first_job(
     open_journal: Open, directory: Path, faults: type[Faulty]
 ) -> None:
     journal, _ = open_journal(directory)
@@ -187,7 +187,7 @@ def test_row_03_the_first_job_finds_no_room_for_a_file(
     assert left_by(directory) == [Save("welcome")]
 
 
-def test_row_03_dead_letters_that_cannot_be_written_wait(
+def test_dead_letters_wait_while_the_disk_is_full(
     open_journal: Open,
     directory: Path,
     faults: type[Faulty],
@@ -221,7 +221,7 @@ def damage(path: Path, place: int, size: int = 64) -> None:
         file.write(os.urandom(size))
 
 
-def test_row_04_a_damaged_file_is_set_aside_and_salvaged(
+def test_damaged_file_is_set_aside_and_salvaged(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs = 2000
@@ -248,7 +248,7 @@ def test_row_04_a_damaged_file_is_set_aside_and_salvaged(
     assert caplog.text == ""  # told once
 
 
-def test_row_04_a_file_that_is_none_is_set_aside(
+def test_file_that_is_not_a_database_is_set_aside(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(directory, "journal.accept(Save('lost'))")
@@ -263,7 +263,7 @@ def test_row_04_a_file_that_is_none_is_set_aside(
     assert journal.poll() == 0
 
 
-def test_row_04_a_file_damaged_while_it_is_used_moves(
+def test_file_damaged_while_in_use_is_replaced(
     open_journal: Open,
     directory: Path,
     faults: type[Faulty],
@@ -294,7 +294,7 @@ def test_row_04_a_file_damaged_while_it_is_used_moves(
     assert [entry.attempts for entry in host.recovered if entry.job.n == 0] == [2]
 
 
-def test_row_04_damaged_dead_letters_are_set_aside(
+def test_damaged_dead_letters_are_set_aside(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal, _ = open_journal(directory)
@@ -311,7 +311,7 @@ def test_row_04_damaged_dead_letters_are_set_aside(
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "moved with its directory"])
-def test_row_05_file_unlinked_under_us(
+def test_removed_or_replaced_file_moves_its_jobs_to_a_new_one(
     open_journal: Open, directory: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever goes on in the old file nobody will find: all jobs move to a new one."""
@@ -348,7 +348,9 @@ def test_row_05_file_unlinked_under_us(
         assert sorted(job.n for job in left_by(directory)) == [0, 2, 3, 4, 5]
 
 
-def test_row_05_an_idle_journal_notices_too(open_journal: Open, directory: Path) -> None:
+def test_idle_journal_notices_that_its_file_was_removed(
+    open_journal: Open, directory: Path
+) -> None:
     journal, _ = open_journal(directory)
     journal.accept(Save("waits for hours"))
     for path in directory.iterdir():
@@ -360,9 +362,7 @@ def test_row_05_an_idle_journal_notices_too(open_journal: Open, directory: Path)
     assert left_by(directory) == [Save("waits for hours")]
 
 
-def test_row_05_with_no_new_home_jobs_are_refused_and_none_is_lost(
-    open_journal: Open, directory: Path
-) -> None:
+def test_removed_directory_refuses_jobs_and_loses_none(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     entries = [journal.accept(Save("", n)) for n in range(3)]
     elsewhere = directory.with_name("elsewhere")
@@ -380,9 +380,7 @@ def test_row_05_with_no_new_home_jobs_are_refused_and_none_is_lost(
 # ---- 6: a torn log
 
 
-def test_row_06_a_torn_log_loses_the_torn_transaction_alone(
-    open_journal: Open, directory: Path
-) -> None:
+def test_torn_log_loses_only_the_torn_transaction(open_journal: Open, directory: Path) -> None:
     killed(directory, "for n in range(20): journal.accept(Save('', n))")
     (wal,) = directory.glob("*.db-wal")
     with wal.open("r+b") as file:
@@ -394,7 +392,7 @@ def test_row_06_a_torn_log_loses_the_torn_transaction_alone(
 # ---- 7: locked by somebody else
 
 
-def test_row_07_a_reader_is_in_nobody_s_way(open_journal: Open, directory: Path) -> None:
+def test_reader_does_not_block_the_writer(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     journal.accept(Save("", 0))
     (database,) = databases(directory)
@@ -407,7 +405,7 @@ def test_row_07_a_reader_is_in_nobody_s_way(open_journal: Open, directory: Path)
         assert reader.execute("SELECT count(*) FROM job").fetchone() == (2,)
 
 
-def test_row_07_a_stranger_s_lock_refuses_jobs_and_keeps_the_ends(
+def test_foreign_write_lock_refuses_jobs_and_keeps_outcomes(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_file, "BUSY_MS", 1)
@@ -429,7 +427,7 @@ def test_row_07_a_stranger_s_lock_refuses_jobs_and_keeps_the_ends(
 # ---- 8: an error that is none
 
 
-def test_row_08_an_error_after_the_commit_is_no_refusal(
+def test_error_after_the_commit_is_not_a_refusal(
     open_journal: Open, directory: Path, faults: type[Faulty]
 ) -> None:
     journal, _ = open_journal(directory)
@@ -449,7 +447,7 @@ def test_row_08_an_error_after_the_commit_is_no_refusal(
     assert left_by(directory) == [Save("", 0)]
 
 
-def test_row_08_an_outcome_nobody_knows_is_a_refusal_for_good(
+def test_unknown_commit_is_a_refusal_for_good(
     open_journal: Open, directory: Path, faults: type[Faulty]
 ) -> None:
     """It was committed, nobody can read that, the caller hears no: so it must go."""
@@ -479,9 +477,7 @@ def test_row_08_an_outcome_nobody_knows_is_a_refusal_for_good(
 # ---- 9: the log grows
 
 
-def test_row_09_the_log_is_given_back_once_a_reader_has_gone(
-    open_journal: Open, directory: Path
-) -> None:
+def test_log_is_truncated_once_a_reader_has_gone(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory, accept="async", durability="process")
     entry = journal.accept(Save(""))
     assert journal.flush(10)
@@ -513,7 +509,7 @@ def test_row_09_the_log_is_given_back_once_a_reader_has_gone(
 # ---- 11: POSIX locks
 
 
-def test_row_11_nobody_here_opens_a_database_beside_sqlite(
+def test_database_is_opened_by_sqlite_only(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing any descriptor of a file drops all of the process's POSIX locks on it.
@@ -542,9 +538,7 @@ def test_row_11_nobody_here_opens_a_database_beside_sqlite(
     assert len(by_hand) == len(set(by_hand)) == 3, by_hand  # its own, the rerun's, dead.db
 
 
-def test_row_11_a_writer_keeps_others_out_after_all_that(
-    open_journal: Open, directory: Path
-) -> None:
+def test_writer_still_excludes_others_after_a_poll(open_journal: Open, directory: Path) -> None:
     """What the lock is for: a second connection cannot write while the first one does."""
     journal, _ = open_journal(directory)
     journal.accept(Save(""))
@@ -574,7 +568,7 @@ def test_row_11_a_writer_keeps_others_out_after_all_that(
 # ---- 12 and 13: forks
 
 
-def test_row_12_a_forked_child_has_a_file_of_its_own(open_journal: Open, directory: Path) -> None:
+def test_forked_child_has_its_own_file(open_journal: Open, directory: Path) -> None:
     lines = Process(
         directory,
         """
@@ -608,7 +602,7 @@ def test_row_12_a_forked_child_has_a_file_of_its_own(open_journal: Open, directo
     ]
 
 
-def test_row_12_a_fork_while_all_threads_are_busy(open_journal: Open, directory: Path) -> None:
+def test_fork_while_all_threads_are_busy(open_journal: Open, directory: Path) -> None:
     """No lock of SQLite's, or of ours, is inherited from a thread that the child lacks."""
     lines = Process(
         directory,
@@ -646,7 +640,7 @@ def test_row_12_a_fork_while_all_threads_are_busy(open_journal: Open, directory:
     assert len(journal.dead) == 15
 
 
-def test_row_13_a_child_does_not_keep_its_dead_parent_s_lock(
+def test_forked_child_does_not_keep_the_lock_of_its_dead_parent(
     open_journal: Open, directory: Path
 ) -> None:
     """Neither a forked one nor what is started by exec, though both live on."""
@@ -678,7 +672,7 @@ def test_row_13_a_child_does_not_keep_its_dead_parent_s_lock(
             os.kill(pid, 9)
 
 
-def test_row_13_a_lock_that_outlives_its_owner_is_told(
+def test_lock_that_outlives_its_owner_is_logged(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By a child made behind Python's back: there is nothing else to be done."""
@@ -723,7 +717,7 @@ entries = [*host.recovered] or [journal.accept(Save("", n)) for n in (11, 12, 13
 """
 
 
-def test_row_17_a_poison_job_ends_among_the_dead(open_journal: Open, directory: Path) -> None:
+def test_poison_job_becomes_a_dead_letter(open_journal: Open, directory: Path) -> None:
     """Five jobs at work at the same time, one of them kills: the others pay one delay each."""
     killed(
         directory,
@@ -765,7 +759,7 @@ def test_row_17_a_poison_job_ends_among_the_dead(open_journal: Open, directory: 
     assert (letter.fields["n"], letter.reason, letter.crashes) == (13, "crashes", 3)
 
 
-def test_row_17_suspects_run_one_at_a_time_and_marked_before(
+def test_suspects_run_one_at_a_time_and_are_marked_before(
     open_journal: Open, directory: Path
 ) -> None:
     killed(
@@ -797,7 +791,7 @@ def test_row_17_suspects_run_one_at_a_time_and_marked_before(
     assert marked() == []
 
 
-def test_row_17_a_killer_quicker_than_any_mark(open_journal: Open, directory: Path) -> None:
+def test_poison_job_that_kills_before_it_is_marked(open_journal: Open, directory: Path) -> None:
     """It kills before a batch could show it at work: then all run one at a time."""
     killed(directory, "for n in range(4): journal.accept(Save('', n))")
     runs = []
@@ -831,9 +825,7 @@ def test_row_17_a_killer_quicker_than_any_mark(open_journal: Open, directory: Pa
     assert left_by(directory) == [Save("", 3)] * ("run 3" not in runs)
 
 
-def test_row_17_nobody_is_blamed_for_the_end_of_the_machine(
-    open_journal: Open, directory: Path
-) -> None:
+def test_reboot_makes_no_suspects(open_journal: Open, directory: Path) -> None:
     for _ in range(4):
         killed(directory, "host.at_work = [*host.recovered] or [journal.accept(Save('long'))]")
         (lock,) = directory.glob("*.lock")
@@ -843,9 +835,7 @@ def test_row_17_nobody_is_blamed_for_the_end_of_the_machine(
     assert [(entry.job.email, entry.crashes) for entry in host.recovered] == [("long", 0)]
 
 
-def test_row_17_a_suspect_that_kills_when_it_is_tried_again(
-    open_journal: Open, directory: Path
-) -> None:
+def test_suspect_that_kills_in_a_later_attempt(open_journal: Open, directory: Path) -> None:
     """It fails first, and so takes its mark off; then it is too quick for another."""
     killed(directory, "host.at_work = [journal.accept(Save('killer'))]; journal.accept(Save(''))")
     dead: list[str] = []
@@ -867,7 +857,7 @@ def test_row_17_a_suspect_that_kills_when_it_is_tried_again(
     assert dead == ["killer 3"]
 
 
-def test_row_17_neighbours_of_an_unknown_killer_pay_little(
+def test_only_the_first_jobs_run_alone_after_an_unmarked_crash(
     open_journal: Open, directory: Path
 ) -> None:
     """Of many, the first in line run one at a time; the killer was one of them."""
@@ -898,7 +888,7 @@ def only_file(journal: Journal) -> JournalFile:
         ([(1, 1, False), (2, 0, True)], 2, [2], 0),
     ],
 )
-def test_row_17_verdicts(
+def test_who_is_a_suspect(
     marked: list[tuple[int, int, bool]], adoptions: int, blamed: list[int], serial: int
 ) -> None:
     verdict = judge([Marked(*mark) for mark in marked], adoptions)
@@ -908,9 +898,7 @@ def test_row_17_verdicts(
 # ---- 18: shutdown leaves the rest
 
 
-def test_row_18_what_is_unfinished_at_the_close_is_the_next_one_s(
-    open_journal: Open, directory: Path
-) -> None:
+def test_unfinished_jobs_at_close_are_taken_over(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory, accept="async")
     entries = [journal.accept(Save("", n)) for n in range(2500)]
     for entry in entries[:1000]:
@@ -919,9 +907,7 @@ def test_row_18_what_is_unfinished_at_the_close_is_the_next_one_s(
     assert [job.n for job in left_by(directory)] == list(range(1000, 2500))
 
 
-def test_row_25_a_journal_nobody_closes_writes_down_what_has_ended(
-    open_journal: Open, directory: Path
-) -> None:
+def test_outcomes_are_written_at_exit_without_a_close(open_journal: Open, directory: Path) -> None:
     lines = Process(
         directory,
         """
@@ -938,7 +924,7 @@ def test_row_25_a_journal_nobody_closes_writes_down_what_has_ended(
 # ---- 22: history
 
 
-def test_row_22_no_statement_looks_at_the_history(open_journal: Open, directory: Path) -> None:
+def test_no_statement_scans_the_history(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     journal.died(journal.accept(Save("")), "permanent", 1)
     entry = journal.accept(Save(""))
@@ -963,7 +949,7 @@ def test_row_22_no_statement_looks_at_the_history(open_journal: Open, directory:
 # ---- 23, 26
 
 
-def test_row_26_a_job_too_large_is_refused_and_the_rest_goes_on(
+def test_too_large_a_job_is_refused_and_the_rest_goes_on(
     open_journal: Open, directory: Path
 ) -> None:
     journal, _ = open_journal(directory, max_bytes=1000)
@@ -977,7 +963,7 @@ def test_row_26_a_job_too_large_is_refused_and_the_rest_goes_on(
 # ---- 27: versions
 
 
-def test_row_27_a_newer_file_is_left_for_others(
+def test_newer_file_is_left_for_newer_versions(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(directory, "journal.accept(Save('future'))")
@@ -998,7 +984,7 @@ def test_row_27_a_newer_file_is_left_for_others(
     assert sorted(job.email for job in left_by(directory)) == ["future", "mine"]
 
 
-def test_row_27_unknown_records_are_parked_and_come_back(
+def test_unknown_records_are_parked_and_come_back(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(
@@ -1081,7 +1067,7 @@ def test_a_wait_that_is_interrupted_accepts_nothing(
     assert left_by(directory) == [Save("before")]
 
 
-def test_an_error_nobody_expects_leaves_nobody_waiting(
+def test_unexpected_error_fails_those_who_wait(
     open_journal: Open,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -1123,7 +1109,7 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
 # ---- 10: SQLite's own bug
 
 
-def test_row_10_an_old_sqlite_is_told_once(
+def test_old_sqlite_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(_file, "_told", [])
@@ -1137,7 +1123,7 @@ def test_row_10_an_old_sqlite_is_told_once(
     assert "SQLite 3.40.1" in record.getMessage()
 
 
-def test_row_10_one_connection_writes_and_checkpoints(
+def test_one_connection_writes_and_checkpoints(
     open_journal: Open, directory: Path, faults: type[Faulty]
 ) -> None:
     """Whatever else opens an owner's file while that one lives would be a second one."""
@@ -1154,7 +1140,7 @@ def test_row_10_one_connection_writes_and_checkpoints(
 # ---- 15: orphans
 
 
-def test_row_15_an_owner_s_name_is_never_used_again(open_journal: Open, directory: Path) -> None:
+def test_owner_names_are_never_reused(open_journal: Open, directory: Path) -> None:
     names = set()
     for n in range(3):
         journal, host = open_journal(directory)
@@ -1164,9 +1150,7 @@ def test_row_15_an_owner_s_name_is_never_used_again(open_journal: Open, director
     assert len(names) == 3
 
 
-def test_row_15_no_record_of_owners_is_needed_to_find_orphans(
-    open_journal: Open, directory: Path
-) -> None:
+def test_jobs_are_recovered_without_a_record_of_owners(open_journal: Open, directory: Path) -> None:
     """Neither a process number that another has by now, nor the file's own word."""
     killed(directory, "journal.accept(Save('orphan'))")
     (database,) = databases(directory)
@@ -1181,9 +1165,7 @@ def test_row_15_no_record_of_owners_is_needed_to_find_orphans(
 # ---- 19: what was running is run again
 
 
-def test_row_19_what_ran_in_a_dead_process_is_run_again(
-    open_journal: Open, directory: Path
-) -> None:
+def test_job_of_a_dead_process_is_run_again(open_journal: Open, directory: Path) -> None:
     killed(
         directory,
         """
@@ -1196,7 +1178,7 @@ def test_row_19_what_ran_in_a_dead_process_is_run_again(
     assert len(journal.dead) == 0
 
 
-def test_row_19_or_not_at_all_if_a_single_crash_is_too_many(
+def test_max_crashes_of_one_makes_it_a_dead_letter_at_once(
     open_journal: Open, directory: Path
 ) -> None:
     killed(
@@ -1215,7 +1197,7 @@ def test_row_19_or_not_at_all_if_a_single_crash_is_too_many(
 # ---- 20: one end
 
 
-def test_row_20_the_first_end_is_the_one_that_counts(open_journal: Open, directory: Path) -> None:
+def test_first_outcome_counts(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     first, second = journal.accept(Save("done")), journal.accept(Save("dead"))
     engine = journal._engine
@@ -1231,7 +1213,7 @@ def test_row_20_the_first_end_is_the_one_that_counts(open_journal: Open, directo
     assert left_by(directory) == []
 
 
-def test_row_20_an_entry_shown_twice_in_one_batch_is_not_late(
+def test_entry_written_twice_in_one_batch_is_not_late(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal, _ = open_journal(directory)
@@ -1248,7 +1230,7 @@ def test_row_20_an_entry_shown_twice_in_one_batch_is_not_late(
     assert left_by(directory) == []
 
 
-def test_row_20_an_end_that_comes_too_late_is_told(
+def test_late_outcome_is_logged(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its owner's lock was removed, a minute passed, somebody else took its jobs."""
@@ -1275,9 +1257,7 @@ def test_row_20_an_end_that_comes_too_late_is_told(
 # ---- 21: order
 
 
-def test_row_21_there_is_no_order_a_retry_may_come_after_what_was_accepted_later(
-    open_journal: Open, directory: Path
-) -> None:
+def test_retry_may_run_after_jobs_accepted_later(open_journal: Open, directory: Path) -> None:
     """A limit, and no promise: a save that must not overwrite a later one has to see to that."""
     journal, _ = open_journal(directory)
     first = journal.accept(Save("john@example.com", 1))
@@ -1299,7 +1279,7 @@ def test_row_21_there_is_no_order_a_retry_may_come_after_what_was_accepted_later
 # ---- 23: a storm at start
 
 
-def test_row_23_overdue_retries_come_a_few_at_a_time(open_journal: Open, directory: Path) -> None:
+def test_overdue_retries_are_released_a_few_at_a_time(open_journal: Open, directory: Path) -> None:
     time = [1000.0]
     options: dict[str, Any] = {"wall_clock": lambda: time[0], "accept": "async"}
     journal, _ = open_journal(directory, **options)

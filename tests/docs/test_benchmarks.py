@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parents[1] / "benchmarks"
+HERE = Path(__file__).parents[2] / "benchmarks"
 NO_BENCHMARKS = {"harness", "peers", "report"}
 BENCHMARKS = sorted({path.stem for path in HERE.glob("*.py")} - NO_BENCHMARKS)
 

@@ -64,7 +64,7 @@ def test_without_sniffio_it_is_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     assert current_library() == "asyncio"
 
 
-def test_with_nothing_due_a_coroutine_waits_for_a_word() -> None:
+def test_coroutine_waits_to_be_woken_when_nothing_is_due() -> None:
     class Told(AsyncEvent):
         async def wait(self, seconds: float) -> None:
             self.set()
@@ -89,7 +89,7 @@ class StandingClock(SystemClock):
         super().wait(changed, max(until, math.inf))
 
 
-def test_a_deadline_nobody_minds_any_more_is_passed_over() -> None:
+def test_cancelled_deadline_is_passed_over() -> None:
     clock = StandingClock()
     tokens = [CancelToken(timeout=span, clock=clock) for span in (100, 200, 150)]
     first, second = (token.on_cancel(lambda: None) for token in tokens[:2])
@@ -103,7 +103,7 @@ def test_a_deadline_nobody_minds_any_more_is_passed_over() -> None:
     assert not thread.is_alive()
 
 
-def test_a_weak_callback_of_what_is_gone_does_nothing() -> None:
+def test_weak_callback_of_a_freed_object_does_nothing() -> None:
     class Gone:
         def called(self) -> None:
             raise AssertionError

@@ -142,7 +142,7 @@ def test_history_keeps_the_latest_failures(executor: RetryingExecutor, clock: Vi
         ({"max_elapsed": 6}, lambda: raise_(RetryAfter(7, Boom())), StopReason.MAX_ELAPSED, 0),
     ],
 )
-def test_every_stop_has_its_reason(  # noqa: PLR0917
+def test_every_end_has_its_stop_reason(  # noqa: PLR0917
     changes: dict[str, Any],
     job: Any,
     reason: StopReason,
@@ -259,7 +259,9 @@ def test_the_last_unwanted_result_is_the_result(
     assert executor.stats().failed == 1
 
 
-def test_an_error_is_no_result(executor: RetryingExecutor, clock: VirtualClock) -> None:
+def test_retry_on_result_is_not_asked_about_errors(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
     view = executor.using(max_attempts=1, retry_on_result=lambda value: pytest.fail("asked"))
     future = view.submit(raise_, Boom())
     clock.advance(0)

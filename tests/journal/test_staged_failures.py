@@ -57,7 +57,7 @@ def test_an_adoption_that_finds_the_disk_full_is_tried_again(
     assert caplog.text.count("is tried again") == 1
 
 
-def test_a_full_disk_does_not_keep_a_lock(
+def test_full_disk_keeps_no_lock(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That the name of its owner cannot be written into it is no matter."""
@@ -122,11 +122,11 @@ def test_a_lock_is_made_anew_when_somebody_tidied_it_away(
     assert left_by(directory) == [Save("here")]
 
 
-def test_an_owner_that_left_while_it_was_looked_for_is_nobody(directory: Path) -> None:
+def test_owner_that_ends_during_the_lookup_is_ignored(directory: Path) -> None:
     assert Directory(directory).claim("0" * 32) is None
 
 
-def test_what_the_kernel_does_not_tell_is_not_guessed(
+def test_missing_kernel_facts_are_not_guessed(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Directory(directory)
@@ -155,7 +155,7 @@ def test_a_lock_that_cannot_be_tried_is_an_error(
         Directory(directory)
 
 
-def test_a_lock_that_somebody_else_made_anew_is_not_regained(directory: Path) -> None:
+def test_lock_recreated_by_another_process_is_not_taken(directory: Path) -> None:
     lock = Directory(directory).new()
     lock.path.unlink()
     other = os.open(lock.path, os.O_RDWR | os.O_CREAT)
@@ -165,7 +165,7 @@ def test_a_lock_that_somebody_else_made_anew_is_not_regained(directory: Path) ->
     lock.release()
 
 
-def test_a_lock_that_is_taken_while_it_is_regained_is_the_other_s(
+def test_lock_taken_during_recovery_stays_with_the_other_process(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = Directory(directory).new()
@@ -216,7 +216,7 @@ def test_a_check_that_finds_something_is_damage(
     lock.release()
 
 
-def test_what_even_a_rollback_could_not_end_is_ended_first(
+def test_transaction_left_open_by_a_failed_rollback_is_ended_first(
     open_journal: Open, directory: Path
 ) -> None:
     journal, _ = open_journal(directory)
@@ -261,7 +261,7 @@ def test_errors_that_are_damaged_are_left_out(open_journal: Open, directory: Pat
 # ---- the writer
 
 
-def test_ends_that_cannot_be_written_before_the_close_are_told(
+def test_outcomes_that_cannot_be_written_before_close_are_logged(
     open_journal: Open,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -297,7 +297,7 @@ def test_a_file_that_cannot_be_left_in_order_is_left_as_it_is(
     assert left_by(directory) == [Save("again")]
 
 
-def test_no_checkpoint_is_no_harm(
+def test_failed_checkpoint_does_no_harm(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal, _ = open_journal(directory)
@@ -355,7 +355,7 @@ def test_a_suspect_that_cannot_be_marked_waits(
     assert journal.stats().healthy
 
 
-def test_what_comes_after_the_close_is_turned_away(open_journal: Open, directory: Path) -> None:
+def test_calls_after_close_are_refused(open_journal: Open, directory: Path) -> None:
     """By a thread that had the engine in its hand when it was closed."""
     journal, _ = open_journal(directory)
     for accept in (False, True):
@@ -375,7 +375,7 @@ def test_what_comes_after_the_close_is_turned_away(open_journal: Open, directory
     journal.close()
 
 
-def test_an_errand_that_fails_is_told_and_the_next_one_run(
+def test_background_task_that_fails_is_logged_and_the_next_one_runs(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal, _ = open_journal(directory)
@@ -399,7 +399,9 @@ def test_a_journal_that_polls_adopts_by_itself(open_journal: Open, directory: Pa
     assert host.next().job == Save("left")
 
 
-def test_a_journal_may_be_closed_by_its_own_errand(open_journal: Open, directory: Path) -> None:
+def test_journal_may_be_closed_by_its_own_background_task(
+    open_journal: Open, directory: Path
+) -> None:
     """A future's callback runs on that thread, and may do anything."""
     journal, _ = open_journal(directory)
     engine, closed = journal._engine, threading.Event()
@@ -416,7 +418,7 @@ def test_a_journal_may_be_closed_by_its_own_errand(open_journal: Open, directory
 # ---- dead letters
 
 
-def test_no_letters_are_no_error(directory: Path) -> None:
+def test_no_dead_letters_is_not_an_error(directory: Path) -> None:
     dead = Journal(directory, jobs=JOBS).dead
     assert (len(dead), list(dead), bool(dead)) == (0, [], True)
     assert (dead.rerun_all(), dead.discard_all()) == (0, 0)
@@ -426,7 +428,7 @@ def test_no_letters_are_no_error(directory: Path) -> None:
     assert not (directory / "dead.db").exists()
 
 
-def test_what_people_see_of_a_letter_is_redacted(open_journal: Open, directory: Path) -> None:
+def test_shown_dead_letter_is_redacted(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory, redact=lambda kind, fields: {**fields, "email": kind})
     journal.died(journal.accept(Save("secret", 3)), "permanent", 1)
     assert journal.flush(10)
@@ -475,7 +477,7 @@ def test_damaged_letters_are_found_at_an_adoption_too(
     assert "dead letters are damaged" in caplog.text
 
 
-def test_a_letter_that_somebody_is_about_to_rerun_is_left_to_him(
+def test_letter_claimed_for_a_rerun_is_left_to_its_process(
     open_journal: Open, directory: Path
 ) -> None:
     journal, _ = open_journal(directory)
@@ -499,7 +501,7 @@ def test_a_letter_that_somebody_is_about_to_rerun_is_left_to_him(
     del letter
 
 
-def test_a_letter_whose_mover_died_before_the_move(open_journal: Open, directory: Path) -> None:
+def test_letter_whose_claimer_died_before_the_rerun(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     journal.died(journal.accept(Save("")), "permanent", 1)
     assert journal.flush(10)
@@ -513,7 +515,7 @@ def test_a_letter_whose_mover_died_before_the_move(open_journal: Open, directory
 # ---- in memory
 
 
-def test_what_became_of_a_memory_journal_s_job_after_its_close_is_no_matter() -> None:
+def test_memory_journal_ignores_outcomes_after_close() -> None:
     journal = MemoryJournal(jobs=JOBS)
     journal.open(FakeHost())
     entry = journal.accept(Save(""))

@@ -36,7 +36,7 @@ def test_a_time_soon_to_come_ends_the_wait() -> None:
 
 
 @pytest.mark.parametrize("until", [math.inf, 1e300, 1e10])
-def test_word_ends_the_wait_however_long(until: float) -> None:
+def test_notification_ends_the_wait_however_long(until: float) -> None:
     """A time past what the platform can wait for is no error either."""
     changed, told, begun = threading.Condition(), threading.Event(), threading.Event()
 
@@ -56,7 +56,7 @@ def test_word_ends_the_wait_however_long(until: float) -> None:
     assert told.is_set()
 
 
-def test_says_what_it_is() -> None:
+def test_repr_says_what_it_is() -> None:
     assert repr(SystemClock()) == "SystemClock()"
 
 

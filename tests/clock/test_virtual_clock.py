@@ -337,7 +337,7 @@ def test_what_is_past_is_not_waited_for(clock: VirtualClock) -> None:
     assert not thread.is_alive()
 
 
-def test_word_ends_the_wait_of_a_thread(clock: VirtualClock) -> None:
+def test_notification_ends_the_wait_of_a_thread(clock: VirtualClock) -> None:
     """And time has no business with it any more."""
     changed, begun = threading.Condition(), threading.Event()
 
@@ -365,7 +365,7 @@ def test_a_woken_thread_has_acted_before_time_moves_on(clock: VirtualClock) -> N
     assert seen == [1, 2, 3]
 
 
-def test_the_owner_moves_time_by_waiting(clock: VirtualClock) -> None:
+def test_owner_thread_moves_time_by_waiting(clock: VirtualClock) -> None:
     """To the next thing that is due, and no further than it wants to wait."""
     asleep(clock, 5)
     with (changed := threading.Condition()):
@@ -375,7 +375,7 @@ def test_the_owner_moves_time_by_waiting(clock: VirtualClock) -> None:
         assert clock.now() == 100
 
 
-def test_when_the_owner_has_gone_the_next_one_moves_it() -> None:
+def test_next_thread_moves_time_when_the_owner_has_gone() -> None:
     clocks: list[VirtualClock] = []
     maker = threading.Thread(target=lambda: clocks.append(VirtualClock()))
     maker.start()

@@ -186,7 +186,7 @@ def test_a_tokens_time_ends_the_ticker_exactly_then(clock: VirtualClock) -> None
     assert clock.now() == 25
 
 
-def test_a_tokens_time_ends_the_wait_of_those_who_do_not_lead(clock: TellingClock) -> None:
+def test_tokens_deadline_ends_the_wait_of_those_who_do_not_lead(clock: TellingClock) -> None:
     token = CancelToken(timeout=5, clock=clock)
     ticker = Ticker(TENS, cancel=token, clock=clock)
     ticker.wait()

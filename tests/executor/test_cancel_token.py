@@ -92,7 +92,7 @@ def test_no_attempt_follows_one_during_which_it_was_cancelled(
     assert (future.attempts, future.stop_reason) == (1, StopReason.CANCELLED)
 
 
-def test_one_that_succeeds_all_the_same_has_succeeded(executor: RetryingExecutor) -> None:
+def test_success_despite_a_cancelled_token_is_success(executor: RetryingExecutor) -> None:
     token = CancelToken()
     gate = Gate("saved")
     future = executor.using(cancel=token).submit(gate)
@@ -102,7 +102,7 @@ def test_one_that_succeeds_all_the_same_has_succeeded(executor: RetryingExecutor
     assert future.result(10) == "saved"
 
 
-def test_submitted_after_the_word_it_does_not_run(executor: RetryingExecutor) -> None:
+def test_job_submitted_after_the_cancel_does_not_run(executor: RetryingExecutor) -> None:
     token = CancelToken()
     token.cancel()
     future = executor.using(cancel=token).submit(pytest.fail, "it ran")
@@ -122,7 +122,7 @@ def test_a_tokens_time_ends_its_jobs_exactly_then(
     assert (future.cancelled(), job.started_at, ended) == (True, [0, 10, 20], [25])
 
 
-def test_a_parents_word_reaches_the_jobs_of_a_child(
+def test_cancelling_a_parent_cancels_jobs_of_the_child(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     parent = CancelToken()
@@ -158,7 +158,7 @@ def test_a_view_of_a_view_keeps_the_token_unless_it_has_its_own(
     assert futures[1].cancelled()
 
 
-def test_only_a_token_will_do(executor: RetryingExecutor) -> None:
+def test_cancel_must_be_a_token(executor: RetryingExecutor) -> None:
     with pytest.raises(TypeError, match="cancel takes a CancelToken"):
         executor.using(cancel="now")  # type: ignore[arg-type]
 

@@ -217,7 +217,7 @@ def test_a_final_failure_is_itself_though_cancelled(clock: VirtualClock) -> None
         retry(Script(clock, KeyboardInterrupt).exec, clock=clock, cancel=token)
 
 
-def test_cancelled_after_a_value_nobody_wants(clock: VirtualClock) -> None:
+def test_cancelled_after_an_unwanted_value(clock: VirtualClock) -> None:
     token = CancelToken()
     token.cancel()
     policy = TENS.replace(retry_on_result=lambda value: True)

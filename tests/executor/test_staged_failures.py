@@ -50,7 +50,7 @@ def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Any)
     monkeypatch.setattr(owner, name, staged)
 
 
-def test_a_job_cancelled_on_its_way_to_the_timekeeper_leaves_nothing_behind(
+def test_cancel_before_a_job_is_scheduled_leaves_nothing_behind(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(Boom())
@@ -64,7 +64,7 @@ def test_a_job_cancelled_on_its_way_to_the_timekeeper_leaves_nothing_behind(
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
 
 
-def test_a_job_cancelled_just_after_it_came_to_the_timekeeper_leaves_nothing_behind(
+def test_cancel_just_after_a_job_is_scheduled_leaves_nothing_behind(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(Boom())
@@ -84,7 +84,7 @@ def test_a_job_cancelled_just_after_it_came_to_the_timekeeper_leaves_nothing_beh
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
 
 
-def test_a_job_that_comes_to_a_closed_timekeeper_ends(
+def test_job_that_fails_during_shutdown_is_ended(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(Boom())
@@ -110,7 +110,7 @@ class BrokenClock(SystemClock):
         super().wait(changed, until)
 
 
-def test_a_clock_that_cannot_be_waited_for_is_looked_at(
+def test_clock_whose_wait_fails_is_polled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Jobs come late by it, and come all the same."""
@@ -138,7 +138,7 @@ def test_without_a_timekeeper_the_worker_waits_itself(
     assert job.started_at == [0, 10, 20]
 
 
-def test_such_a_wait_ends_with_the_attempts(
+def test_wait_of_a_worker_ends_at_shutdown(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor.submit(len, "").result(10)
@@ -150,7 +150,7 @@ def test_such_a_wait_ends_with_the_attempts(
     assert future.stop_reason is StopReason.SHUTDOWN
 
 
-def test_a_second_worker_that_does_not_start_is_told_and_missed_by_nobody(
+def test_second_worker_that_does_not_start_is_logged_and_not_needed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with RetryingExecutor(2) as executor:
@@ -169,7 +169,7 @@ def test_a_second_worker_that_does_not_start_is_told_and_missed_by_nobody(
     assert "cannot start another worker: can't start new thread" in caplog.text
 
 
-def test_a_job_queued_just_as_the_pool_breaks_is_refused(
+def test_job_queued_as_the_pool_breaks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go, broken = threading.Event(), threading.Event()
@@ -215,7 +215,7 @@ def test_a_job_queued_just_as_the_pool_breaks_is_refused(
         executor.shutdown()
 
 
-def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
+def test_future_left_behind_by_a_fork_fails_when_waited_for(
     executor: RetryingExecutor,
 ) -> None:
     """One that was in nobody's hands at the instant; played here, in the parent."""
@@ -225,7 +225,7 @@ def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
         job.result(10)
 
 
-def test_an_interrupt_as_a_worker_starts_leaves_room_for_another(
+def test_interrupt_as_a_worker_starts_does_not_use_up_its_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = Worker.start
@@ -243,7 +243,7 @@ def test_an_interrupt_as_a_worker_starts_leaves_room_for_another(
         assert len(executor._threads) == 1
 
 
-def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
+def test_interrupt_as_jobs_are_abandoned_ends_them_all_the_same(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     future = executor.submit(Fails(9, clock))
@@ -258,7 +258,7 @@ def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
     assert isinstance(future.exception(10), ShutdownError)
 
 
-def test_what_a_callback_raises_in_a_shutdown_nobody_waits_for_is_reported(
+def test_callback_that_raises_in_a_shutdown_without_wait_is_logged(
     executor: RetryingExecutor, clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     future = executor.submit(Fails(9, clock))
@@ -272,9 +272,7 @@ def test_what_a_callback_raises_in_a_shutdown_nobody_waits_for_is_reported(
     assert "a callback failed while" in caplog.text
 
 
-def test_what_ends_the_attempts_first_stands(
-    executor: RetryingExecutor, clock: VirtualClock
-) -> None:
+def test_first_kind_of_shutdown_stands(executor: RetryingExecutor, clock: VirtualClock) -> None:
     future = executor.submit(Fails(9, clock))
     clock.advance(1)
     executor.shutdown(wait=False, cancel_futures=True)
@@ -283,7 +281,7 @@ def test_what_ends_the_attempts_first_stands(
     assert executor.shutdown(cancel_futures=True).cancelled == 1
 
 
-def test_under_a_token_a_closed_executor_refuses_all_the_same(clock: VirtualClock) -> None:
+def test_closed_executor_refuses_jobs_with_a_cancelled_token(clock: VirtualClock) -> None:
     executor = RetryingExecutor(1, clock=clock)
     view = executor.using(cancel=(token := CancelToken()))
     executor.shutdown()
@@ -293,7 +291,7 @@ def test_under_a_token_a_closed_executor_refuses_all_the_same(clock: VirtualCloc
     assert executor.stats().cancelled == 0
 
 
-def test_a_full_executor_takes_nothing_from_its_own_worker_under_a_token_either() -> None:
+def test_full_executor_refuses_a_job_from_its_own_worker_with_a_token() -> None:
     with RetryingExecutor(1, max_pending=1) as executor:
         token = CancelToken()
         view = executor.using(cancel=token, max_attempts=1)
@@ -302,7 +300,7 @@ def test_a_full_executor_takes_nothing_from_its_own_worker_under_a_token_either(
         assert not token._callbacks
 
 
-def test_exec_that_cannot_be_called_is_no_job(executor: RetryingExecutor) -> None:
+def test_exec_that_is_not_callable_is_refused(executor: RetryingExecutor) -> None:
     class Job:
         exec = "now"
 
@@ -310,14 +308,14 @@ def test_exec_that_cannot_be_called_is_no_job(executor: RetryingExecutor) -> Non
         executor.submit(Job())
 
 
-def test_what_monitors_and_pythons_own_tests_read(executor: RetryingExecutor) -> None:
+def test_attributes_that_monitors_read(executor: RetryingExecutor) -> None:
     executor.submit(len, "").result(10)
     assert executor._max_workers == 1
     assert not executor._broken
     assert [thread.name[-2:] for thread in executor._threads] == ["_0"]
 
 
-def test_a_partial_is_called_by_its_functions_name(
+def test_partial_is_named_for_its_function(
     executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
     executor.using(max_attempts=1).submit(partial(partial(raise_), Boom()))
@@ -358,7 +356,7 @@ class Scarce:
 
 
 @pytest.mark.leaks("the MemoryError leads to frames that lead to the executor")
-def test_no_memory_for_its_wait_ends_a_job_with_its_last_exception(
+def test_no_memory_to_schedule_a_job_fails_it_with_its_last_exception(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     keeper = executor._pool.timekeeper
@@ -380,7 +378,7 @@ def test_no_memory_for_its_wait_ends_a_job_with_its_last_exception(
 
 
 @pytest.mark.leaks("the MemoryError leads to frames that lead to the executor")
-def test_so_it_does_without_memory_for_its_place_in_the_queue() -> None:
+def test_no_memory_to_queue_a_retry_fails_the_job_with_its_last_exception() -> None:
     with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.0] * 3)) as executor:
         executor._pool.queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
         future = executor.submit(raise_, Boom())
@@ -389,7 +387,7 @@ def test_so_it_does_without_memory_for_its_place_in_the_queue() -> None:
         assert executor.submit(len, "seven").result(10) == 5
 
 
-def test_without_memory_to_release_it_a_job_comes_late_and_no_more() -> None:
+def test_no_memory_to_release_a_job_only_delays_it() -> None:
     policy = RetryPolicy(backoff=[0.01] * 3)
     with RetryingExecutor(1, policy=policy) as executor:
         executor._pool.queue = queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
@@ -399,7 +397,7 @@ def test_without_memory_to_release_it_a_job_comes_late_and_no_more() -> None:
     assert future.result(10) == "saved"
 
 
-def test_a_job_that_comes_when_all_workers_have_left_is_refused() -> None:
+def test_job_queued_after_all_workers_have_left_is_refused() -> None:
     """Closed right after the look whether it is, and to the end before the job is queued."""
     executor = RetryingExecutor(1)
     executor.submit(len, "").result(10)
@@ -421,7 +419,7 @@ def test_a_job_that_comes_when_all_workers_have_left_is_refused() -> None:
     assert executor.shutdown().done == 1
 
 
-def test_workers_of_a_closed_pool_leave_when_its_last_job_is_cancelled(
+def test_workers_leave_when_the_last_job_after_shutdown_is_cancelled(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     future = executor.submit(Fails(9, clock))

@@ -242,7 +242,7 @@ def test_an_interrupt_at_any_moment_costs_no_job_its_end(plot: Plot) -> None:
 # ---- who does the rest
 
 
-def test_a_free_worker_does_what_an_interrupted_cancel_has_left(
+def test_worker_finishes_an_interrupted_cancel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At once, and not only at the shutdown."""
@@ -320,7 +320,7 @@ def test_a_worker_about_to_look_into_the_queue_is_woken() -> None:
     assert not worker.is_alive()
 
 
-def test_who_was_told_before_the_interrupt_is_not_told_again(
+def test_callbacks_that_ran_before_the_interrupt_do_not_run_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with RetryingExecutor(1, policy=HOURS) as executor:

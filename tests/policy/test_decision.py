@@ -285,7 +285,7 @@ def test_history_is_bounded() -> None:
     assert all(len(failure.text) == 500 and failure.text.endswith("x…") for failure in history)
 
 
-def test_history_survives_an_exception_without_words() -> None:
+def test_history_survives_an_exception_whose_text_fails() -> None:
     played = play(NOW, Hostile)
     assert isinstance(played.exception, Hostile)
     assert played.future.history[0].text == "<str() raised OverflowError>"

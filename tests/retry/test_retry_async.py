@@ -166,7 +166,7 @@ def test_while_nothing_is_due_the_clock_leaves_others_their_turn(
 # ---- cancelling
 
 
-def test_a_tokens_word_ends_the_wait(loop: Any) -> None:
+def test_cancelling_the_token_ends_the_wait(loop: Any) -> None:
     """On the real clock, from a thread: nothing else would end it for hours."""
     token, error = CancelToken(), Boom()
     waits = threading.Event()

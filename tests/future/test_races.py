@@ -66,30 +66,30 @@ def executor() -> Iterator[RetryingExecutor]:
 # ---- the audience is born late
 
 
-def test_the_end_comes_before_the_condition_is_born(future: RetryFuture[str]) -> None:
+def test_end_before_the_condition_is_made(future: RetryFuture[str]) -> None:
     """Who came to wait finds that there is nothing to wait for."""
     staged(future, before=lambda: future.set_result("saved"))
     assert future.result(timeout=5) == "saved"
 
 
-def test_the_end_comes_between_the_birth_and_the_wait(future: RetryFuture[str]) -> None:
+def test_end_between_making_the_condition_and_waiting(future: RetryFuture[str]) -> None:
     staged(future, after=lambda: future.set_result("saved"))
     assert future.result(timeout=5) == "saved"
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_the_end_comes_while_wait_looks(future: RetryFuture[str], moment: str) -> None:
+def test_end_while_wait_checks_the_state(future: RetryFuture[str], moment: str) -> None:
     staged(future, **{moment: lambda: future.set_result("saved")})
     assert wait([future], timeout=5).done == {future}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_the_end_comes_while_as_completed_looks(future: RetryFuture[str], moment: str) -> None:
+def test_end_while_as_completed_checks_the_state(future: RetryFuture[str], moment: str) -> None:
     staged(future, **{moment: lambda: future.set_result("saved")})
     assert list(as_completed([future], timeout=5)) == [future]
 
 
-def test_the_end_comes_as_the_time_is_up(future: RetryFuture[str]) -> None:
+def test_end_as_the_timeout_expires(future: RetryFuture[str]) -> None:
     """Between the wait and the look at what came of it: the end counts."""
 
     def time_is_up() -> None:
@@ -99,7 +99,7 @@ def test_the_end_comes_as_the_time_is_up(future: RetryFuture[str]) -> None:
     assert future.result(timeout=0) == "saved"
 
 
-def test_those_whose_time_is_up_leave_nothing_behind(future: RetryFuture[str]) -> None:
+def test_expired_waits_leave_nothing_behind(future: RetryFuture[str]) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
             future.result(timeout=0)
@@ -108,7 +108,7 @@ def test_those_whose_time_is_up_leave_nothing_behind(future: RetryFuture[str]) -
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_somebody_comes_to_wait_as_the_worker_ends_the_job(
+def test_wait_begins_as_the_worker_ends_the_job(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, *, fails: bool
 ) -> None:
     """After the attempt, and before the worker takes the lock to end the future."""
@@ -175,7 +175,7 @@ def test_cancelled_between_the_queue_and_the_attempt(executor: RetryingExecutor)
     assert (future.cancelled(), future.attempts) == (True, 0)
 
 
-def test_begun_between_the_question_and_the_cancel(executor: RetryingExecutor) -> None:
+def test_job_starts_between_the_check_and_the_cancel(executor: RetryingExecutor) -> None:
     """Who wants to cancel takes the lock when the attempt has just begun."""
     held, inner = Gate(), Gate()
     executor.submit(held)
@@ -213,7 +213,7 @@ def test_cancelled_in_a_first_attempt_that_then_fails(executor: RetryingExecutor
 # ---- one lock for many
 
 
-def test_threads_that_wait_for_many_futures_do_not_meet_in_a_knot() -> None:
+def test_threads_that_wait_for_many_futures_do_not_deadlock() -> None:
     """Each holds the conditions of all its futures at a time; far more than there are locks."""
     futures: list[RetryFuture[int]] = [RetryFuture() for _ in range(4 * len(LOCKS))]
     together = Barrier(3)
@@ -240,7 +240,7 @@ def test_a_callback_ends_a_future_of_the_same_lock() -> None:
     assert second.result(timeout=5) == "saved"
 
 
-def test_whoever_finds_the_future_ended_is_not_told_of_it_as_well(
+def test_waiter_that_finds_the_future_ended_is_not_notified_too(
     future: RetryFuture[str],
 ) -> None:
     """As concurrent.futures.wait looks, counts and leaves its waiter: else it counts it twice."""

@@ -25,7 +25,7 @@ def clock() -> TellingClock:
 # ---- the word
 
 
-def test_is_given_once_and_for_all() -> None:
+def test_cancel_is_once_and_for_all() -> None:
     token = CancelToken()
     assert not token.cancelled
     assert repr(token) == "<CancelToken open>"
@@ -47,7 +47,7 @@ def test_callbacks_run_once_in_the_thread_that_cancels() -> None:
     assert ran == [thread, thread]
 
 
-def test_a_callback_that_comes_late_is_called_at_once() -> None:
+def test_callback_registered_after_the_cancel_is_called_at_once() -> None:
     token = CancelToken()
     token.cancel()
     ran: list[str] = []
@@ -114,7 +114,7 @@ def test_arguments_that_cannot_be_right_are_refused(wrong: dict[str, Any]) -> No
 # ---- waiting
 
 
-def test_wait_ends_with_the_word(clock: TellingClock) -> None:
+def test_wait_ends_with_the_cancel(clock: TellingClock) -> None:
     token = CancelToken(clock=clock)
     waiting = [InThread(token.wait), InThread(token.wait, 100)]
     clock.until_waiting(2)
@@ -132,7 +132,7 @@ def test_wait_ends_with_its_timeout(clock: VirtualClock) -> None:
         token.wait(-1)
 
 
-def test_wait_ends_with_the_tokens_time(clock: VirtualClock) -> None:
+def test_wait_ends_with_the_tokens_deadline(clock: VirtualClock) -> None:
     assert CancelToken(timeout=5, clock=clock).wait(100)
     assert clock.now() == 5
 
@@ -175,7 +175,7 @@ def test_callbacks_run_exactly_when_the_time_is_up(clock: VirtualClock) -> None:
     assert called == [10, 20, 30]
 
 
-def test_nobody_minds_the_time_of_a_token_without_callbacks(clock: VirtualClock) -> None:
+def test_token_without_callbacks_is_not_scheduled(clock: VirtualClock) -> None:
     token = CancelToken(timeout=5, clock=clock)
     unregister = [token.on_cancel(list) for _ in range(2)]
     token.on_cancel(list)()
@@ -188,7 +188,7 @@ def test_nobody_minds_the_time_of_a_token_without_callbacks(clock: VirtualClock)
     assert clock.now() == 5
 
 
-def test_many_callbacks_are_one_thing_to_mind(clock: VirtualClock) -> None:
+def test_many_callbacks_share_one_scheduled_deadline(clock: VirtualClock) -> None:
     """Else a token that serves a million jobs, never without one, would grow with each."""
     token = CancelToken(timeout=5, clock=clock)
     token.on_cancel(list)
@@ -255,7 +255,7 @@ class Hurries:
 
 
 @pytest.mark.parametrize("timeout", range(1, 6))
-def test_a_parent_that_ends_during_the_registration_is_heard(timeout: int) -> None:
+def test_parent_cancelled_during_registration_cancels_the_child(timeout: int) -> None:
     """Wherever in `on_cancel` its time runs out."""
     parent = CancelToken(timeout=timeout, clock=Hurries())
     called: list[str] = []
