@@ -19,8 +19,8 @@ import pytest
 from command import Result, start
 from journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
 
-from retryexec.cli._journal_list import last_error
-from retryexec.cli._table import clean, size
+from retryexec.cli.journal import last_error
+from retryexec.cli.output import clean, format_size
 from retryexec.journal import ErrorText, Inspector, Journal
 from retryexec.journal import _backup as backups
 
@@ -264,7 +264,7 @@ def test_fields_without_names_are_not_shown_to_people_who_want_them_redacted(
         sql.execute("UPDATE dead SET data='[\"john@example.com\",1]'")
     sql.close()
     result = command("journal", "show", "journal", dead, "--redact", "redactors:hidden")
-    assert "fields    not shown: they have no names" in result.out
+    assert "fields    not shown: they do not have names" in result.out
     assert 'fields    ["john@example.com", 1]' in command("journal", "show", "journal", dead).out
 
 
@@ -353,7 +353,7 @@ def test_nothing_is_changed_for_an_id_that_is_no_letter(
     for action in (("rerun",), ("discard", "--yes")):
         for name, expected in {
             "nope": "there is no dead letter 'nope' in",
-            alive.id: "is no dead letter: it has not ended yet; nothing was changed",
+            alive.id: "is not a dead letter: it has not ended yet; nothing was changed",
         }.items():
             result = command("journal", *action, directory, dead, name)
             assert result.status == 2
@@ -701,7 +701,7 @@ def test_nothing_plays_with_the_terminal(text: str, expected: str) -> None:
 
 
 def test_sizes_are_told_in_units() -> None:
-    assert [size(n) for n in (0, 999, 4096, 5 * 10**6, 10**12, 3 * 10**15)] == [
+    assert [format_size(n) for n in (0, 999, 4096, 5 * 10**6, 10**12, 3 * 10**15)] == [
         *("0 B", "999 B", "4.1 kB", "5.0 MB", "1.0 TB", "3000.0 TB"),
     ]
 

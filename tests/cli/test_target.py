@@ -74,14 +74,14 @@ def test_annotations_may_be_text(run: Callable[..., Any], tmp_path: Path) -> Non
         (":Save", "':Save' names no file or module"),
         ("", "'' names no file or module"),
         ("..x:Save", "'..x:Save' names no file or module"),
-        ("jobs.py:Sav", "jobs.py has no class 'Sav'; did you mean jobs.py:Save or jobs.py:Fatal"),
+        ("jobs.py:Sav", "jobs.py has no class 'Sav'; did you mean 'Save'?"),
         ("jobs.py", "'jobs.py' names no class: expected file.py:Class or package.module:Class, "),
         ("jobs.py:", "'jobs.py:' names no class"),
         ("jobs", "; did you mean jobs:Save or "),
         ("json:Save", "json has no class 'Save': expected file.py:Class"),
-        ("json:loads", "loads is no class but <function loads"),
-        ("jobs.py:RAN", "RAN is no class but []"),
-        ("json:JSONDecoder", "JSONDecoder is no dataclass: decorate it with @dataclass"),
+        ("json:loads", "loads is not a class but <function loads"),
+        ("jobs.py:RAN", "RAN is not a class but []"),
+        ("json:JSONDecoder", "JSONDecoder is not a dataclass: decorate it with @dataclass"),
     ],
 )
 def test_what_is_no_target(target: str, said: str, refused: Refused) -> None:

@@ -12,8 +12,7 @@ from retryexec import (
     LinearBackoff,
     ZeroBackoff,
 )
-from retryexec.cli._misuse import Misuse
-from retryexec.cli._spec import backoff, described
+from retryexec.cli.options import UsageError, backoff, described_backoffs
 
 
 @pytest.mark.parametrize(
@@ -63,12 +62,12 @@ def test_chance_is_handed_on() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("", "'' is no backoff: expected one of exponential, "),
-        ("expo", "'expo' is no backoff"),
-        ("1:2", "'1:2' is no backoff"),
+        ("", "'' is not a backoff: expected one of exponential, "),
+        ("expo", "'expo' is not a backoff"),
+        ("1:2", "'1:2' is not a backoff"),
         ("constant", "interval is missing; it takes interval"),
         ("constant:", "interval is missing"),
-        ("constant:x", "'x' is no span of time"),
+        ("constant:x", "'x' is not a span of time"),
         ("constant:-1", "interval takes seconds from 0 up, finite (got -1.0)"),
         ("constant:nan", "(got nan)"),
         ("constant:inf", "(got inf)"),
@@ -81,23 +80,23 @@ def test_chance_is_handed_on() -> None:
         ("exponential:=2", "'' names several of its values"),
         ("exponential:mult=2s", "multiplier takes a number from 1 up"),
         ("1,-1", "a delay takes seconds from 0 up, finite (got -1.0)"),
-        ("1,,2", "'' is no span of time"),
+        ("1,,2", "'' is not a span of time"),
         ("1,foo=2", "a list of delays takes jitter= and no other name (got foo)"),
-        ("1,jitter=2", "jitter takes a finite number from 0 to 1 (got 2.0)"),
+        ("1,jitter=2", "jitter takes a number from 0 to 1 (got 2.0)"),
         ("1,jitter=2s", "jitter takes a number from 0 to 1"),
-        ("999999999999999999999999h", "is no span of time"),
-        ("1" * 400 + "h", "is no span of time"),
+        ("999999999999999999999999h", "is not a span of time"),
+        ("1" * 400 + "h", "is not a span of time"),
     ],
 )
 def test_errors_name_the_value_and_the_way_out(spec: str, said: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         backoff(spec)
     assert said in str(caught.value)
     assert repr(spec) in str(caught.value)
 
 
 def test_the_help_lists_every_name_with_its_fields() -> None:
-    texts = dict(described())
+    texts = dict(described_backoffs())
     assert texts["linear"] == "initial, increment, max_interval=60"
     assert texts["zero"] == ""
     assert "random=" not in str(texts)

@@ -15,7 +15,7 @@ from typing import IO, Any
 import pytest
 from command import Result, jsonl, read_jsonl, start
 
-from retryexec.cli._interrupt import Interrupts
+from retryexec.cli.signals import Interrupts
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 

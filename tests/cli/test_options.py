@@ -2,8 +2,8 @@ import sqlite3
 
 import pytest
 
-from retryexec.cli._misuse import Misuse
-from retryexec.cli._parse import (
+from retryexec.cli.options import (
+    UsageError,
     count,
     count_or_none,
     duration,
@@ -22,15 +22,15 @@ def test_spans_of_time(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "1 h", "h", "1x", "9" * 400 + "d"])
 def test_no_spans_of_time(text: str) -> None:
-    with pytest.raises(Misuse, match="is no span of time: seconds from 0 up, or with units"):
+    with pytest.raises(UsageError, match="is not a span of time: seconds from 0 up, or with units"):
         duration(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "none"])
 def test_no_whole_numbers(text: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         count(text)
-    assert str(caught.value) == f"{text!r} is no whole number from 1 up"
+    assert str(caught.value) == f"{text!r} is not a whole number from 1 up"
 
 
 def test_none_is_no_limit() -> None:
@@ -49,17 +49,20 @@ def test_types_of_exceptions() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Timeout", "no exception 'Timeout' is known: a built-in name as TimeoutError, or"),
+        (
+            "Timeout",
+            "no exception 'Timeout' is known; did you mean 'TimeoutError'? (expected a built-in",
+        ),
         ("sqlite4.Error", "ModuleNotFoundError: No module named 'sqlite4'"),
-        ("sqlite3.Nothing", "module sqlite3 has no 'Nothing'"),
-        ("json.JSONDecoder", "json.JSONDecoder is no type of exception"),
-        ("len", "len is no type of exception (it is <built-in function len>)"),
+        ("sqlite3.Nothing", "module 'sqlite3' has no attribute 'Nothing'"),
+        ("json.JSONDecoder", "json.JSONDecoder is not a type of exception"),
+        ("len", "len is not a type of exception (it is <built-in function len>)"),
         ("KeyboardInterrupt", "KeyboardInterrupt ends a job and is never retried"),
         (".x", "no exception '.x' is known"),
         ("", "no exception '' is known"),
     ],
 )
 def test_no_types_of_exceptions(name: str, said: str) -> None:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         exception_type(name)
     assert said in str(caught.value)

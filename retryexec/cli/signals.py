@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a stop, the second for an end."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first asks for a stop, the second for an end."""
 
 import os
 import signal
@@ -9,13 +9,16 @@ from typing import Any, Self
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """The exit status of a command that Ctrl-C has ended, as shells have it."""
 
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last one
+
 
 class Interrupts:
-    """Counts SIGINT and SIGTERM while it is entered, instead of letting them raise.
+    """Counts signals that ask for an end while it is entered, instead of letting them raise.
 
     A handler may run between any two instructions of the main thread, with locks held. So it
     counts and does no more; whoever waits in the main thread looks at the count now and then.
-    Outside the main thread, where Python has no signals, the count stays 0.
+    Signals that were ignored when the process began, as by nohup, stay ignored. Outside the main
+    thread, where Python does not have signals, the count stays 0.
     """
 
     def __init__(self) -> None:
@@ -24,8 +27,10 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._arrived)
+            for name in _NAMES:
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._arrived)
         return self
 
     def __exit__(self, *exc: object) -> None:
