@@ -7,7 +7,7 @@ from retryexec.cli._misuse import Misuse
 from retryexec.cli._output import show
 from retryexec.cli._table import show_json
 from retryexec.journal import DeadLetter, DeadLetters, Inspector
-from retryexec.journal._dead import dead_letters
+from retryexec.journal._letters import dead_letters
 
 
 def rerun(inspector: Inspector, arguments: Namespace) -> int:
