@@ -25,7 +25,7 @@ from retryexec._errors import (
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._future import RetryFuture
-from retryexec._journaled import Recovered
+from retryexec._journal_api import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
 from retryexec._retry import retry, retry_async, retrying

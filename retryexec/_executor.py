@@ -19,7 +19,7 @@ from retryexec._clock import SYSTEM_CLOCK, Clock
 from retryexec._closing import after_shutdown
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._future import RetryFuture
-from retryexec._journaled import JobJournal, Journaled, Recovered
+from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import RetryPolicy, checked_policy
 from retryexec._pool import JobTerms, Pool, Setup
 from retryexec._process import register
@@ -116,7 +116,7 @@ class RetryingExecutor(Executor):
         self._on_success = function("on_success", on_success)
         self._cancel: CancelToken | None = None
         self._journaled = (
-            None if journal is None else Journaled(_checked_journal(journal), self._on_success)
+            None if journal is None else JournalLink(_checked_journal(journal), self._on_success)
         )
         self._move(Pool(setup))
         if self._journaled is not None:
@@ -137,7 +137,7 @@ class RetryingExecutor(Executor):
             on_retry,
             self._on_give_up,
             quiet=quiet,
-            journaled=self._journaled is not None,
+            journal=self._journaled,
         )
         # Whether a job goes straight to the pool.
         self._plain = self._journaled is None and self._cancel is None and self._on_success is None
@@ -190,7 +190,14 @@ class RetryingExecutor(Executor):
         if self._journaled is None:
             self._pool.accept(future)
         else:
-            self._journaled.accept(future, self._pool)
+            if self._pool.closed:
+                self._pool.refuse_if_closed()  # before anything is written
+            self._journaled.accept(future)
+            try:
+                self._pool.accept(future)
+            except BaseException:
+                self._journaled.refused(future)
+                raise
         if self._cancel is not None:
             unregister = self._cancel.on_cancel(future.cancel)
             future.add_done_callback(lambda _: unregister())

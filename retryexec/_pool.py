@@ -63,7 +63,9 @@ class JobTerms(Terms):
     on_retry: Callable[[Retry], object] | None
     on_give_up: Callable[[GiveUp], object] | None
     quiet: bool  # whether nothing is logged of failures, for the user has a hook
-    journaled: bool  # whether the job is on disk, for the next process if not for this one
+    journal: (
+        Any  # a JournalLink, or None: with one the job is on disk, for the next process if need be
+    )
 
 
 class Room(SimpleQueue[None]):

@@ -172,6 +172,8 @@ class Worker(Startable):
             return False
         else:
             progress.begin(now)
+        if terms.journal is not None:
+            terms.journal.note_start(job)
         call, args, kwargs = job._submitted, job._args, job._kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = job._context.copy()
@@ -348,7 +350,7 @@ def _is_news(
 ) -> bool:
     """Return whether a failure is to be logged if nobody reads it off the future."""
     asked_for = reason is StopReason.CANCELLED
-    not_lost = reason is StopReason.SHUTDOWN and terms.journaled
+    not_lost = reason is StopReason.SHUTDOWN and terms.journal is not None
     return exception is not None and not (terms.quiet or asked_for or not_lost or pool.silent)
 
 

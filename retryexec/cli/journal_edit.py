@@ -8,7 +8,7 @@ from retryexec.cli.output import clean, counted, format_size, say, show, show_js
 from retryexec.journal import DeadLetter, Inspector
 from retryexec.journal._backup import backup
 from retryexec.journal._check import check as findings_of
-from retryexec.journal._dead import dead_letters
+from retryexec.journal._letters import dead_letters
 
 
 def rerun(inspector: Inspector, arguments: Namespace) -> int:

@@ -1,7 +1,9 @@
-"""What keeps an executor's jobs in a journal, and takes over what a dead process has left there.
+"""The seam between an executor and its journal: what each asks of the other, described once.
 
-The executor runs its jobs as ever. The journal hears of each from three sides: from `submit`, of
-each failed attempt from a hook, and of the end from the future's first callback.
+The executor runs its jobs as ever, and tells `JournalLink` of four moments in the life of each: it
+is accepted, an attempt is about to start, another attempt follows, it has ended. The link tells the
+journal, which it knows as a `JobJournal`. To the journal the link is the host that runs what dead
+processes have left.
 """
 
 import logging
@@ -37,18 +39,22 @@ class Entry(Protocol):
 
 
 class JobJournal(Protocol):
-    """What an executor has of its journal; `retryexec.journal.Journal` is one."""
+    """What an executor asks of its journal; `retryexec.journal.Journal` is one."""
 
     def open(self, host: Any) -> None:
         """Begin to write, and hand over to *host* what dead processes have left."""
         ...
 
-    def close(self) -> None:
-        """Write down what has ended, and leave the rest to whoever opens the journal next."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Write down what has ended, within *timeout* seconds; the rest is the next process's."""
         ...
 
     def accept(self, job: Any) -> Any:
         """Take *job*, and return its entry; raise if that cannot be."""
+        ...
+
+    def starting(self, entry: Any) -> None:
+        """Note that an attempt is about to start; return once it may."""
         ...
 
     def retrying(
@@ -103,12 +109,14 @@ class Recovered:
         with self._changed:
             return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
 
-    def _add(self, jobs: int) -> None:
+    def add(self, jobs: int) -> None:
+        """Count *jobs* that are taken over."""
         with self._changed:
             self._count += jobs
             self._unfinished += jobs
 
-    def _ended(self, _: object) -> None:
+    def count_end(self, _: object) -> None:
+        """Count one that has ended."""
         with self._changed:
             self._unfinished -= 1
             if self._unfinished == 0:
@@ -118,8 +126,8 @@ class Recovered:
         return f"<{type(self).__name__}: {self._count}, {self._unfinished} unfinished>"
 
 
-class Journaled:
-    """The way of an executor's jobs through its journal; to the journal, its host."""
+class JournalLink:
+    """An executor's link to its journal; to the journal, its host."""
 
     def __init__(self, journal: JobJournal, on_success: Callable[[Success], object] | None) -> None:
         self._journal = journal
@@ -140,34 +148,36 @@ class Journaled:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
 
-    def accept(self, job: Job, pool: Any) -> None:
-        """Write *job* down, and give it to *pool*.
+    # ---- moments in the life of a job
+
+    def accept(self, job: Job) -> None:
+        """Write *job* down.
 
         Raises:
-            TypeError: it has arguments, or is of no class that the journal knows.
+            TypeError: it has arguments, or is not of a class that the journal knows.
             retryexec.journal.JournalError: it could not be written down.
-            RuntimeError: the pool takes no more jobs.
         """
-        if pool.closed:
-            pool.refuse_if_closed()  # before anything is written
         if job._args or job._kwargs:
             msg = (
                 f"a journal keeps a job, and no arguments beside it (got {job._submitted!r} with "
                 "some): make them its fields"
             )
             raise TypeError(msg)
-        entry = self._journal.accept(job._submitted)
-        self._follow(job, entry)
-        try:
-            pool.accept(job)
-        except BaseException:
-            self._journal.cancelled(entry)
-            raise
+        self._follow(job, self._journal.accept(job._submitted))
 
-    def _follow(self, job: Job, entry: Entry) -> None:
-        # In the future's dictionary, which a job without a journal does not have.
-        job.__dict__["_entry"] = entry
-        job._done_callbacks = [self._note_end, *job._done_callbacks]
+    def refused(self, job: Job) -> None:
+        """Take back *job*, which the pool refuses."""
+        self._journal.cancelled(job.__dict__["_entry"])
+
+    def note_start(self, job: Job) -> None:
+        """Note that an attempt of *job* is about to start; return once it may.
+
+        That is at once, but for a job that was at work when a process died: it is marked on disk
+        first, so that the next death is held against it and nobody else.
+        """
+        entry = job.__dict__["_entry"]
+        if entry.suspect:
+            self._journal.starting(entry)
 
     def note_retry(self, then: Callable[[Retry], object] | None, event: Retry) -> None:
         """Write down that another attempt follows, and *then* tell the user's hook."""
@@ -183,14 +193,20 @@ class Journaled:
         if then is not None:
             then(event)
 
-    def _note_end(self, future: Any) -> None:
-        entry, reason = future._entry, future.stop_reason
+    def note_end(self, job: Any) -> None:
+        """Write down how *job* has ended; its first end counts."""
+        entry, reason = job._entry, job.stop_reason
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(entry)
         elif reason is StopReason.CANCELLED:
             self._journal.cancelled(entry)
         elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
-            self._journal.died(entry, reason, future.attempts, future._exception)
+            self._journal.died(entry, reason, job.attempts, job._exception)
+
+    def _follow(self, job: Job, entry: Entry) -> None:
+        # In the future's dictionary, which a job without a journal does not have.
+        job.__dict__["_entry"] = entry
+        job._done_callbacks = [self.note_end, *job._done_callbacks]
 
     # ---- for the journal
 
@@ -204,7 +220,7 @@ class Journaled:
             if self._on_success is not None:
                 hook = partial(tell_success, self._on_success, entry.job, context)
                 job._done_callbacks.append(hook)
-            job._done_callbacks.append(self.recovered._ended)
+            job._done_callbacks.append(self.recovered.count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
                 job._started = now - entry.elapsed
@@ -213,11 +229,11 @@ class Journaled:
             elif due is not None:
                 job._in_trouble().started = now
             jobs.append((job, due))
-        self.recovered._add(len(jobs))
+        self.recovered.add(len(jobs))
         pool.take_over(jobs)
 
     def running(self) -> Iterator[Entry]:
-        """Return the entries of the jobs in the workers' hands."""
+        """Return the entries of the jobs that workers run."""
         for worker in self._pool.threads():
             entry = getattr(worker.job, "_entry", None)
             if entry is not None:
