@@ -9,6 +9,7 @@ import pkgutil
 import random as _random
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -126,7 +127,8 @@ def delimiter(text: str) -> str:
 def encoding(text: str) -> str:
     """Return *text* if it names a text encoding; raise UsageError otherwise."""
     try:
-        b"".decode(text)
+        with suppress(UnicodeError):  # one letter may be too short for it
+            b"x".decode(text)
     except (LookupError, ValueError) as error:
         msg = f"{text!r} is not an encoding that Python knows: try utf-8, utf-16, cp1252 or latin-1"
         raise UsageError(msg) from error

@@ -110,6 +110,8 @@ class RecordType:
         """
         values: Values = {}
         for name, cell in cells.items():
+            if name == RESERVED:
+                continue
             if cell or name not in self.names:
                 values[name] = cell
             elif name in self.required:

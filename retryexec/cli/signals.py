@@ -29,7 +29,8 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
                 number = getattr(signal, name, None)
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                handler = None if number is None else signal.getsignal(number)
+                if handler is not None and handler is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._arrived)
         return self
 

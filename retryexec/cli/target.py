@@ -157,14 +157,6 @@ def _check(found: object, name: str) -> None:
         missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
         msg = f"{name} is abstract: name a class that defines {missing}"
         raise UsageError(msg)
-    # InitVars are among what the decorator keeps, but not among the fields.
-    kept = found.__dataclass_fields__
-    for field in set(kept) - {field.name for field in dataclasses.fields(found)}:
-        if "InitVar" in str(kept[field].type):
-            msg = (
-                f"{name}.{field} is an InitVar, which cannot be read from records: make it a field"
-            )
-            raise UsageError(msg)
     exec_ = getattr(found, "exec", None)
     if not callable(exec_):
         msg = f"{name} has no exec(): give it the method that does the work, def exec(self)"
