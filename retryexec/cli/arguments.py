@@ -17,6 +17,7 @@ from retryexec.cli.options import (
     did_you_mean,
     duration_or_none,
     encoding,
+    past_time,
     rate,
 )
 
@@ -71,8 +72,9 @@ _JOURNAL_EXAMPLES = """\
 examples:
   retryexec journal ls var/saves
   retryexec journal dead var/saves --kind user_activity
-  retryexec journal show var/saves 01a2010d10d07b3c8e30276e9869d9c0 --redact myapp.jobs:redact
-  retryexec journal rerun var/saves --all --kind user_activity
+  retryexec journal show var/saves 01a2010d --redact myapp.jobs:redact
+  retryexec journal edit var/saves 01a2010d user_email=ana@example.net --class jobs.py:Saver
+  retryexec journal rerun var/saves --error ConnectionError --before 1h
   retryexec journal check var/saves && retryexec journal backup var/saves /backup/saves
 
   All of them may be used beside processes that use the journal. With --json, lists are JSON
@@ -341,11 +343,34 @@ def _add_journal(journal: _Parser) -> None:
     )
     dead = action("dead", "list the dead letters, the latest first")
     _add_filter(dead)
-    rerun = action("rerun", "give dead letters all their attempts again")
-    _add_choice(rerun)
-    discard = action("discard", "remove dead letters for good")
-    _add_choice(discard)
-    discard.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    _add_letter_filter(dead)
+    for name, words in (
+        ("rerun", "give dead letters all their attempts again"),
+        ("discard", "remove dead letters for good"),
+    ):
+        choice = action(name, words)
+        choice.add_argument(
+            "ids", metavar="ID", nargs="*", help="what `dead` calls it, or the first digits of that"
+        )
+        choice.add_argument("--all", action="store_true", help="all of them")
+        choice.add_argument("--kind", metavar="KIND", help="all of this kind")
+        _add_letter_filter(choice)
+        choice.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    edit = action("edit", "change fields of a dead letter, for it to be rerun")
+    edit.add_argument("id", metavar="ID", help="what `dead` calls it, or the first digits of that")
+    edit.add_argument(
+        "changes",
+        metavar="FIELD=VALUE",
+        nargs="+",
+        help="a value in JSON, or the text itself where the field is a text",
+    )
+    edit.add_argument(
+        "--class",
+        dest="target",
+        metavar="TARGET",
+        required=True,
+        help="file.py:Class or package.module:Class of the job, to check the fields by",
+    )
     check = action("check", "see whether files, permissions and contents are sound")
     check.add_argument(
         "--full", action="store_true", help="compare indexes with their tables too; takes longer"
@@ -366,7 +391,13 @@ def _add_filter(action: _Parser) -> None:
     )
 
 
-def _add_choice(action: _Parser) -> None:
-    action.add_argument("ids", metavar="ID", nargs="*", help="what `dead` calls it")
-    action.add_argument("--all", action="store_true", help="all of them, instead of some by ID")
-    action.add_argument("--kind", metavar="KIND", help="with --all: only those of this kind")
+def _add_letter_filter(action: _Parser) -> None:
+    action.add_argument(
+        "--error", metavar="TEXT", help="only those whose last error is of this type or says TEXT"
+    )
+    action.add_argument(
+        "--before",
+        type=past_time,
+        metavar="TIME",
+        help="only those that died before: 2026-11-22, or how long ago, as 7d",
+    )

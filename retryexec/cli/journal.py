@@ -32,6 +32,7 @@ from retryexec.journal import (
     Owner,
     UnfinishedJob,
 )
+from retryexec.journal._letters import dead_letters
 
 T = TypeVar("T")
 Found: TypeAlias = UnfinishedJob | DeadLetter
@@ -50,6 +51,7 @@ def journal(arguments: Namespace) -> int:
         "dead": _list_letters,
         "stats": _show_stats,
         "rerun": journal_edit.rerun,
+        "edit": journal_edit.edit,
         "discard": journal_edit.discard,
         "check": journal_edit.check,
         "backup": journal_edit.back_up,
@@ -79,7 +81,12 @@ def _list_jobs(inspector: Inspector, arguments: Namespace) -> int:
 
 
 def _list_letters(inspector: Inspector, arguments: Namespace) -> int:
-    letters = inspector.letters(arguments.kind, limit=_one_more(arguments.limit))
+    limit, by = _one_more(arguments.limit), (arguments.error, arguments.before)
+    if by == (None, None):
+        letters: Iterable[DeadLetter] = inspector.letters(arguments.kind, limit=limit)
+    else:
+        store = dead_letters(inspector.path)
+        letters = store.list(arguments.kind, limit=limit, error=by[0], before=by[1])
     columns = ("id", "kind", "died", "reason", "attempts", "last error")
     return _list(
         letters, arguments, "dead letters", _letter_as_json, columns=columns, row=_letter_row
@@ -221,6 +228,8 @@ def _found(inspector: Inspector, name: str) -> list[Found]:
             "never was; `ls` and `dead` list what there is"
         )
         raise UsageError(msg)
+    if len(ids := {job.id for job in found}) > 1:
+        raise journal_edit.ambiguous(name, ids)
     return found
 
 

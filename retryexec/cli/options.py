@@ -8,9 +8,10 @@ import math
 import pkgutil
 import random as _random
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from retryexec import (
@@ -108,6 +109,24 @@ def rate(text: str) -> float:
 
 def _means_none(text: str) -> bool:
     return text.strip().lower() == "none"
+
+
+def past_time(text: str) -> float:
+    """Return *text*, a time (UTC) or a span of time that it is ago, in seconds of the wall clock.
+
+    Raises:
+        UsageError: *text* is neither.
+    """
+    try:
+        return time.time() - duration(text)
+    except UsageError:
+        pass
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        msg = f"{text!r} is not a time: 2026-11-22, 2026-11-22T02:19:23Z, or how long ago, as 7d"
+        raise UsageError(msg) from error
 
 
 # ---- how INPUT is written

@@ -28,9 +28,10 @@ class Interrupts:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in _NAMES:
-                number = getattr(signal, name, None)
-                handler = None if number is None else signal.getsignal(number)
-                if handler is not None and handler is not signal.SIG_IGN:
+                if (number := getattr(signal, name, None)) is None:
+                    continue
+                # None: of a handler that is not Python's, and which Python could not put back.
+                if signal.getsignal(number) not in {signal.SIG_IGN, None}:
                     self._before[number] = signal.signal(number, self._arrived)
         return self
 
