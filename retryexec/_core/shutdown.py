@@ -136,6 +136,25 @@ class Shutdown:
         finally:
             self._name_leftovers()
 
+    def log_wait(self) -> None:
+        """Log what an interrupted program waits for, if it waits for anything."""
+        pool = self._pool
+        s = pool.snapshot()
+        if not pool.unfinished:
+            return
+        due_in = pool.next_due() - pool.now()
+        when = f", the next one in {max(0.0, due_in):.3g} s" if math.isfinite(due_in) else ""
+        logger.warning(
+            "interrupted, and waiting for the jobs of %s: %d running, %d queued, %d between two "
+            "attempts%s. shutdown(cancel_futures=True), shutdown(timeout=) and exit_timeout= wait "
+            "for less.",
+            pool.name,
+            s.running,
+            s.queued,
+            s.waiting,
+            when,
+        )
+
     def _name_leftovers(self) -> None:
         """Log what the interpreter leaves undone, in one line."""
         jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]

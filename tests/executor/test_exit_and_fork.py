@@ -296,3 +296,17 @@ def test_after_a_fork_other_threads_go_on_making_executors() -> None:
             assert os.wait()[1] == 0
     """)
     assert (status, sorted(lines), errors) == (0, ["child", "parent"], "")
+
+
+def test_program_ended_by_ctrl_c_says_what_its_exit_waits_for() -> None:
+    _, lines, errors = run("""
+        executor = RetryingExecutor(1, policy=RetryPolicy(backoff=[0.3]))
+        executor.submit(fails_once, "retried")
+        while not executor.stats().waiting:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    """)
+    assert errors.endswith("KeyboardInterrupt\n")
+    (line,) = [line for line in lines if "interrupted" in line]
+    assert "0 running, 0 queued, 1 between two attempts" in line
+    assert lines[-1] == "retried"

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Fails, Gate, InThread, raise_
+from helpers.jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     CancelToken,
