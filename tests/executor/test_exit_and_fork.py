@@ -13,6 +13,8 @@ from concurrent.futures import wait
 from retryexec import *
 
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout, force=True)
+# That a job is tried again is told elsewhere, and not what is looked for here.
+logging.getLogger("retryexec").addFilter(lambda record: "logged once" not in record.getMessage())
 
 def say(word):
     os.write(1, f"{word}\\n".encode())  # in one piece, as print does not

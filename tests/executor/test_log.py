@@ -76,13 +76,15 @@ def test_a_block_that_an_interrupt_ends_says_what_it_waits_for(
 ) -> None:
     policy = RetryPolicy(backoff=[30.0])
     caplog.set_level(logging.WARNING, "retryexec")
-    with (
-        pytest.raises(KeyboardInterrupt),
-        RetryingExecutor(1, policy=policy, clock=clock, on_retry=lambda _: None) as executor,
-    ):
-        executor.submit(Fails(1, clock))
-        clock.advance(10)
-        raise KeyboardInterrupt
+
+    def block() -> None:
+        with RetryingExecutor(1, policy=policy, clock=clock, on_retry=lambda _: None) as executor:
+            executor.submit(Fails(1, clock))
+            clock.advance(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     (line,) = warnings(caplog)
     assert "0 running, 0 queued, 1 between two attempts, the next one in 20 s" in line
     assert "cancel_futures=True" in line
@@ -91,7 +93,11 @@ def test_a_block_that_an_interrupt_ends_says_what_it_waits_for(
 def test_an_interrupt_with_nothing_to_wait_for_is_not_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), RetryingExecutor(1) as executor:
-        executor.submit(len, "").result(10)
-        raise KeyboardInterrupt
+    def block() -> None:
+        with RetryingExecutor(1) as executor:
+            executor.submit(len, "").result(10)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert caplog.records == []
