@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from retryexec._validate import function, whole
@@ -22,6 +23,7 @@ from retryexec.journal._store import Lane, Taken
 from retryexec.journal._takeover import NOBODY, findings, revive, sort
 
 _MEMORY = ":memory:"
+T = TypeVar("T")
 
 
 class MemoryJournal(Journal):
@@ -146,8 +148,7 @@ class MemoryLetters(LetterFile):
         with self.io, transaction(self._sql):
             yield self._sql
 
-    @contextmanager
-    def reading(self) -> Generator[sqlite3.Connection | None]:
-        """Read."""
+    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002
+        """Return what *ask* reads."""
         with self.io:
-            yield self._sql
+            return ask(self._sql)

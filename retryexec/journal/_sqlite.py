@@ -388,25 +388,31 @@ class _Salvage:
         low, high = -(2**63), 2**63 - 1
         up = self._read(low, high, "ASC")
         if up is not None:  # it raised, after row `up`
-            down = self._read(up + 1, high, "DESC")
+            start = 1 if up < low else up + 1
+            down = self._read(start, high, "DESC")
             if down is not None:
-                start = max(up + 1, 1) if up == low else up + 1
-                end = down - 1 if down < high else start + self._most
-                self._between(start, end)
+                self._between(start, start + self._most if down > high else down - 1)
         return Salvaged([self._rows[number] for number in sorted(self._rows)], self._lost)
 
     def _read(self, low: int, high: int, order: str) -> int | None:
         """Read in *order*; return None at the end, or the last row number before an error."""
-        last = low if order == "ASC" else high
+        last: int | None = None
         try:
             for number, *values in self._sql.execute(
                 f"{self._query}ORDER BY rowid {order}", (low, high)
             ):
+                # In a damaged tree a page may lead back to one before it.
+                if last is not None and (number <= last if order == "ASC" else number >= last):
+                    break
                 self._rows[number] = tuple(values)
                 last = number
+            else:
+                return None
         except (sqlite3.Error, OverflowError):
+            pass
+        if last is not None:
             return last
-        return None
+        return low - 1 if order == "ASC" else high + 1
 
     def _between(self, low: int, high: int) -> None:
         """Read what can be read of a range that cannot be read in one go."""
@@ -419,7 +425,7 @@ class _Salvage:
             last = self._read(low, high, "ASC")
             if last is None:
                 continue
-            low = last + 1 if last in self._rows else low
+            low = last + 1
             if low >= high:
                 self._lost += 1
                 continue

@@ -322,7 +322,7 @@ class OddVersion(Job):
         ({"": Text}, "names of kinds"),
         ({3: Text}, "names of kinds"),
         ({"text": Text("")}, "takes the class"),
-        ({"text": NoExec}, r"NoExec has none"),
+        ({"text": NoExec}, r"exec\(\), which NoExec is not"),
         ({"text": NoFields}, "dataclass"),
         ({"text": OddVersion}, r"version.*'2'"),
         ({"a": Text, "b": Text}, "'a' and as 'b'"),
@@ -409,7 +409,7 @@ def test_without_msgspec_the_import_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 def test_fields_are_found_wherever_they_are_declared() -> None:
-    from retryexec.journal._codec import field_names
+    from retryexec.journal._compare import field_names
 
     assert field_names(Everything) == tuple(f.name for f in dataclasses.fields(Everything))
     assert field_names(Record) == ("user_name", "tags")
