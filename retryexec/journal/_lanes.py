@@ -197,7 +197,8 @@ class Lanes:
             live[entry.row] = entry
             entry.lane = lane
             entry.state = STORED
-            self._tell(entry)
+            if entry.waiter is not None or entry.future is not None:
+                self._tell(entry)
         for entry in batch.updates:
             entry.marked = False
             self._end_turn(lane, entry)
@@ -208,7 +209,8 @@ class Lanes:
         for entry in batch.deletes:
             live.pop(entry.row, None)  # type: ignore[arg-type]
             entry.state = ENDED
-            self._end_turn(lane, entry, ended=True)
+            if lane.turn is not None:
+                self._end_turn(lane, entry, ended=True)
 
     def _running_in(self, lane: Lane, marks: list[Entry]) -> list[Entry]:
         """Return *marks* and the entries at work for which there is no mark yet."""
@@ -270,13 +272,14 @@ class Lanes:
         """Tell those who wait for *entry* that it is accepted, or refused."""
         if entry.waiter is not None:
             entry.waiter.release()
-        if entry.is_awaited:
+        if entry.future is not None:
             self._later(entry.resolve)
 
     def _end(self, entry: Entry) -> None:
         """Note that nothing of *entry* is on disk, or has to be."""
         entry.state = ENDED
-        self._tell(entry)
+        if entry.waiter is not None or entry.future is not None:
+            self._tell(entry)
 
     def _refuse(self, entries: Iterable[Entry], error: Exception) -> None:
         refusal = self._refusal(error)

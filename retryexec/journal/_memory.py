@@ -18,6 +18,7 @@ from retryexec.journal._codec import Codec
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._journal import Journal
 from retryexec.journal._letter_file import LETTERS, LetterFile
+from retryexec.journal._reserve import Reserve
 from retryexec.journal._sqlite import make_tables, open_database, transaction
 from retryexec.journal._store import Lane, Taken
 from retryexec.journal._takeover import NOBODY, findings, revive, sort
@@ -102,6 +103,8 @@ class MemoryLane(JournalFile):
         self.name = uuid4().hex
         self.path = Path(_MEMORY)
         self.sql = sql
+        self._reserve = NoReserve(self.path)
+        self._new_bytes = 0
         self._left = left
         self.begin()
 
@@ -127,6 +130,13 @@ class MemoryLane(JournalFile):
     def log_bytes(self) -> int:
         """Return 0: it has none."""
         return 0
+
+
+class NoReserve(Reserve):
+    """There is no disk that could be full."""
+
+    def make(self) -> None:
+        """Take nothing."""
 
 
 class MemoryLetters(LetterFile):

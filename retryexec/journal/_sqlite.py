@@ -69,7 +69,7 @@ class Format(NamedTuple):
 
 
 class Salvaged(NamedTuple):
-    """What could be read of a damaged file, and how many records could not, as far as is known."""
+    """What could be read of a damaged file, and about how many records could not."""
 
     rows: list[tuple[Any, ...]]
     lost: int
@@ -376,23 +376,45 @@ class _Salvage:
     _MOST_PROBES = 200_000
 
     def __init__(self, sql: sqlite3.Connection, form: Format, size: int) -> None:
-        table, columns = form.records, form.tables[form.records]
+        table = form.records
+        there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({table})")}
+        names = form.tables[table].split(",")
+        columns = ",".join(name if name in there else "NULL" for name in names)
         self._sql = sql
+        self._scan = f"SELECT {columns} FROM {table}"  # noqa: S608  ours
         self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
         self._rows: dict[int, tuple[Any, ...]] = {}
-        self._lost = 0
+        self._lost: list[
+            tuple[int, int]
+        ] = []  # ranges of row numbers, within which nothing is read
+        self._size = size
         self._probes = self._MOST_PROBES
         self._most = size // 32 + 1000  # rows that a file of this size may hold
 
     def run(self) -> Salvaged:
         low, high = -(2**63), 2**63 - 1
+        try:
+            self._sql.execute(self._query, (0, 0)).fetchall()
+        except sqlite3.OperationalError:  # a table of another kind, without row numbers
+            return Salvaged(self._sql.execute(self._scan).fetchall(), 0)
         up = self._read(low, high, "ASC")
+        ends = True  # whether the last row is known
         if up is not None:  # it raised, after row `up`
             start = 1 if up < low else up + 1
             down = self._read(start, high, "DESC")
             if down is not None:
-                self._between(start, start + self._most if down > high else down - 1)
-        return Salvaged([self._rows[number] for number in sorted(self._rows)], self._lost)
+                ends = down <= high
+                self._between(start, down - 1 if ends else start + self._most)
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        last = max(self._rows, default=0)
+        lost = sum(to - first + 1 for first, to in self._lost if to <= last)
+        return Salvaged(rows, lost if ends else lost + self._beyond())
+
+    def _beyond(self) -> int:
+        """Return about how many rows were on the pages that are not there any more."""
+        (pages,) = self._sql.execute("PRAGMA page_count").fetchone()
+        there = max(1, self._size // 4096)
+        return len(self._rows) * max(0, pages - there) // there
 
     def _read(self, low: int, high: int, order: str) -> int | None:
         """Read in *order*; return None at the end, or the last row number before an error."""
@@ -427,11 +449,11 @@ class _Salvage:
                 continue
             low = last + 1
             if low >= high:
-                self._lost += 1
+                self._lost.append((low, low))
                 continue
             middle = (low + high) // 2
             pending += [(middle + 1, high), (low, middle)]
-        self._lost += sum(high - low + 1 for low, high in pending)
+        self._lost += pending
 
 
 def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:

@@ -202,7 +202,7 @@ class SQLiteStore:
         # Only now: a crash in between runs jobs twice, and loses none.
         aside = set_aside(lock.database)
         logger.error(
-            "%s is damaged (%s): %d jobs saved, %d lost, the old file is %s",
+            "%s is damaged (%s): %d jobs saved, about %d lost, the old file is %s",
             lock.database,
             error,
             len(rows),

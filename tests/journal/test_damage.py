@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from journal_kit import FakeHost, Save, crash, memory, opened
+from journal_kit import FakeHost, Save, crash, memory, opened, settled
 
 from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check
@@ -177,7 +177,7 @@ def take_over(directory: Path) -> Outcome:
                     ran[entry.id] = entry.job
                     journal.succeeded(entry)
                 done += len(new)
-                if not new and not settled(journal):
+                if settled(journal) and len(host.recovered) == done:
                     break
             for letter in journal.dead:
                 assert isinstance(letter.reason, str)
@@ -195,17 +195,6 @@ def take_over(directory: Path) -> Outcome:
         }
         inspector.stats()
     return Outcome(ran, parked, letters)
-
-
-def settled(journal: Journal) -> bool:
-    """Let the tasks that are waiting be done; return whether any suspect is still to come."""
-    import threading
-
-    engine, done = journal._engine, threading.Event()
-    assert engine is not None
-    engine.tasks.put(done.set)
-    assert done.wait(20)
-    return any(lane.suspects or lane.turn for lane in engine.lanes.all())
 
 
 def damaged(template: Left, seed: int) -> tuple[str, Outcome]:
