@@ -195,7 +195,8 @@ class LetterFile:
         saved = salvage(self.path, LETTERS)
         aside = set_aside(self.path)
         logger.error(
-            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is %s",
+            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is "
+            "%s",
             error,
             len(saved.rows),
             saved.lost,

@@ -21,6 +21,7 @@ from retryexec.journal._errors import Newer
 logger = logging.getLogger("retryexec.journal")
 
 BUSY_MS = 5000
+_PAGE = 4096  # bytes
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -352,11 +353,11 @@ def _graft(copy: Path, form: Format, model: Path) -> None:
         for pragma in form.pragmas:
             sql.execute(f"PRAGMA {pragma}").fetchall()
         make_tables(sql, form)
-    page = bytearray(model.read_bytes()[:4096])
+    page = bytearray(model.read_bytes()[:_PAGE])
     content = copy.read_bytes()
-    page[28:32] = max(1, -(-len(content) // 4096)).to_bytes(4, "big")  # its pages
+    page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
     page[92:96] = page[24:28]  # which makes that number count
-    copy.write_bytes(bytes(page) + content[4096:])
+    copy.write_bytes(bytes(page) + content[_PAGE:])
 
 
 def _salvage(path: Path, form: Format) -> Salvaged:
@@ -365,7 +366,7 @@ def _salvage(path: Path, form: Format) -> Salvaged:
             sql.text_factory = _as_text
             sql.execute("PRAGMA writable_schema=ON")
             sql.execute("PRAGMA trusted_schema=OFF")
-            return _Salvage(sql, form, path.stat().st_size).run()
+            return _Salvage(sql, form, path).run()
     except (sqlite3.Error, OSError, ValueError):
         return Salvaged([], 0)
 
@@ -375,7 +376,9 @@ class _Salvage:
 
     _MOST_PROBES = 200_000
 
-    def __init__(self, sql: sqlite3.Connection, form: Format, size: int) -> None:
+    def __init__(self, sql: sqlite3.Connection, form: Format, path: Path) -> None:
+        with path.open("rb") as file:
+            self._pages = int.from_bytes(file.read(32)[28:], "big")  # as it was
         table = form.records
         there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({table})")}
         names = form.tables[table].split(",")
@@ -387,9 +390,9 @@ class _Salvage:
         self._lost: list[
             tuple[int, int]
         ] = []  # ranges of row numbers, within which nothing is read
-        self._size = size
+        self._size = path.stat().st_size
         self._probes = self._MOST_PROBES
-        self._most = size // 32 + 1000  # rows that a file of this size may hold
+        self._most = self._size // 32 + 1000  # rows that a file of this size may hold
 
     def run(self) -> Salvaged:
         low, high = -(2**63), 2**63 - 1
@@ -412,9 +415,8 @@ class _Salvage:
 
     def _beyond(self) -> int:
         """Return about how many rows were on the pages that are not there any more."""
-        (pages,) = self._sql.execute("PRAGMA page_count").fetchone()
-        there = max(1, self._size // 4096)
-        return len(self._rows) * max(0, pages - there) // there
+        there = max(1, self._size // _PAGE)
+        return len(self._rows) * max(0, self._pages - there) // there
 
     def _read(self, low: int, high: int, order: str) -> int | None:
         """Read in *order*; return None at the end, or the last row number before an error."""

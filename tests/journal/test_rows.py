@@ -167,8 +167,10 @@ TABLES: dict[str, tuple[str, list[int]]] = {
     ),
     "no jobs": ("DROP TABLE job", []),
     "three columns too few": (
-        "CREATE TABLE short AS SELECT seq, id, kind, ver, data, attempts, crashes, started, "
-        "accepted_at, parked FROM job; DROP TABLE job; ALTER TABLE short RENAME TO job",
+        (
+            "CREATE TABLE short AS SELECT seq, id, kind, ver, data, attempts, crashes, started, "
+            "accepted_at, parked FROM job; DROP TABLE job; ALTER TABLE short RENAME TO job"
+        ),
         [0, 1, 2],
     ),
     "no meta": ("DROP TABLE meta", [0, 1, 2]),
