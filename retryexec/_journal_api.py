@@ -141,12 +141,16 @@ class JournalLink:
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
         self._pool, self._terms = pool, terms
-        pool.at_the_end = self._journal.close
+        pool.at_the_end = self.close
         pool.expect_to_take_over()
 
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Close the journal; False if that took longer than *timeout* seconds, and goes on."""
+        return self._journal.close(timeout)
 
     # ---- moments in the life of a job
 

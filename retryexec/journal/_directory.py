@@ -111,9 +111,11 @@ class Directory:
             msg = "directory is empty: name the directory that the journal is to be in"
             raise JournalError(msg)
         self.path = Path(path).absolute()
+        self.is_new = False  # whether it was made here
         try:
             self._check_length()
             if not self.path.is_dir():
+                self.is_new = True
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = self.path.resolve(strict=True)
             self._check_length()

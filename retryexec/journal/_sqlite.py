@@ -35,7 +35,6 @@ _READONLY = 8
 _ENVIRONMENT = frozenset({5, 6, 7, _READONLY, 9, 10, FULL, 14, 15, 22, 23})
 
 _SOUND = (3, 51, 3)
-_told: list[tuple[int, int, int]] = []
 
 # Connections that must not be closed, since closing tidies up by name what may be another's
 # file by now, or in a forked child the parent's. They go with the process.
@@ -459,13 +458,12 @@ class _Salvage:
 
 
 def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
-    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+    """Tell, when a journal is made, of a bug in the log of older SQLites.
 
-    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
-    about what does not happen here would only teach people to overlook warnings.
+    At INFO, and once for each journal: nearly every Python has such a SQLite, and there is nothing
+    to do about it for whoever leaves the files alone.
     """
-    if version < _SOUND and not _told:
-        _told.append(version)
+    if version < _SOUND:
         logger.info(
             "nothing to do, unless you write to the journal's files with tools of your own: SQLite "
             "%d.%d.%d, which this Python has, may damage a file that two connections write to at "
