@@ -42,7 +42,7 @@ def resolve_public_name(
 ) -> nodes.Node | None:
     """Lead a name from where it is defined to where it is documented.
 
-    Annotations say `retryexec._future.RetryFuture`; users import `retryexec.RetryFuture`.
+    Annotations say `retryexec._core.job.RetryFuture`; users import `retryexec.RetryFuture`.
     """
     target = str(node.get("reftarget", ""))
     public = PRIVATE_MODULE.sub("retryexec.", target)

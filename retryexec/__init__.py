@@ -15,6 +15,7 @@ from retryexec._backoff import (
 )
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
+from retryexec._core.job import RetryFuture
 from retryexec._errors import (
     Cancelled,
     PendingLimitError,
@@ -24,7 +25,6 @@ from retryexec._errors import (
 )
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._executor import Retriable, RetryingExecutor
-from retryexec._future import RetryFuture
 from retryexec._journal_api import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy

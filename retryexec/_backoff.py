@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain, islice, repeat
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from retryexec._validate import Seconds, seconds, whole, within
+from retryexec._validate import Seconds, number_between, seconds, whole_number
 
 Random: TypeAlias = Callable[[], float]
 """Gives floats in [0, 1), as `random.random` does."""
@@ -174,7 +174,7 @@ class FibonacciBackoff(_Stepped[tuple[float, float]]):
         return now, (after, min(now + after, self.max_interval))
 
 
-class _Chancy(Backoff):
+class Randomized(Backoff):
     """A dataclass with a field `random`, pickled by value but for the default one.
 
     `random.random` would be pickled with all its state: the processes that share a policy would
@@ -190,7 +190,7 @@ class _Chancy(Backoff):
         return partial(type(self), **values), ()
 
 
-class _Geometric(_Chancy, _Stepped[float]):
+class _Geometric(Randomized, _Stepped[float]):
     """An interval that grows by a factor up to a cap, and a draw around it.
 
     The cap is on the interval, before the draw: a draw clamped afterwards would have every
@@ -245,7 +245,7 @@ class ExponentialBackoff(_Geometric):
     ) -> None:
         _set(self, "initial_interval", seconds("initial_interval", initial_interval))
         _set(self, "multiplier", _multiplier(multiplier))
-        factor = within("randomization_factor", randomization_factor, 0.0, 1.0)
+        factor = number_between("randomization_factor", randomization_factor, 0.0, 1.0)
         _set(self, "randomization_factor", factor)
         _set(self, "max_interval", seconds("max_interval", max_interval))
         _set(self, "random", _checked(random))
@@ -307,7 +307,7 @@ class EqualJitterBackoff(_Jitter):
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class DecorrelatedJitterBackoff(_Chancy, _Stepped[float]):
+class DecorrelatedJitterBackoff(Randomized, _Stepped[float]):
     """Wait anything between *base* and three times the wait before.
 
     ``uniform(base, min(max_interval, 3 · previous))``, in seconds, with *base* as the first
@@ -346,7 +346,7 @@ class _Take(Backoff):
     n: int
 
     def __post_init__(self) -> None:
-        whole("n", self.n, least=0)
+        whole_number("n", self.n, least=0)
 
     def __iter__(self) -> Iterator[float]:
         return islice(self.backoff, self.n)
@@ -365,13 +365,13 @@ class _Then(Backoff):
 
 
 @dataclass(frozen=True, slots=True)
-class _Jittered(_Chancy):
+class _Jittered(Randomized):
     backoff: Backoff
     fraction: float
     random: Random = _random_field()
 
     def __post_init__(self) -> None:
-        _set(self, "fraction", within("fraction", self.fraction, 0.0, 1.0))
+        _set(self, "fraction", number_between("fraction", self.fraction, 0.0, 1.0))
         _checked(self.random)
 
     def __iter__(self) -> Iterator[float]:
@@ -380,7 +380,7 @@ class _Jittered(_Chancy):
 
 
 def _multiplier(value: float) -> float:
-    return within("multiplier", value, 1.0, float("inf"))
+    return number_between("multiplier", value, 1.0, float("inf"))
 
 
 def _checked(random: Any) -> Random:

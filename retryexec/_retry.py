@@ -10,14 +10,15 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._attempt import retrying_here, running_job
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock, left
+from retryexec._clock import Clock, engine_clock
 from retryexec._errors import Cancelled
 from retryexec._events import Retry
-from retryexec._exceptions import annotate, calls_jobs, report, trim, with_traceback
+from retryexec._exceptions import annotate, calls_jobs, release_frames, report, trim
 from retryexec._outcome import StopReason, gave_up
-from retryexec._policy import Progress, RetryPolicy, Terms, checked_policy, decide
+from retryexec._policy import RetryPolicy, checked_policy, decide
+from retryexec._progress import Progress, Settings
 from retryexec._ticker import EventTimer, Timer
-from retryexec._validate import function, is_coroutine_function
+from retryexec._validate import callable_or_none, is_coroutine_function
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,22 +37,22 @@ class _Retrying:
         timer: Timer | None,
     ) -> None:
         self._policy = checked_policy(policy)
-        self._on_retry = function("on_retry", on_retry)
+        self._on_retry = callable_or_none("on_retry", on_retry)
         self.cancel = cancel
-        self.clock = SYSTEM_CLOCK if clock is None else clock
+        self.clock = engine_clock(clock)
         self._timer = timer  # the caller's, if any
         self._progress = Progress()
         self.exception: BaseException | None = None
         self._name: str | None = None
 
     def __enter__(self) -> Self:
-        terms = Terms(self._policy, self.clock, self.cancel)
-        self._token: Token[Any] = retrying_here.set((self._progress, terms, self, running_job()))
+        settings = Settings(self._policy, self.clock, self.cancel)
+        self._token: Token[Any] = retrying_here.set((self._progress, settings, self, running_job()))
         return self
 
     def __exit__(self, *_: object) -> None:
         retrying_here.reset(self._token)
-        left(self.clock)
+        self.clock.thread_idle()
         if self._timer is not None:
             self._timer.stop()
         # The exception's traceback leads back here.
@@ -87,7 +88,7 @@ class _Retrying:
             except Exception:
                 report("on_retry failed; the retries go on")
         if exception is not None:  # raised again, it would add its new traceback to this one
-            with_traceback(exception, None)
+            release_frames(exception)
         return delay
 
     def cut_short(self) -> bool:
@@ -96,7 +97,7 @@ class _Retrying:
             self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
             return True
         elapsed = self.clock.now() - self._progress.began
-        if elapsed > self._policy._longest:  # the wait took longer
+        if elapsed > self._policy.elapsed_limit:  # the wait took longer
             self._end(self.exception, StopReason.MAX_ELAPSED)
             return True
         return False
@@ -299,7 +300,7 @@ async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) ->
     try:
         while clock.now() < due and not event.is_set and not retrying.is_cancelled():
             left = None if cancel is None else cancel.remaining()
-            await event.wait(clock, due if left is None else min(due, clock.now() + left))
+            await clock.wait_async(event, due if left is None else min(due, clock.now() + left))
     finally:
         if unregister is not None:
             unregister()

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._backoff import Delays, reiterable
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock, left
+from retryexec._clock import Clock, engine_clock
 from retryexec._validate import Seconds, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -39,8 +39,8 @@ class Timer(Protocol):
 class EventTimer:
     """The default timer: waits for its time by a clock, on a `threading.Event` for the stop."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = engine_clock(clock)
         # Guards the two below; notified by start() and stop().
         self._changed = threading.Condition()
         self._due = math.inf
@@ -49,7 +49,7 @@ class EventTimer:
     def start(self, seconds: float) -> None:
         """Begin anew: fire *seconds* from now."""
         with self._changed:
-            self._due = self._clock.now() + seconds
+            self._due = self.clock.now() + seconds
             self._stopped.clear()
             self._changed.notify_all()
 
@@ -62,14 +62,14 @@ class EventTimer:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the timer fires or stops, or *timeout* seconds pass; True if it fired."""
         with self._changed:
-            until = math.inf if timeout is None else self._clock.now() + timeout
+            until = math.inf if timeout is None else self.clock.now() + timeout
             while not self._stopped.is_set():
-                now = self._clock.now()
+                now = self.clock.now()
                 if now >= self._due:
                     return True
                 if now >= until:
                     return False
-                self._clock.wait(self._changed, min(self._due, until))
+                self.clock.wait(self._changed, min(self._due, until))
             return False
 
 
@@ -102,7 +102,7 @@ class Ticker:
         cancel: CancelToken | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = SYSTEM_CLOCK if clock is None else clock
+        self._clock = engine_clock(clock)
         self._timer = EventTimer(self._clock) if timer is None else timer
         self._cancel = cancel
         self._delays: Iterator[Any] = iter(reiterable("backoff", backoff))
@@ -120,7 +120,7 @@ class Ticker:
         self._watchers: list[Callable[[], None]] = []  # coroutines that wait, told of the end
         if cancel is not None:
             # The token must not keep alive a ticker that everybody else has forgotten.
-            weakref.finalize(self, cancel.on_change(_weakly(self._wake))).atexit = False
+            weakref.finalize(self, cancel.on_change(weakly(self._wake))).atexit = False
 
     def stop(self) -> None:
         """End the ticker; any number of times, from any thread, also from inside the loop."""
@@ -148,7 +148,7 @@ class Ticker:
                 while self._led and not self._over() and self._clock.now() < until:
                     self._clock.wait(self._changed, until)
                 if self._over():
-                    left(self._clock)
+                    self._clock.thread_idle()
                     self._raise_broken()
                     return None
                 if self._led:
@@ -176,7 +176,7 @@ class Ticker:
 
     async def __anext__(self) -> float:
         """Wait for the next tick in a coroutine, without holding its thread."""
-        if isinstance(self._timer, EventTimer) and self._timer._clock is self._clock:
+        if isinstance(self._timer, EventTimer) and self._timer.clock is self._clock:
             tick = await self._wait_on_loop()
         else:
             tick = await in_thread(self.wait)  # such a timer can only be waited for
@@ -202,7 +202,7 @@ class Ticker:
                             return self._take()
                     finally:
                         self._pass_on()
-                await event.wait(self._clock, min(self._due, self._deadline()))
+                await self._clock.wait_async(event, min(self._due, self._deadline()))
             finally:
                 with self._changed:
                     self._watchers.remove(event.set)
@@ -218,9 +218,20 @@ class Ticker:
             raise TypeError(msg)
         begun = threading.Event()
         threading.Thread(
-            target=_feed, args=(self, consumer, begun), name="retryexec-ticker", daemon=True
+            target=self._feed, args=(consumer, begun), name="retryexec-ticker", daemon=True
         ).start()
         begun.wait()
+
+    def _feed(self, consumer: Callable[[float], object], begun: threading.Event) -> None:
+        # A clock that tests move must know of this thread before the test can move it.
+        self._clock.thread_busy()
+        begun.set()
+        try:
+            for tick in self:
+                consumer(tick)
+        except Exception:
+            logger.exception("feeding a ticker failed, and it has ended")
+            self.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -291,25 +302,11 @@ class Ticker:
         return None if until == math.inf else max(0.0, until - self._clock.now())
 
 
-def _feed(ticker: Ticker, consumer: Callable[[float], object], begun: threading.Event) -> None:
-    # A clock that tests move must know of this thread before the test can move it.
-    entered = getattr(ticker._clock, "entered", None)
-    if entered is not None:
-        entered()
-    begun.set()
-    try:
-        for tick in ticker:
-            consumer(tick)
-    except Exception:
-        logger.exception("feeding a ticker failed, and it has ended")
-        ticker.stop()
-
-
 def _late(limit: float | None) -> TimeoutError:
     return TimeoutError(f"no tick within {limit} s")
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls *method* as long as its object lives."""
     reference = weakref.WeakMethod(method)
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from jobs import Gate, busy_for
-from played import play
+from helpers.jobs import Gate, busy_for
+from helpers.played import play
 
 from retryexec import (
     Attempt,

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from jobs import InThread, raise_
-from waits import TellingClock
+from helpers.jobs import InThread, raise_
+from helpers.waits import TellingClock
 
 from retryexec import CancelToken
 from retryexec.testing import VirtualClock

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate
+from helpers.jobs import Boom, Fails, Gate
 
 from retryexec import (
     Cancelled,

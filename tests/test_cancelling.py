@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, raise_
+from helpers.jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     Cancelled,
@@ -325,18 +325,16 @@ def test_the_swept_count_as_no_load(clock: VirtualClock) -> None:
         gate.open()
         clock.advance(1)
         assert (executor.stats().succeeded, executor.stats().cancelled) == (2, 200)
-        assert executor._pool._load == 0
 
 
-def test_what_is_no_job_to_be_run_is_not_counted_as_queued(executor: RetryingExecutor) -> None:
-    """Neither cancelled jobs, before and after they leave the queue, nor words to the workers."""
+def test_only_jobs_yet_to_be_run_count_as_queued(executor: RetryingExecutor) -> None:
+    """Not cancelled jobs, before and after they leave the queue, nor sentinels to the workers."""
     pool = executor._pool
     future, behind = executor.submit(first := Gate()), executor.submit(second := Gate())
     assert first.reached()
-    cancelled = executor.submit(len, "")
-    cancelled.cancel()
+    executor.submit(len, "").cancel()
     for _ in range(3):
-        pool.closing._say_word()
+        pool.wake_worker()
     executor.submit(len, "")
     assert executor.stats().queued == 2
     first.open()
@@ -347,52 +345,36 @@ def test_what_is_no_job_to_be_run_is_not_counted_as_queued(executor: RetryingExe
     assert behind.result(10)
     executor.submit(third := Gate())
     assert third.reached()
-    assert not pool.stale  # passed over by now
     executor.submit(len, "")
     executor.submit(len, "")
     assert executor.stats().queued == 2
     executor.shutdown(wait=False)
     assert executor.stats().queued == 2
     executor.shutdown(wait=False, cancel_futures=True)
-    assert (executor.stats().queued, pool.words) == (0, pool.queue.qsize())
+    assert executor.stats().queued == 0
     third.open()
     executor.shutdown()
-    assert (executor.stats().queued, pool.words) == (0, pool.queue.qsize())
+    assert executor.stats().queued == 0
 
 
-def test_cancelled_jobs_do_not_pile_up_among_those_that_wait(
-    executor: RetryingExecutor, clock: VirtualClock
-) -> None:
-    futures = [executor.submit(Fails(9, clock)) for _ in range(300)]
-    clock.advance(0)
-    for future in futures[1:]:
-        future.cancel()
-    keeper = executor._pool.timekeeper
-    assert len(keeper._heap) + len(keeper._inbox) < 200
-    assert executor.stats().waiting == 1
-    executor.shutdown(cancel_futures=True)
-
-
-def test_a_worker_quicker_than_the_canceller_leaves_nothing_behind(
+def test_a_worker_that_comes_to_a_cancelled_job_before_it_is_counted_leaves_nothing_behind(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It passes over a job that has been cancelled, and is counted only then."""
     pool = executor._pool
     executor.submit(gate := Gate())
     assert gate.reached()
     future = executor.submit(len, "")
-    count = pool.count_cancelled
+    remove = pool.remove
 
-    def late(job: RetryFuture[Any]) -> None:
+    def late(job: Any) -> None:
         gate.open()
         executor.submit(len, "").result(10)  # behind the cancelled one
-        count(job)
+        remove(job)
 
-    monkeypatch.setattr(pool, "count_cancelled", late)
+    monkeypatch.setattr(pool, "remove", late)
     assert future.cancel()
     executor.submit(last := Gate())
     assert last.reached()
     executor.submit(len, "")
     assert (executor.stats().queued, executor.stats().cancelled) == (1, 1)
-    assert not pool.stale
     last.open()

@@ -11,11 +11,13 @@ from contextvars import Context
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate
+from helpers.jobs import Boom, Gate
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
-from retryexec._future import LOCKS
-from retryexec._worker import Worker
+from retryexec._core.future import LOCKS
+from retryexec._core.worker import Worker
+
+pytestmark = pytest.mark.uninstrumented("counts frames and objects")
 
 Called = list[str]
 
@@ -93,7 +95,14 @@ def test_frames_of_a_job_that_succeeds(
     """Submitted, run and read."""
     assert frames(executor.submit, job) == ["submit", "__init__", "accept"]
     future = kept(executor, monkeypatch, job)
-    assert frames(worker._attempt, future) == ["_attempt", "job", "_succeed", "_let_go"]
+    assert frames(worker._attempt, future) == [
+        "_attempt",
+        "begin",
+        "job",
+        "_succeed",
+        "succeed",
+        "release_call",
+    ]
     assert frames(future.result) == ["result"]
 
 
@@ -142,8 +151,7 @@ def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
     assert all(future._lock in LOCKS for future in futures)
 
 
-def test_a_new_future_has_neither_audience_nor_progress() -> None:
+def test_a_new_future_has_no_waiters() -> None:
     future: RetryFuture[None] = RetryFuture()
-    assert future._audience is None
-    assert future._progress is None
+    assert future._threads_waiting is None
     assert not future.__dict__

@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from helpers.jobs import busy_for
+from helpers.played import play
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import busy_for
-from played import play
 
 from retryexec import (
     Backoff,

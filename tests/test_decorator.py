@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jobs import Boom, raise_
+from helpers.jobs import Boom, raise_
 
 from retryexec import ConstantBackoff, RetryPolicy, retry, retry_async, retrying
 from retryexec.testing import VirtualClock

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from markdown_blocks import blocks_to_run
+from helpers.markdown_blocks import blocks_to_run
 
 import retryexec
 import retryexec.journal

@@ -6,12 +6,13 @@ import pickle
 import re
 import traceback
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from helpers.played import Played, play
 from hypothesis import given
 from hypothesis import strategies as st
-from played import Played, play
 
 from retryexec import (
     Cancelled,
@@ -190,17 +191,30 @@ def test_what_was_being_handled_is_shown_above_retry_after() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "bad", "wrong"),
+    ("arguments", "bad"),
     [
-        *[((s,), s, ValueError) for s in (-1, math.nan, math.inf, timedelta(-1))],
-        *[((s,), s, TypeError) for s in ("5", None, True)],
-        ((5, "refused"), "refused", TypeError),
-        ((5, Refused), Refused, TypeError),
+        *[((s,), s) for s in (True, [5], RetryAfter)],
+        ((5, "refused"), "refused"),
+        ((5, Refused), Refused),
     ],
 )
-def test_bad_arguments_are_named(arguments: Any, bad: Any, wrong: type[Exception]) -> None:
-    with pytest.raises(wrong, match=re.escape(repr(bad))):
+def test_bad_arguments_are_named(arguments: Any, bad: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(repr(bad))):
         RetryAfter(*arguments)
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.5, timedelta(-1), Fraction(-1, 3), -(10**400)])
+def test_a_wait_that_is_over_is_none_at_all(seconds: Any) -> None:
+    """The job is retried at once; an error here would end it, with that error."""
+    assert play(MINUTES, RetryAfter(seconds), "saved").started == [0, 0]
+
+
+@pytest.mark.parametrize("seconds", [None, math.nan, math.inf, 10**400])
+def test_without_a_wait_the_policys_own_comes(seconds: Any) -> None:
+    error = RetryAfter(seconds, Refused())
+    assert error.seconds is None
+    assert str(error) == "retry after the policy's own delay"
+    assert play(MINUTES, error, "saved").started == [0, 60]
 
 
 # ---- all of them

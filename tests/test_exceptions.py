@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, raise_
+from helpers.jobs import Boom, Gate, raise_
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
 

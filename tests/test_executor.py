@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from jobs import Boom, Fails, Gate, raise_
+from helpers.jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     ConstantBackoff,

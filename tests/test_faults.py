@@ -6,7 +6,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from jobs import Boom, raise_
+from helpers.jobs import Boom, raise_
 
 from retryexec import (
     ConstantBackoff,

@@ -9,7 +9,7 @@ from queue import Queue, SimpleQueue
 from typing import Any
 
 import pytest
-from jobs import raise_
+from helpers.jobs import raise_
 
 from retryexec import CancelToken, ConstantBackoff, Ticker
 from retryexec.testing import VirtualClock

@@ -5,7 +5,7 @@ import weakref
 from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
-from jobs import Boom, Fails, Gate
+from helpers.jobs import Boom, Fails, Gate
 
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy
 from retryexec.testing import VirtualClock

@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
 import pytest
-from jobs import Boom, InThread, cancelled, failed, raise_, succeeded
+from helpers.jobs import Boom, InThread, cancelled, failed, raise_, succeeded
 
 from retryexec import RetryFuture, StopReason
 

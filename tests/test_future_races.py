@@ -10,11 +10,11 @@ from threading import Barrier, Event, current_thread
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, InThread
-from waits import tell_of_gates
+from helpers.jobs import Boom, Gate, InThread
+from helpers.waits import tell_of_gates
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, StopReason
-from retryexec._future import LOCKS
+from retryexec._core.future import LOCKS
 
 
 class Staged:
@@ -103,8 +103,8 @@ def test_those_whose_time_is_up_leave_nothing_behind(future: RetryFuture[str]) -
     for _ in range(3):
         with pytest.raises(TimeoutError):
             future.result(timeout=0)
-    assert future._audience is not None
-    assert future._audience.gates == []
+    assert future._threads_waiting is not None
+    assert future._threads_waiting.locks == []
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -238,27 +238,6 @@ def test_a_callback_ends_a_future_of_the_same_lock() -> None:
     first.add_done_callback(lambda done: second.set_result(done.result()))
     InThread(lambda: first.set_result("saved")).result()
     assert second.result(timeout=5) == "saved"
-
-
-def test_a_worker_passes_over_a_cancelled_job_before_it_is_counted(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between the word of who cancels and the count of it: then nothing is left to be counted."""
-    gate = Gate()
-    executor.submit(gate)
-    future = executor.submit(str)
-    pool = executor._pool
-    count = pool.count_cancelled
-
-    def count_late(job: Any) -> None:
-        gate.opened.set()
-        executor.submit(int).result(10)  # so the worker has come by
-        count(job)
-
-    monkeypatch.setattr(pool, "count_cancelled", count_late)
-    assert future.cancel()
-    assert not pool.stale
-    assert (executor.stats().queued, executor.stats().cancelled) == (0, 1)
 
 
 def test_whoever_finds_the_future_ended_is_not_told_of_it_as_well(

@@ -15,8 +15,8 @@ from threading import Event
 from typing import Any
 
 import pytest
-from jobs import Boom, InThread, cancelled, failed, succeeded
-from waits import tell_of_gates
+from helpers.jobs import Boom, InThread, cancelled, failed, succeeded
+from helpers.waits import tell_of_gates
 
 from retryexec import RetryFuture
 

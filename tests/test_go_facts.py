@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from jobs import Boom, InThread, raise_
-from played import Script, play
-from waits import AtOnceTimer, TellingClock
+from helpers.jobs import Boom, InThread, raise_
+from helpers.played import Script, play
+from helpers.waits import AtOnceTimer, TellingClock
 
 from retryexec import (
     Cancelled,

@@ -2,7 +2,7 @@
 
 import threading
 
-from jobs import Gate
+from helpers.jobs import Gate
 
 from retryexec import RetryFuture, RetryingExecutor
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from jobs import Boom, InThread, raise_
+from helpers.jobs import Boom, InThread, raise_
 
 from retryexec import (
     Cancelled,

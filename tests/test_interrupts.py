@@ -16,8 +16,8 @@ from threading import Barrier, Event
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, InThread, raise_
-from strikes import Strike
+from helpers.jobs import Boom, Gate, InThread, raise_
+from helpers.strikes import Strike
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
 
@@ -75,8 +75,6 @@ class Play:
         )
         ended = report.done + report.failed + report.cancelled + report.abandoned
         assert len(self.futures) <= ended <= len(self.futures) + possible
-        room = self.executor._pool.room
-        assert room is None or room.qsize() >= (self.max_pending or 0)
 
 
 Plot = Callable[[Strike], bool]
@@ -258,7 +256,7 @@ def test_a_free_worker_does_what_an_interrupted_cancel_has_left(
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(executor._pool, "count_cancelled", struck)
+        monkeypatch.setattr(executor._pool, "remove", struck)
         with pytest.raises(KeyboardInterrupt):
             future.cancel()
         assert called.wait(10)
@@ -273,19 +271,19 @@ def test_without_an_interrupt_callbacks_run_in_the_thread_that_shuts_down(
     pool, looked, threads = executor._pool, Event(), list[Any]()
     futures = [executor.submit(raise_, Boom()) for _ in range(3)]
     executor.submit(len, "").result(10)
-    may_leave = pool.may_leave
+    should_exit = pool.shutdown.should_exit
 
     def look() -> bool:
-        leaves = may_leave()
+        exits = should_exit()
         looked.set()
-        return leaves
+        return exits
 
     def first(_: Any) -> None:
         looked.clear()
-        pool.closing._say_word()
+        pool.wake_worker()
         assert looked.wait(10)
 
-    monkeypatch.setattr(pool, "may_leave", look)
+    monkeypatch.setattr(pool.shutdown, "should_exit", look)
     futures[0].add_done_callback(first)
     for future in futures:
         future.add_done_callback(lambda _: threads.append(threading.current_thread()))
@@ -294,8 +292,8 @@ def test_without_an_interrupt_callbacks_run_in_the_thread_that_shuts_down(
     executor.shutdown()
 
 
-def test_a_worker_about_to_look_into_the_queue_gets_its_word() -> None:
-    """Though that of the closing has gone with what was taken out of the queue."""
+def test_a_worker_about_to_look_into_the_queue_is_woken() -> None:
+    """By the sentinel of the shutdown, wherever it comes in the queue."""
     executor = RetryingExecutor(1)
     arrived, go, queue = Event(), Event(), executor._pool.queue
 
@@ -337,7 +335,7 @@ def test_who_was_told_before_the_interrupt_is_not_told_again(
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(executor._pool, "count_cancelled", struck)
+        monkeypatch.setattr(executor._pool, "remove", struck)
         with pytest.raises(KeyboardInterrupt):
             futures[0].cancel()
         assert called.wait(10)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from jobs import Gate
+from helpers.jobs import Gate
 
 from retryexec import (
     PendingLimitError,
@@ -160,11 +160,11 @@ def test_more_may_be_taken_over_than_there_is_room_for(journal: Callable[[], Any
 
     clock = VirtualClock()
     executor = RetryingExecutor(1, journal=journal(), clock=clock, max_pending=2)
-    room: Any = executor._pool.room
-    assert (room.qsize(), room._debt) == (0, 1)
+    assert executor.stats().waiting == 3
+    submitted = InThread(executor.submit, Save("later"))
     clock.advance(1)
     assert executor.recovered.wait(timeout=10)
-    assert (room.qsize(), room._debt) == (2, 0)
+    assert submitted.result().result(10) == "later"
     executor.shutdown()
 
 

@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from jobs import Boom, Gate, raise_
+from helpers.jobs import Boom, Gate, raise_
 
 from retryexec import RetryingExecutor, RetryPolicy, ZeroBackoff
 

@@ -6,7 +6,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, InThread
+from helpers.jobs import Boom, Fails, Gate, InThread
 
 from retryexec import ConstantBackoff, PendingLimitError, RetryingExecutor, RetryPolicy
 from retryexec.testing import VirtualClock

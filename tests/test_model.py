@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from helpers.jobs import Boom, busy_for
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,7 +30,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from jobs import Boom, busy_for
 
 from retryexec import (
     CancelToken,
@@ -532,8 +532,8 @@ class Jobs(RuleBasedStateMachine):
             if thread is not None:
                 thread.join(5)
                 assert not thread.is_alive()
-        assert not self.pool.timekeeper._heap
-        assert not self.pool.timekeeper._inbox
+        assert len(self.pool.timekeeper) == 0
+        assert not self.pool.unfinished
         while not self.pool.queue.empty():
             job = self.pool.queue.get()
             assert job is None or job.cancelled()

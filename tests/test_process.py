@@ -76,7 +76,7 @@ def test_ctrl_c_during_the_exit_names_what_is_left() -> None:
         executor.submit(fails_once, "")
 
         def interrupt():
-            while not executor._pool.closed:
+            while not executor._pool.refusal:
                 time.sleep(0.01)
             time.sleep(0.5)
             os.kill(os.getpid(), signal.SIGINT)

@@ -4,22 +4,24 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from concurrent.futures.thread import BrokenThreadPool
+from contextvars import Context
 from functools import partial
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, InThread, raise_
+from helpers.jobs import Boom, Fails, Gate, InThread, raise_
 
 from retryexec import (
     CancelToken,
-    RetryFuture,
     RetryingExecutor,
     RetryPolicy,
     ShutdownError,
     StopReason,
 )
 from retryexec._clock import SystemClock
-from retryexec._worker import Worker
+from retryexec._core.job import Job
+from retryexec._core.worker import Worker
 from retryexec.testing import VirtualClock
 
 TENS = RetryPolicy(backoff=[10.0] * 3)
@@ -62,7 +64,7 @@ def test_a_job_cancelled_on_its_way_to_the_timekeeper_leaves_nothing_behind(
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
 
 
-def test_so_does_one_cancelled_just_after_it_came(
+def test_a_job_cancelled_just_after_it_came_to_the_timekeeper_leaves_nothing_behind(
     executor: RetryingExecutor, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(Boom())
@@ -70,7 +72,7 @@ def test_so_does_one_cancelled_just_after_it_came(
     assert gate.reached()
     schedule = executor._pool.timekeeper.schedule
 
-    def staged(job: RetryFuture[Any], due: float) -> bool:
+    def staged(job: Any, due: float) -> bool:
         scheduled = schedule(job, due)
         assert future.cancel()
         return scheduled
@@ -80,23 +82,6 @@ def test_so_does_one_cancelled_just_after_it_came(
     clock.advance(0)
     stats = executor.stats()
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
-
-
-def test_so_it_is_in_a_pool_that_has_been_closed(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate(Boom())
-    future = executor.submit(gate)
-    assert gate.reached()
-
-    def happens() -> None:
-        executor.shutdown(wait=False)
-        future.cancel()
-
-    before(monkeypatch, executor._pool.timekeeper, "schedule", happens)
-    gate.open()
-    report = executor.shutdown()
-    assert (report.cancelled, report.unfinished) == (1, 0)
 
 
 def test_a_job_that_comes_to_a_closed_timekeeper_ends(
@@ -114,31 +99,6 @@ def test_a_job_that_comes_to_a_closed_timekeeper_ends(
     gate.open()
     with pytest.raises((CancelledError, ShutdownError)):
         future.result(10)
-
-
-def test_a_job_that_the_closing_timekeeper_overlooks_ends_too(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Closed right after the look whether it is."""
-    gate = Gate(Boom())
-    future = executor.submit(gate)
-    assert gate.reached()
-    keeper = executor._pool.timekeeper
-    ready = keeper.ready
-
-    class Inbox(type(keeper._inbox)):  # type: ignore[misc]
-        def append(self, job: Any) -> None:
-            keeper._inbox = inbox
-            executor.shutdown(wait=False, cancel_futures=True)
-            inbox.append(job)
-
-    inbox = keeper._inbox
-    keeper._inbox = Inbox()
-    assert ready()
-    gate.open()
-    with pytest.raises((CancelledError, ShutdownError)):
-        future.result(10)
-    assert executor.shutdown().unfinished == 0
 
 
 class BrokenClock(SystemClock):
@@ -209,7 +169,7 @@ def test_a_second_worker_that_does_not_start_is_told_and_missed_by_nobody(
     assert "cannot start another worker: can't start new thread" in caplog.text
 
 
-def test_a_job_queued_just_as_the_pool_breaks_ends_as_the_others(
+def test_a_job_queued_just_as_the_pool_breaks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     go, broken = threading.Event(), threading.Event()
@@ -220,13 +180,13 @@ def test_a_job_queued_just_as_the_pool_breaks_ends_as_the_others(
 
     executor = RetryingExecutor(1, initializer=initializer)
     pool = executor._pool
-    stop = pool.closing.stop_attempts
+    stop = pool.shutdown.stop_attempts
 
     def stopped(end: Any) -> None:
         stop(end)
         broken.set()
 
-    monkeypatch.setattr(pool.closing, "stop_attempts", stopped)
+    monkeypatch.setattr(pool.shutdown, "stop_attempts", stopped)
     logging.getLogger("concurrent.futures").disabled = True
     try:
         first = executor.submit(len, "")
@@ -246,9 +206,9 @@ def test_a_job_queued_just_as_the_pool_breaks_ends_as_the_others(
 
         queue = pool.queue
         monkeypatch.setattr(pool, "queue", Queue())
-        second = executor.submit(len, "")
-        assert first.exception(10) is not None
-        assert type(second.exception(10)) is type(first.exception(10))
+        with pytest.raises(BrokenThreadPool):
+            executor.submit(len, "")
+        assert isinstance(first.exception(10), BrokenThreadPool)
         assert executor._broken
     finally:
         logging.getLogger("concurrent.futures").disabled = False
@@ -259,11 +219,10 @@ def test_a_future_that_a_fork_has_left_behind_fails_where_it_is_waited_for(
     executor: RetryingExecutor,
 ) -> None:
     """One that was in nobody's hands at the instant; played here, in the parent."""
-    future: RetryFuture[int] = RetryFuture()
-    future._terms = executor._terms
+    job: Job[int] = Job(executor._settings, len, False, ("",), {}, Context())
     executor._pool.forked = True
     with pytest.raises(ShutdownError, match="it runs in the parent, not here"):
-        future.result(10)
+        job.result(10)
 
 
 def test_an_interrupt_as_a_worker_starts_leaves_room_for_another(
@@ -293,7 +252,7 @@ def test_an_interrupt_as_jobs_are_abandoned_leaves_none_without_an_end(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retryexec._closing.give_up", interrupted)
+    monkeypatch.setattr("retryexec._core.shutdown.give_up", interrupted)
     with pytest.raises(KeyboardInterrupt):
         executor.shutdown(timeout=0)
     assert isinstance(future.exception(10), ShutdownError)
@@ -403,7 +362,15 @@ def test_no_memory_for_its_wait_ends_a_job_with_its_last_exception(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     keeper = executor._pool.timekeeper
-    keeper._inbox = Scarce(keeper._inbox, "append")  # type: ignore[assignment]
+    add, refused = keeper._add, threading.Event()
+
+    def add_or_not(job: Any) -> None:
+        if not refused.is_set():
+            refused.set()
+            raise MemoryError
+        add(job)
+
+    keeper._add = add_or_not
     future = executor.submit(Fails(9, clock))
     assert isinstance(future.exception(10), Boom)
     stats = executor.stats()
@@ -460,14 +427,14 @@ def test_workers_of_a_closed_pool_leave_when_its_last_job_is_cancelled(
     future = executor.submit(Fails(9, clock))
     clock.advance(1)
     (worker,) = executor._threads
-    looked, may_leave = threading.Event(), executor._pool.may_leave
+    looked, should_exit = threading.Event(), executor._pool.shutdown.should_exit
 
     def look() -> bool:
-        leaves = may_leave()
+        exits = should_exit()
         looked.set()
-        return leaves
+        return exits
 
-    monkeypatch.setattr(executor._pool, "may_leave", look)
+    monkeypatch.setattr(executor._pool.shutdown, "should_exit", look)
     executor.shutdown(wait=False)
     assert looked.wait(10)  # it has had its word, and must get another one
     assert future.cancel()

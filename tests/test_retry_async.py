@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import trio
-from jobs import Boom, InThread, raise_
-from loops import LOOPS
-from played import Script
-from waits import AtOnceTimer, HandTimer
+from helpers.jobs import Boom, InThread, raise_
+from helpers.loops import LOOPS
+from helpers.played import Script
+from helpers.waits import AtOnceTimer, HandTimer
 
 from retryexec import (
     Cancelled,

@@ -6,7 +6,7 @@ from threading import Condition, Event
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, busy_for, raise_
+from helpers.jobs import Boom, Fails, Gate, busy_for, raise_
 
 from retryexec import (
     ConstantBackoff,

@@ -7,7 +7,7 @@ from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
-from jobs import Boom, Fails, Gate, InThread
+from helpers.jobs import Boom, Fails, Gate, InThread
 
 from retryexec import (
     ConstantBackoff,

@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from jobs import InThread, raise_
-from waits import AtOnceTimer, HandTimer, TellingClock
+from helpers.jobs import InThread, raise_
+from helpers.waits import AtOnceTimer, HandTimer, TellingClock
 
 from retryexec import CancelToken, ConstantBackoff, Ticker, ZeroBackoff
 from retryexec.testing import VirtualClock

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from jobs import InThread
-from loops import LOOPS
-from waits import AtOnceTimer, HandTimer, TellingClock
+from helpers.jobs import InThread
+from helpers.loops import LOOPS
+from helpers.waits import AtOnceTimer, HandTimer, TellingClock
 
 from retryexec import CancelToken, ConstantBackoff, EventTimer, Ticker
 from retryexec.testing import InstantClock, VirtualClock

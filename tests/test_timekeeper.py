@@ -1,6 +1,7 @@
 """What is due when: seen through the executor, and where only it can be told, the timekeeper."""
 
 import gc
+import math
 import threading
 import weakref
 from collections import deque
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import Boom, Gate, InThread
 
-from retryexec import Clock, RetryAfter, RetryFuture, RetryingExecutor, RetryPolicy, current_attempt
-from retryexec._timekeeper import Timekeeper
+from retryexec import Clock, RetryAfter, RetryingExecutor, current_attempt
+from retryexec._core import timekeeper
+from retryexec._core.timekeeper import Timekeeper
 from retryexec.testing import VirtualClock
 
 delays = st.lists(st.integers(1, 20), max_size=30)
@@ -149,236 +150,144 @@ class Between:
         return answer
 
 
-def test_a_job_due_just_as_the_last_worker_looks_whether_it_may_go_is_not_lost() -> None:
-    """It looks into the queue and into the heap, and a job may go from one to the other."""
-    clock, done = ByHand(), list[float]()
-    executor = RetryingExecutor(max_workers=1, clock=clock)
-    future = executor.submit(once_after, 5, done)
-    executor.submit(len, "seven").result()  # by now the first job waits
-    pool, released, looked = executor._pool, threading.Event(), threading.Event()
-    release, may_leave = pool.timekeeper._release, pool.may_leave
-
-    def release_and_tell(jobs: deque[RetryFuture[Any]]) -> None:
-        release(jobs)
-        released.set()
-
-    def come_due() -> None:
-        clock.time = 5
-        pool.poke()
-        released.wait(0.1)  # in vain if the look is taken under the lock, which is fine too
-
-    pool.timekeeper._release = release_and_tell
-    pool.queue = Between(pool.queue, come_due)  # type: ignore[assignment]
-    pool.may_leave = lambda: (may_leave(), looked.set())[0]  # type: ignore[method-assign]
-    executor.shutdown(wait=False)
-    assert looked.wait(10)
-    come_due()  # if it never looked into the queue
-    executor.shutdown()
-    assert (future.done(), done) == (True, [5])
-
-
-def test_a_job_done_before_its_release_has_returned_is_not_taken_for_one_that_waits(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else its worker, the last one to look, would see no end."""
-    with RetryingExecutor(1, policy=RetryPolicy(backoff=[0.01])) as executor:
-        pool, looked = executor._pool, threading.Event()
-        look, put = pool.closing.look_for_the_end, pool.queue.put
-
-        class Queue:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(queue, name)
-
-            def put(self, job: Any) -> None:
-                put(job)
-                if threading.current_thread().name.endswith("_timekeeper"):
-                    looked.wait(0.2)  # in vain if the word takes the lock, which is fine
-
-        def look_and_tell() -> None:
-            look()
-            if future.done():
-                looked.set()
-
-        queue = pool.queue
-        monkeypatch.setattr(pool, "queue", Queue())
-        gate = Gate(Boom())
-        future = executor.submit(gate)
-        assert gate.reached()
-        closed = threading.Event()
-        monkeypatch.setattr(pool, "make_room", closed.set)
-        monkeypatch.setattr(pool.closing, "look_for_the_end", look_and_tell)
-        thread = InThread(executor.shutdown)
-        assert closed.wait(10)  # the word of this shutdown is not the one that is looked for
-        gate.open()
-        assert isinstance(future.exception(10), Boom)
-        assert thread.result().failed == 1
-
-
 # ---- itself
 
 
+class Thing:
+    """What waits."""
+
+    def __init__(self) -> None:
+        self.due: float | None = None
+
+
 class Kept:
-    """A timekeeper, and the jobs it has released."""
+    """A timekeeper, and what it has released."""
 
     def __init__(self, clock: Clock) -> None:
-        self.released: list[RetryFuture[Any]] = []
+        self.released: list[Thing] = []
         self.some = threading.Event()
         self.lock = threading.RLock()
-        self.keeper = Timekeeper(clock, self.lock, self.release, name="timekeeper", daemon=True)
+        self.keeper: Timekeeper[Thing] = Timekeeper(
+            clock, self.lock, self.release, name="timekeeper", daemon=True
+        )
 
-    def release(self, jobs: deque[RetryFuture[Any]]) -> None:
-        self.released += jobs
-        jobs.clear()
+    def release(self, due: deque[Thing]) -> None:
+        assert not self.lock._is_owned()  # type: ignore[attr-defined]
+        while due:
+            self.released.append(due.popleft())
         self.some.set()
 
-    def close(self) -> list[RetryFuture[Any]]:
-        left = self.keeper.close()
+    def close(self) -> None:
+        self.keeper.close()
         self.keeper.join()
-        return left
 
-    def schedule(self, *due: float) -> list[RetryFuture[Any]]:
-        jobs: list[RetryFuture[Any]] = [RetryFuture() for _ in due]
-        for job, when in zip(jobs, due, strict=True):
+    def schedule(self, *due: float) -> list[Thing]:
+        things = [Thing() for _ in due]
+        for thing, when in zip(things, due, strict=True):
             assert self.keeper.ready()
-            assert self.keeper.schedule(job, when)
-        return jobs
+            assert self.keeper.schedule(thing, when)
+        return things
 
 
 @pytest.fixture
-def kept(clock: VirtualClock) -> Iterator[Kept]:
-    kept = Kept(clock)
+def by_hand() -> ByHand:
+    return ByHand()
+
+
+@pytest.fixture
+def kept(by_hand: ByHand) -> Iterator[Kept]:
+    kept = Kept(by_hand)
     yield kept
     kept.close()
 
 
-def test_cancelled_jobs_do_not_pile_up(kept: Kept) -> None:
-    """Many more come and go than ever wait at a time, and the heap stays small."""
-    kept.schedule(1e9)
-    for _ in range(50):
-        for job in kept.schedule(*range(100, 150)):
-            assert kept.keeper.discard(job)
-    assert len(kept.keeper) == 1
-    assert len(kept.keeper._heap) + len(kept.keeper._inbox) < 300
+def test_it_starts_its_thread_with_the_first_delay(kept: Kept) -> None:
+    assert not kept.keeper.started
+    assert kept.keeper.ready()
+    assert kept.keeper.started
 
 
-def test_only_a_waiting_job_can_be_discarded(kept: Kept) -> None:
+def test_only_a_waiting_entry_can_be_discarded(kept: Kept) -> None:
     one, two = kept.schedule(5, 6)
     assert kept.keeper.discard(one)
     assert not kept.keeper.discard(one)
-    assert not kept.keeper.discard(RetryFuture())
-    assert kept.keeper.next_due() == 6
-    assert kept.keeper.close() == [two]
+    assert not kept.keeper.discard(Thing())
+    assert (kept.keeper.next_due(), kept.keeper.waiting(), len(kept.keeper)) == (6, [two], 1)
 
 
-def test_the_next_due_time_is_that_of_a_living_job(kept: Kept) -> None:
-    jobs = kept.schedule(3, 1, 2)
-    assert kept.keeper.next_due() == 1
-    kept.keeper.discard(jobs[1])
-    assert kept.keeper.next_due() == 2
-    kept.keeper.discard(jobs[2])
-    kept.keeper.discard(jobs[0])
-    assert kept.keeper.next_due() == float("inf")
-    assert len(kept.keeper) == 0
+def test_close_forgets_what_waits_and_ends_the_thread(kept: Kept) -> None:
+    things = kept.schedule(3, 1, 2)
+    kept.close()
+    assert [thing.due for thing in things] == [None] * 3
+    assert (len(kept.keeper), kept.keeper.waiting(), kept.released) == (0, [], [])
+    kept.close()
 
 
-def test_close_hands_back_what_waits_in_the_order_it_is_due(kept: Kept) -> None:
-    three, one, gone, two = kept.schedule(3, 1, 2.5, 2)
-    kept.keeper.discard(gone)
-    assert kept.keeper.close() == [one, two, three]
-    assert [job.next_attempt_at for job in (one, two, three)] == [None] * 3
-    assert (kept.keeper.close(), kept.released) == ([], [])
+def test_cleared_it_goes_on_with_what_comes(kept: Kept, by_hand: ByHand) -> None:
+    (gone,) = kept.schedule(5)
+    kept.keeper.clear()
+    assert (gone.due, len(kept.keeper)) == (None, 0)
+    (kept_one,) = kept.schedule(6)
+    by_hand.time = 10
+    kept.keeper.recheck()
+    assert kept.some.wait(10)
+    assert kept.released == [kept_one]
 
 
 def test_closed_it_takes_no_more(kept: Kept) -> None:
     kept.schedule(5)
     kept.keeper.close()
-    late: RetryFuture[Any] = RetryFuture()
+    late = Thing()
+    assert not kept.keeper.ready()
     assert not kept.keeper.schedule(late, 6)
-    assert (late.next_attempt_at, len(kept.keeper)) == (None, 0)
+    assert (late.due, len(kept.keeper)) == (None, 0)
 
 
 def test_closed_before_the_first_delay_it_starts_no_thread(kept: Kept) -> None:
     kept.keeper.close()
-    before = threading.active_count()
-    assert not kept.keeper.schedule(RetryFuture(), 6)
-    assert threading.active_count() == before
+    assert not kept.keeper.ready()
+    assert not kept.keeper.started
 
 
-def test_close_in_the_middle_of_schedule_takes_the_job(kept: Kept) -> None:
-    """Whoever schedules has written the job down when close() comes: the job is among the rest."""
+def test_close_in_the_middle_of_schedule_leaves_no_entry_behind(kept: Kept) -> None:
     kept.schedule(5)
-    late: RetryFuture[Any] = RetryFuture()
-    left: list[RetryFuture[Any]] = []
-    closes = ClosesWhenAppended(lambda: left.extend(kept.keeper.close()))
-    kept.keeper._inbox = closes  # type: ignore[assignment]
-    assert kept.keeper.schedule(late, 6)
-    assert late in left
+    late, add = Thing(), kept.keeper._add
+
+    def add_and_close(thing: Thing) -> None:
+        kept.keeper.close()
+        add(thing)
+
+    kept.keeper._add = add_and_close
+    assert not kept.keeper.schedule(late, 6)
+    assert (late.due, len(kept.keeper)) == (None, 0)
 
 
-class ClosesWhenAppended(list[Any]):
-    """An inbox that stages the race: something happens just after a job has been put in."""
-
-    def __init__(self, happens: Any) -> None:
-        super().__init__()
-        self.happens = happens
-
-    def append(self, job: Any) -> None:
-        super().append(job)
-        self.happens()
-
-    def popleft(self) -> Any:
-        return self.pop(0)
-
-
-def test_cancelled_jobs_on_their_way_into_the_heap_never_get_there(kept: Kept) -> None:
-    """They are dropped when they surface, whether in the heap or before it."""
-    with kept.lock:  # the thread cannot look
-        jobs = kept.schedule(*range(10, 20))
-        for job in jobs[:5]:
-            kept.keeper.discard(job)
-        assert len(kept.keeper) == 5
-        assert kept.keeper.waiting() == jobs[5:]
-    assert kept.keeper.close() == jobs[5:]
-
-
-def test_late_it_releases_all_that_is_due_but_what_was_cancelled() -> None:
-    clock = ByHand()
-    kept = Kept(clock)
+def test_late_it_releases_all_that_is_due_in_order_but_what_was_discarded(
+    kept: Kept, by_hand: ByHand
+) -> None:
     with kept.lock:  # the thread cannot look
         one, five, gone, three, late_five, later = kept.schedule(1, 5, 2, 3, 5, 100)
         assert kept.keeper.next_due() == 1
         kept.keeper.discard(gone)
-        clock.time = 10
+        by_hand.time = 10
     assert kept.some.wait(10)
-    assert (kept.close(), kept.released) == ([later], [one, three, five, late_five])
+    assert kept.released == [one, three, five, late_five]
+    assert kept.keeper.waiting() == [later]
 
 
-def test_of_two_that_are_due_at_one_time_the_first_to_arrive_comes_first(kept: Kept) -> None:
-    """Even if what made the first one wait in the heap has been cancelled, and swept."""
-    (cancelled,) = kept.schedule(10)
-    (first,) = kept.schedule(5)
-    dead = kept.schedule(*range(100, 300))
-    for job in (cancelled, *dead):
-        kept.keeper.discard(job)
-    (second,) = kept.schedule(5)
-    assert kept.close() == [first, second]
-
-
-def test_a_sooner_job_wakes_the_thread() -> None:
-    clock = ByHand()
-    kept = Kept(clock)
+def test_a_sooner_entry_wakes_the_thread(kept: Kept, by_hand: ByHand) -> None:
     kept.schedule(100)
-    assert clock.waited_for.wait(10)
+    assert by_hand.waited_for.wait(10)
     with kept.lock:  # ours only once the thread is asleep
         pass
     sooner = kept.schedule(0)
     assert kept.some.wait(10)
-    assert (len(kept.close()), kept.released) == (1, sooner)
+    assert (len(kept.keeper), kept.released) == (1, sooner)
 
 
-def test_a_job_that_comes_as_the_thread_lies_down_is_not_slept_over() -> None:
-    """It comes between the look into the heap and the sleep, when no word can wake the thread."""
-    late: RetryFuture[Any] = RetryFuture()
+def test_an_entry_that_comes_as_the_thread_falls_asleep_is_not_slept_over() -> None:
+    """It comes between the look into the queue and the sleep, when nothing can wake the thread."""
+    late = Thing()
     arriving = [late]
 
     class Staged(ByHand):
@@ -388,14 +297,103 @@ def test_a_job_that_comes_as_the_thread_lies_down_is_not_slept_over() -> None:
             return 0
 
     kept = Kept(Staged())
-    later = kept.schedule(100)
+    kept.schedule(100)
     assert kept.some.wait(10)
-    assert (kept.close(), kept.released) == (later, [late])
+    assert kept.released == [late]
+    kept.close()
 
 
-def test_a_released_job_can_wait_again(kept: Kept, clock: VirtualClock) -> None:
-    (job,) = kept.schedule(5)
-    clock.advance(10)
+def test_a_released_entry_can_wait_again(kept: Kept, by_hand: ByHand) -> None:
+    (thing,) = kept.schedule(0)
     assert kept.some.wait(10)
-    assert kept.keeper.schedule(job, clock.now() + 1)
-    assert kept.keeper.close() == [job]
+    assert thing.due is None
+    assert kept.keeper.schedule(thing, 1)
+    assert kept.keeper.waiting() == [thing]
+
+
+def test_what_could_not_be_released_is_due_all_the_while_and_offered_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is no memory for its place in a queue."""
+    monkeypatch.setattr(timekeeper, "_PAUSE", 0.001)
+    offers, looked, went_on = list[list[Thing]](), threading.Event(), threading.Event()
+
+    def release(due: deque[Thing]) -> None:
+        offers.append([*due])
+        if len(offers) == 1:
+            due.popleft()
+            looked.wait(10)
+            raise MemoryError
+        due.clear()
+        went_on.set()
+
+    keeper = Timekeeper[Thing](ByHand(), threading.RLock(), release, name="keeper", daemon=True)
+    one, two = Thing(), Thing()
+    keeper.schedule(one, -2)
+    keeper.schedule(two, -1)
+    assert keeper.ready()
+    while len(offers) < 1:
+        pass
+    keeper.schedule(Thing(), 100)
+    while keeper.next_due() != -math.inf or len(keeper) != 2:
+        pass
+    looked.set()
+    assert went_on.wait(10)
+    keeper.close()
+    keeper.join()
+    assert offers == [[one, two], [two]]
+    assert len(caplog.records) == 1
+
+
+def test_a_clock_that_raises_is_reported_once_and_looked_at_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timekeeper, "_PAUSE", 0.001)
+    failures = iter([OSError("no time"), OSError("still none")])
+
+    class Broken(ByHand):
+        def now(self) -> float:
+            for failure in failures:
+                raise failure
+            return 10
+
+    kept = Kept(Broken())
+    things = kept.schedule(5)
+    assert kept.some.wait(10)
+    kept.close()
+    assert kept.released == things
+    assert [record.getMessage()[:16] for record in caplog.records] == ["the clock failed"]
+
+
+def test_without_a_thread_it_waits_where_it_is_called(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    keeper = Kept(clock).keeper
+    assert not keeper.ready()
+    keeper.wait_here(7)
+    assert clock.now() == 7
+
+
+def test_a_thread_whose_start_was_interrupted_leaves_its_place_to_the_next(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, start = list[threading.Thread](), threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            kept.keeper.ready()
+    started[0].join(10)
+    assert not started[0].is_alive()
+    (thing,) = kept.schedule(0)
+    assert kept.some.wait(10)
+    assert kept.released == [thing]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
-from jobs import InThread
-from waits import HandTimer
+from helpers.jobs import InThread
+from helpers.waits import HandTimer
 
 from retryexec import EventTimer, Timer
 from retryexec.testing import InstantClock, VirtualClock

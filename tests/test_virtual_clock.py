@@ -7,10 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from helpers.jobs import Gate, busy_for
+from helpers.played import Script, asleep
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs import Gate, busy_for
-from played import Script, asleep
 
 from retryexec import ConstantBackoff, RetryFuture, RetryingExecutor, RetryPolicy
 from retryexec.testing import VirtualClock

@@ -24,8 +24,9 @@ class Fetch:
         except HTTPError as error:
             with error:  # an answer too, with a connection to close
                 if "Retry-After" in error.headers:
-                    # The server knows best how long to wait (in seconds here; a date is legal too).
-                    raise RetryAfter(float(error.headers["Retry-After"]), error) from error
+                    # The server knows best how long to wait: so many seconds, or until a date.
+                    header = error.headers["Retry-After"]
+                    raise RetryAfter.from_header(header, error) from error
                 if error.code < 500:
                     # Our own fault: asking again would get the same answer.
                     raise PermanentError(error) from error

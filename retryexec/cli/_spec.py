@@ -29,7 +29,7 @@ from retryexec._backoff import (
     StopBackoff,
     ZeroBackoff,
 )
-from retryexec._validate import seconds, within
+from retryexec._validate import number_between, seconds
 from retryexec.cli._misuse import Misuse
 from retryexec.cli._parse import duration
 
@@ -70,7 +70,11 @@ def backoff(spec: str, random: Random = _random.random) -> Backoff:
             raise Misuse(msg)
         else:
             made = StopBackoff().then(tuple(seconds("a delay", _value(value)) for value in values))
-        return made.jittered(within("jitter", jitter, 0.0, 1.0), random=random) if jitter else made
+        return (
+            made.jittered(number_between("jitter", jitter, 0.0, 1.0), random=random)
+            if jitter
+            else made
+        )
     except (Misuse, TypeError, ValueError, OverflowError) as error:
         msg = f"backoff {spec!r}: {error}"
         raise Misuse(msg) from error

@@ -14,7 +14,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from command import Result, jsonl, read_jsonl, start
+from helpers.command import Result, jsonl, read_jsonl, start
 
 from retryexec.cli._failures import Failure
 from retryexec.cli._identity import Identity, identify

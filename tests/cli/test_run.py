@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, Stdin, read_jsonl
+from helpers.command import Result, Stdin, read_jsonl
 
 from retryexec import RetryingExecutor
 from retryexec.cli import main

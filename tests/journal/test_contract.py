@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_kit import JOBS, Call, FakeHost, Save
+from helpers.journal_kit import JOBS, Call, FakeHost, Save
 
 from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal
 

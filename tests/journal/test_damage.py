@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from journal_kit import FakeHost, Save, crash, memory, opened, settled
+from helpers.journal_kit import FakeHost, Save, crash, memory, opened, settled
 
 from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check

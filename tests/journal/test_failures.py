@@ -13,8 +13,8 @@ from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import pytest
+from helpers.journal_kit import Call, Process, Save, killed, left_by
 from journal.conftest import Open
-from journal_kit import Call, Process, Save, killed, left_by
 
 from retryexec.journal import JobRefused, Journal, JournalError, JournalFull, _file, _sqlite
 from retryexec.journal._file import JournalFile

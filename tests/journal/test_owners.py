@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, crash, killed, left_by
 from journal.conftest import Open
-from journal_kit import JOBS, Call, FakeHost, Process, Save, crash, killed, left_by
 
 from retryexec.journal import Journal, JournalError
 from retryexec.journal._directory import Directory, filesystem_of

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.journal_kit import JOBS, Call, FakeHost, Save, crash, killed, left_by, opened
 from journal.conftest import Open
-from journal_kit import JOBS, Call, FakeHost, Save, crash, killed, left_by, opened
 
 from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal, _directory, _sqlite
 from retryexec.journal._directory import Directory, Lock

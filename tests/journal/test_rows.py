@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from journal.conftest import Open
-from journal_kit import FakeHost, Save, killed, settled
+from helpers.journal_kit import FakeHost, Save, killed, settled
 
 from retryexec.journal import Inspector, Journal, JournalError
 from retryexec.journal._check import check

@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from helpers import TESTS
 from retryexec.journal import Entry, Journal
 from retryexec.journal._file import JournalFile
 
@@ -92,7 +93,7 @@ class Process:
     START = """\
     import os, sys, threading
     from pathlib import Path
-    from journal_kit import *
+    from helpers.journal_kit import *
     journal, host = opened(Path(sys.argv[1]))
 
     def say(*words):
@@ -112,7 +113,7 @@ class Process:
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
         )
         self.lines: list[str] = []
         if wait:

@@ -6,17 +6,16 @@ import concurrent.futures.thread
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from helpers import TESTS
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
 
-TESTS = Path(__file__).parents[1]
 PREAMBLE = f"""\
 import sys
 sys.path[:0] = {[str(TESTS), str(TESTS.parent)]!r}
-from cpython.substitute import substitute
+from helpers.substitute import substitute
 substitute().__enter__()
 del sys.path[:2]
 """

@@ -3,36 +3,38 @@
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
-from retryexec._future import LOCKS
-from retryexec._pool import Pool
+from retryexec._core.future import LOCKS
+from retryexec._core.pool import Pool
 
 # Guards all below; held across a fork, so that the child finds it in order.
 _lock = threading.RLock()
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
-_owners: "weakref.WeakSet[Owner]" = weakref.WeakSet()
+# The executors, and views of them, and what each is to be told of its pool's successor.
+_owners: "weakref.WeakKeyDictionary[Any, tuple[Pool, Callable[[Any, Pool], None]]]"
+_owners = weakref.WeakKeyDictionary()
 _exiting = False
 
 EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
 
 
-class Owner(Protocol):
-    """An executor, or a view of one: it hands jobs to a pool, and to another one after a fork."""
+def register(owner: object, pool: Pool, move: Callable[[Any, Pool], None]) -> None:
+    """Look after *pool* until it is gone.
 
-    _pool: Pool
-
-    def _move(self, pool: Pool) -> None: ...
-
-
-def register(owner: Owner) -> None:
-    """Look after *owner* and its pool until both are gone."""
+    Args:
+        owner: whoever hands jobs to the pool.
+        pool: what finishes them at the interpreter's exit.
+        move: called as ``move(owner, new_pool)`` in a forked child, where the pool's threads are
+            not.
+    """
     with _lock:
-        _owners.add(owner)
-        _pools.add(owner._pool)
+        _owners[owner] = pool, move
+        _pools.add(pool)
         if _exiting:
-            owner._pool.closing.close(_refuse)
+            pool.shutdown.close(_refuse)
 
 
 def _refuse() -> Exception:
@@ -46,11 +48,11 @@ def _finish_pools() -> None:
         _exiting = True
         pools = list(_pools)
     for pool in pools:
-        pool.closing.close(_refuse)
+        pool.shutdown.close(_refuse)
     interrupt = None
-    for pool, deadline in [(pool, pool.closing.exit_deadline()) for pool in pools]:
+    for pool, deadline in [(pool, pool.shutdown.exit_deadline()) for pool in pools]:
         try:
-            pool.closing.finish_at_exit(deadline)
+            pool.shutdown.finish_at_exit(deadline)
         except BaseException as error:
             interrupt = error
     if interrupt is not None:
@@ -83,9 +85,9 @@ def _in_child() -> None:
     """Give every executor a pool with threads of its own, and fail what only the parent runs."""
     pools = _held.copy()
     _after_fork()
-    heirs = {pool: pool.heir() for pool in pools}
-    for owner in list(_owners):
-        owner._move(heirs[owner._pool])
+    successors = {pool: pool.for_forked_child() for pool in pools}
+    for owner, (pool, move) in list(_owners.items()):
+        move(owner, successors[pool])
     for pool in pools:
         _pools.discard(pool)
         pool.abandon_after_fork()

@@ -1,8 +1,9 @@
-"""What `conftest.py` promises about leaks: they fail the test that made them."""
+"""What outlives a test fails it: threads, executors, views and futures."""
 
 from pathlib import Path
 
 import pytest
+from helpers import leaks
 
 TESTS = """
 import threading
@@ -65,6 +66,39 @@ def test_leaks_executor():
     kept.append(executor)
 
 
+def test_leaks_view():
+    with RetryingExecutor(max_workers=1) as executor:
+        kept.append(executor.using())
+
+
+def test_leaks_future_of_a_job():
+    with RetryingExecutor(max_workers=1) as executor:
+        kept.append(executor.submit(len, "seven"))
+
+
+class Derived(RetryFuture):
+    __repr__ = object.__repr__
+
+    def __init__(self):
+        pass  # no other constructor is called
+
+
+def test_leaks_derived_future():
+    kept.append(Derived())
+
+
+@pytest.mark.uninstrumented("on purpose")
+def test_uninstrumented_and_leaks():
+    assert "conftest" not in RetryFuture.__init__.__code__.co_filename
+    kept.append(RetryFuture())
+
+
+@pytest.mark.uninstrumented("on purpose")
+def test_uninstrumented_and_clean():
+    with RetryingExecutor(max_workers=1) as executor:
+        assert executor.submit(len, "seven").result() == 5
+
+
 @pytest.mark.leaks("on purpose")
 def test_allowed():
     kept.append(wait_for_nothing())
@@ -86,16 +120,20 @@ def test_clean_after_a_leak():
 
 
 def test_a_leak_is_an_error_of_the_test_that_made_it(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text(encoding="utf-8"))
+    pytester.makeconftest(Path(leaks.__file__).read_text(encoding="utf-8"))
     pytester.makepyfile(test_leaks=TESTS)
     # In a process of its own: what leaks here would be a leak of this test, too.
     result = pytester.runpytest_subprocess("-rE", "--strict-markers", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=11, failed=1, errors=4)
+    result.assert_outcomes(passed=16, failed=1, errors=8)
     result.stdout.fnmatch_lines_random(
         [
-            "ERROR test_leaks.py::test_leaks_thread - *left behind by this test:*",
-            "ERROR test_leaks.py::test_leaks_future - *left behind by this test:*",
-            "ERROR test_leaks.py::test_leaks_executor - *left behind by this test:*",
+            "ERROR test_leaks.py::test_leaks_thread - *left behind by*",
+            "ERROR test_leaks.py::test_leaks_future - *left behind by*",
+            "ERROR test_leaks.py::test_leaks_executor - *left behind by*",
+            "ERROR test_leaks.py::test_leaks_view - *left behind by*",
+            "ERROR test_leaks.py::test_leaks_future_of_a_job - *left behind by*",
+            "ERROR test_leaks.py::test_leaks_derived_future - *left behind by*",
+            "ERROR test_leaks.py::test_uninstrumented_and_leaks - *left behind by*",
             "ERROR test_leaks.py::test_gives_no_reason - *leaks takes a reason*",
             "*<Thread(forgotten, started daemon *)>",
         ]

@@ -58,7 +58,7 @@ def busy_for(clock: VirtualClock, seconds: float) -> None:
     with (changed := Condition()):
         while clock.now() < until:
             clock.wait(changed, until)
-    clock.left()
+    clock.thread_idle()
 
 
 class InThread(threading.Thread):

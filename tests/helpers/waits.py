@@ -7,7 +7,7 @@ from queue import SimpleQueue
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from retryexec import _future
+from retryexec._core import future as _future
 from retryexec.testing import VirtualClock
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class TellingClock(VirtualClock):
         self._waits: SimpleQueue[threading.Condition] = SimpleQueue()
 
     def wait(self, changed: threading.Condition, until: float) -> None:
-        if not self.mine:
+        if not self.owned_here:
             self._waits.put(changed)
         super().wait(changed, until)
 
