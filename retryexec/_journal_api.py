@@ -1,7 +1,7 @@
 """The seam between an executor and its journal: what each asks of the other, described once.
 
-The executor runs its jobs as ever, and tells its `JournalLink` of four moments in the life of each:
-it is accepted, an attempt is about to start, another attempt follows, it ends. The link tells the
+The executor runs its jobs as ever, and tells `JournalLink` of four moments in the life of each: it
+is accepted, an attempt is about to start, another attempt follows, it has ended. The link tells the
 journal, which it knows as a `JobJournal`. To the journal the link is the host that runs what dead
 processes have left.
 """
@@ -11,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
 from threading import Condition
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from retryexec._core.job import Job, JobProgress
+from retryexec._core.job import Job, JobProgress, JobSettings
 from retryexec._outcome import StopReason
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
 
 logger = logging.getLogger("retryexec")
 
@@ -133,11 +136,11 @@ class JournalLink:
     def __init__(self, journal: JobJournal) -> None:
         self._journal = journal
         self.recovered = Recovered()
-        self._pool: Any = None
-        self._settings: Any = None
+        self._pool: Pool | None = None
+        self._settings: JobSettings | None = None
 
-    def serve(self, pool: Any, settings: Any) -> None:
-        """Put jobs that are taken over into *pool*, on these *settings*; in a fork's child anew."""
+    def serve(self, pool: "Pool", settings: JobSettings) -> None:
+        """Put jobs that are taken over into *pool*, with *settings*; anew in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
         self._pool, self._settings = pool, settings
@@ -169,7 +172,7 @@ class JournalLink:
         job.entry = self._journal.accept(job.submitted)
 
     def refused(self, job: Job[Any]) -> None:
-        """Take back *job*, which the pool has refused."""
+        """Take back *job*, which the pool refuses."""
         self._journal.cancelled(job.entry)
 
     def note_start(self, job: Job[Any]) -> None:
@@ -178,9 +181,9 @@ class JournalLink:
         That is at once, but for a job that was at work when a process died: it is marked on disk
         first, so that the next death is held against it and nobody else.
         """
-        entry = job.entry
-        if entry is not None and entry.suspect:
-            self._journal.starting(entry)
+        assert job.entry is not None
+        if job.entry.suspect:
+            self._journal.starting(job.entry)
 
     def note_retry(self, job: Job[Any], delay: float) -> None:
         """Write down that another attempt follows in *delay* seconds."""
@@ -194,7 +197,7 @@ class JournalLink:
         )
 
     def note_end(self, job: Job[Any], reason: StopReason, exception: BaseException | None) -> None:
-        """Write down how *job* ends."""
+        """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
         elif reason is StopReason.CANCELLED:
@@ -206,10 +209,13 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
-        pool, now, context = self._pool, self._pool.now(), Context()
+        pool, settings = self._pool, self._settings
+        assert pool is not None
+        assert settings is not None
+        now, context = pool.now(), Context()
         jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job[Any] = Job(self._settings, entry.job, True, (), {}, context)
+            job: Job[Any] = Job(settings, entry.job, True, (), {}, context)
             job.entry = entry
             job.add_done_callback(self.recovered.count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
@@ -225,6 +231,7 @@ class JournalLink:
 
     def running(self) -> Iterator[JournalEntry]:
         """Return the entries of the jobs that workers run."""
+        assert self._pool is not None
         for worker in self._pool.threads():
             job = worker.job
             if job is not None and job.entry is not None:

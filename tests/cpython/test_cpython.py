@@ -31,7 +31,7 @@ if not (ships(FUTURES) and ships(ASYNCIO)):
 
 EXCLUDED = {
     "FutureTests.test_multiple_set_exception": "wants <Future ...> in the message; ours says "
-    "<RetryFuture ...>, and test_future.py asks for that",
+    "<RetryFuture ...>, and tests/future asks for that",
     "FutureTests.test_multiple_set_result": "as test_multiple_set_exception",
     "FutureTests.test_repr": "wants <Future ...>, the class's name; ours is RetryFuture",
     "ThreadPoolShutdownTest.test_thread_names_default": "wants ThreadPoolExecutor-0_0; our "

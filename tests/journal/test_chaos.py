@@ -304,7 +304,7 @@ def finish(directory: Path, ledger: Path) -> tuple[int, set[str]]:
 
 @pytest.mark.slow("goes on for RETRYEXEC_CHAOS seconds, five by default")
 @pytest.mark.timeout(SECONDS * 3 + 120)
-def test_row_01_processes_killed_at_random(tmp_path: Path) -> None:
+def test_processes_killed_at_random(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     with small_disk(tmp_path / "disk") as full:
         world = World(tmp_path / "disk", ledger, full)

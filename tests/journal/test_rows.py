@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal.conftest import Open
 from helpers.journal_kit import FakeHost, Save, killed, settled
+from journal.conftest import Open
 
 from retryexec.journal import Inspector, Journal, JournalError
 from retryexec.journal._check import check
