@@ -326,6 +326,16 @@ class JournalFile:
                 sql.execute("UPDATE meta SET adoptions=?", (found.adoptions,))
             self.verify_path()
 
+    def park(self, parked: Sequence[tuple[str | None, int]]) -> None:
+        """Write down why rows are *parked*."""
+        with transaction(self.sql):
+            self.sql.executemany("UPDATE job SET parked=? WHERE seq=?", parked)
+
+    def remove_rows(self, rows: Sequence[int]) -> None:
+        """Remove *rows* for good."""
+        with transaction(self.sql):
+            self.sql.executemany(DELETE, [(row, row) for row in rows])
+
     def adoptions(self) -> int:
         """Return how many owners have crashed with it in a row; -1 if the last one did not."""
         found = self.sql.execute("SELECT adoptions FROM meta").fetchone()

@@ -107,7 +107,7 @@ class SQLiteStore:
                 continue
             seen.add(owner)
             try:
-                taken = self._try(owner)
+                taken = self.visit(owner, self._take)
             except Exception as error:
                 # Whatever a dead process has left, it must not keep this one from its work.
                 self._warn_once(owner, "%s.db cannot be taken over: %r", owner, error)
@@ -116,7 +116,12 @@ class SQLiteStore:
                 return taken
         return None
 
-    def _try(self, owner: str) -> Taken | None:
+    def visit(self, owner: str, use: Callable[[JournalFile], Taken | None]) -> Taken | None:
+        """Return *use(file)* for the file of a dead *owner*; None if that one lives.
+
+        The file is kept open if *use* returns something. One that is damaged is set aside, once
+        what can be read of it is in a new file.
+        """
         try:
             lock = self.directory.claim(owner)
         except OSError as error:
@@ -132,7 +137,7 @@ class SQLiteStore:
             if file is None:
                 lock.remove()
             else:
-                taken = self._take(file)
+                taken = use(file)
         except Newer as error:
             self._left_alone.add(owner)
             self._warn_once(owner, "%s: left alone, for a process with a newer library", error)

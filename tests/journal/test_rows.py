@@ -12,6 +12,7 @@ import pytest
 from helpers.journal_kit import FakeHost, Save, killed, settled
 from journal.conftest import Open
 
+from retryexec.cli import main
 from retryexec.journal import Inspector, Journal, JournalError
 from retryexec.journal._check import check
 from retryexec.journal._file import JOBS
@@ -22,6 +23,19 @@ TOP = 2**63 - 1
 DEEP = "[" * 100_000 + "]" * 100_000
 
 RUNS, PARKED = "runs", "parked"
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run ``retryexec journal`` here, and return its status and what it has shown."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        status = main(["journal", *map(str, arguments)])
+        return status, capsys.readouterr().out
+
+    return run
 
 
 @pytest.fixture
@@ -300,3 +314,30 @@ def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JournalError, match="directory"):
         Journal(tmp_path / "file", jobs={"save": Save})
+
+
+# ---- by hand
+
+
+def test_check_repairs_by_hand_what_opening_does(directory: Path, command: Command) -> None:
+    left(directory, lambda sql: sql.execute("DROP TABLE meta"))
+    path = database(directory)
+    status, out = command("check", directory)
+    assert (status, "damaged" in out) == (1, True)
+    status, out = command("check", directory, "--repair")
+    assert f"repaired: {path}.corrupt-" in out
+    assert len([*Inspector(directory).jobs()]) == 3
+    for aside in directory.glob("*.corrupt-*"):
+        aside.unlink()
+    status, out = command("check", directory, "--repair")
+    assert (status, "all is well" in out) == (0, True)
+
+
+def test_a_parked_record_can_be_discarded(directory: Path, command: Command) -> None:
+    left(directory, lambda sql: sql.execute("UPDATE job SET data='{', id='Odd one' WHERE seq=2"))
+    status, out = command("check", directory, "--repair")
+    assert (status, "1 damaged records are parked" in out) == (1, True)
+    assert "Odd one" in command("ls", directory)[1]
+    assert command("discard", directory, "Odd one", "--yes") == (0, "1 parked record discarded\n")
+    assert len([*Inspector(directory).jobs()]) == 2
+    assert command("check", directory)[0] == 0
