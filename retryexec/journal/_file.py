@@ -189,7 +189,7 @@ class JournalFile:
         """
         if changes.inserts:
             self._keep_reserve()
-        return self._with_room(lambda: self._apply(changes))
+        return self._with_room(lambda: self._apply(changes), all_of_it=not changes.inserts)
 
     def _apply(self, changes: Changes) -> int:
         sql = self.sql
@@ -211,8 +211,11 @@ class JournalFile:
             self._carry_over()
         return missing
 
-    def _with_room(self, write: Callable[[], T]) -> T:
+    def _with_room(self, write: Callable[[], T], *, all_of_it: bool = True) -> T:
         """Return *write()*, a transaction; if the disk is full, once more after making room.
+
+        Args:
+            all_of_it: whether the reserve may be given up for it.
 
         Raises:
             Lost: the file is damaged.
@@ -223,7 +226,7 @@ class JournalFile:
             try:
                 return write()
             except sqlite3.Error as error:
-                if not (is_full(error) and self._make_room()):
+                if not (is_full(error) and self._make_room(all_of_it=all_of_it)):
                     raise
             return write()
         except sqlite3.Error as error:
@@ -231,6 +234,20 @@ class JournalFile:
                 msg = f"{self.path} is damaged: {error}"
                 raise Lost(msg) from error
             raise
+
+    def _make_room(self, *, all_of_it: bool) -> bool:
+        """Give back the space of the log and, if need be, that of the reserve."""
+        before = self.log_bytes()
+        with suppress(sqlite3.Error):
+            self.truncate_log()
+        if self.log_bytes() < before:
+            return True
+        if not (all_of_it and self._reserve.size):
+            return False
+        self._reserve.release()
+        with suppress(sqlite3.Error):
+            self.truncate_log()
+        return True
 
     def _keep_reserve(self) -> None:
         """See that there will be room for the ends of new jobs.
@@ -245,18 +262,6 @@ class JournalFile:
             (free,) = self.sql.execute("PRAGMA freelist_count").fetchone()
             if free * _PAGE < SMALLEST:
                 raise
-
-    def _make_room(self) -> bool:
-        """Give back the space of the log, and for that, if need be, that of the reserve."""
-        before = self.log_bytes()
-        for release in (False, True):
-            if release:
-                self._reserve.release()
-            with suppress(sqlite3.Error):
-                self.truncate_log()
-            if self.log_bytes() < before:
-                return True
-        return False
 
     def _carry_over(self) -> None:
         """Let the database grow by what is in the log, while there is room for that."""
@@ -294,7 +299,7 @@ class JournalFile:
                 self.sql.executemany(_INSERT_ALL, values)
                 self.verify_path()
 
-        self._with_room(insert)
+        self._with_room(insert, all_of_it=False)
 
     def holds(self, entry: Entry) -> bool:
         """Return whether *entry* is on disk."""

@@ -19,7 +19,8 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = 0
+        self.size = 0  # bytes held
+        self._wanted = 0
 
     def make(self) -> None:
         """Take the space, unless it is held already.
@@ -29,8 +30,10 @@ class Reserve:
         """
         if self.size:
             return
-        disk = os.statvfs(self.path.parent)
-        size = max(SMALLEST, min(LARGEST, disk.f_bavail * disk.f_frsize // _SHARE))
+        if not self._wanted:
+            disk = os.statvfs(self.path.parent)
+            self._wanted = max(SMALLEST, min(LARGEST, disk.f_bavail * disk.f_frsize // _SHARE))
+        size = self._wanted
         fd = os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             if os.write(fd, bytes(size)) != size:
