@@ -21,7 +21,7 @@ _OURS = re.compile(
     r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock|spare)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
 )
 _PROBE = re.compile(r"[0-9a-f]{32}\.probe")
-_ASIDE = re.compile(r".+\.db\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
+_ASIDE = re.compile(r".+\.(db|lock)\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
 
 
 class Finding(NamedTuple):

@@ -401,6 +401,10 @@ class JournalFile:
         """Give back the disk space of the log; nothing is lost if a reader is in the way."""
         self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def frames(self) -> int:
+        """Return how many pages there are in the log, as far as SQLite can read it."""
+        return int(self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+
     def log_bytes(self) -> int:
         """Return the size of the log."""
         return size_of(f"{self.path}-wal")

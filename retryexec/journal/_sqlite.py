@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retryexec.journal._errors import Newer
+from retryexec.journal._log import mended
 
 logger = logging.getLogger("retryexec.journal")
 
@@ -328,16 +329,19 @@ def salvage(path: Path, form: Format) -> Salvaged:
     """
     if not path.is_file():
         return Salvaged([], 0)
-    with tempfile.TemporaryDirectory(prefix="retryexec-") as place:
-        best = Salvaged([], 0)
-        for graft in (False, True):
-            copy = Path(place) / f"{'b' if graft else 'a'}.db"
+    with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
+        place, best = Path(name), Salvaged([], 0)
+        # The later ways take more of it for granted.
+        for graft, mend in ((False, True), (False, False), (True, False), (True, True)):
+            copy = place / f"{graft:d}{mend:d}.db"
             for suffix in ("", "-wal", "-journal"):
                 source = Path(f"{path}{suffix}")
                 if source.is_file():
-                    Path(f"{copy}{suffix}").write_bytes(source.read_bytes())
+                    content = source.read_bytes()
+                    mends = mend and suffix == "-wal"
+                    Path(f"{copy}{suffix}").write_bytes(mended(content) if mends else content)
             if graft:
-                _graft(copy, form, Path(place) / "model.db")
+                _graft(copy, form, place / f"model{mend:d}.db")
             found = _salvage(copy, form)
             if len(found.rows) > len(best.rows):
                 best = found

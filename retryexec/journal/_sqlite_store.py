@@ -13,6 +13,7 @@ from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._letter_file import LetterFile
+from retryexec.journal._log import transactions_left_out
 from retryexec.journal._rows import JobRow, read_job
 from retryexec.journal._sqlite import (
     damage,
@@ -133,7 +134,7 @@ class SQLiteStore:
         file: JournalFile | None = None
         taken: Taken | None = None
         try:
-            file = None if self._is_unfinished(lock) else JournalFile.open(lock, power=self._power)
+            file = None if self._is_unfinished(lock) else self._open(lock)
             if file is None:
                 lock.remove()
             else:
@@ -155,6 +156,27 @@ class SQLiteStore:
                     file.close_database()
                 lock.release()
         return taken
+
+    def _open(self, lock: Lock) -> JournalFile | None:
+        """Open the file of *lock*; None if there is nothing in it.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged, or its log is.
+        """
+        log = Path(f"{lock.database}-wal")
+        # Before SQLite reads it, which removes it in the end.
+        content = log.read_bytes() if size_of(log) > _WAL_HEADER and is_plain(log) else b""
+        file = JournalFile.open(lock, power=self._power)
+        if content:
+            missing = transactions_left_out(content, 0 if file is None else file.frames())
+            if missing > 1:
+                if file is not None:
+                    file.close_database()
+                log.touch(mode=0o600)
+                log.write_bytes(content)
+                msg = f"{missing} transactions in its log cannot be read"
+                raise damage(msg)
+        return file
 
     def _is_unfinished(self, lock: Lock) -> bool:
         """Return whether there is no file, or an empty one: its owner died while it made it.

@@ -23,7 +23,7 @@ from helpers.journal_kit import FakeHost, Save, crash, memory, opened, settled
 from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check
 
-SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "60")) / 3
+SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "24")) / 3
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
 SECTOR, PAGE = 512, 4096
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +52,18 @@ def database(directory: Path) -> Path:
     return path
 
 
+@cache
+def of_a_dead_process() -> Path:
+    """Return a directory that a process has left with three jobs."""
+    place = Path(tempfile.mkdtemp()) / "journal"
+    atexit.register(shutil.rmtree, place.parent)
+    killed(place, "for n in range(3): journal.accept(Save('', n))")
+    return place
+
+
 def left(directory: Path, change: Callable[[sqlite3.Connection], object]) -> None:
-    """Let a process die with three jobs, after which *change* is made to its file."""
-    killed(directory, "for n in range(3): journal.accept(Save('', n))")
+    """Let a process have died with three jobs, after which *change* is made to its file."""
+    shutil.copytree(of_a_dead_process(), directory)
     with closing(sqlite3.connect(database(directory))) as sql:
         sql.execute("PRAGMA writable_schema=ON")
         with sql:
