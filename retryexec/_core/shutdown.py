@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
-# Seconds that what follows the last job may take, a journal's last writes for one, even where a
-# shutdown's timeout has passed: without them jobs that have ended would run again.
-DRAIN_MIN = 1.0
-
 
 class Shutdown:
     """Brings a pool to its end."""
@@ -260,7 +256,7 @@ class Shutdown:
         if self._pool.on_drained is not None:
             left = self._deadline - self._pool.now()
             try:
-                self._pool.on_drained(None if left == math.inf else max(DRAIN_MIN, left))
+                self._pool.on_drained(None if left == math.inf else max(0.0, left))
             except Exception:
                 report("%s could not be ended in order", self._pool.name)
 
