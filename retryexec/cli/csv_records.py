@@ -8,12 +8,16 @@ from retryexec.cli.options import UsageError
 from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Item, Reader, RecordType
 from retryexec.cli.source import Source
 
-_GUESSED = ",;\t|"
 _NAMES = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "spaces"}
 
 
 def csv_records(
-    source: Source, kind: RecordType, *, delimiter: str | None, note: Callable[[str], None]
+    source: Source,
+    kind: RecordType,
+    *,
+    delimiter: str | None,
+    note: Callable[[str], None],
+    tabs: bool = False,
 ) -> Reader:
     """Read the header, and return an iterator over the records below it.
 
@@ -22,6 +26,7 @@ def csv_records(
         kind: what the records become.
         delimiter: what separates the cells; None to guess by the header.
         note: is told what was guessed.
+        tabs: whether tabs are the likely guess.
 
     Raises:
         UsageError: the header cannot be right.
@@ -36,7 +41,7 @@ def csv_records(
         delimiter = delimiter or first.strip()[4]
         first = lines.skip_blank()
     if delimiter is None:
-        delimiter = _guess(first, kind)
+        delimiter = _guess(first, kind, "\t,;|" if tabs else ",;\t|")
         if delimiter != ",":
             note(
                 f"{source.name}: note: its columns are taken to be separated by "
@@ -57,15 +62,15 @@ def csv_records(
     return _records(lines, delimiter, columns, kind)
 
 
-def _guess(header: str, kind: RecordType) -> str:
-    """Return the delimiter that makes most of *header*'s names those of fields."""
+def _guess(header: str, kind: RecordType, likely: str) -> str:
+    """Return which of *likely* makes most of *header*'s names those of fields."""
 
     def matches(delimiter: str) -> int:
         return len(
             {cell.strip().strip('"').strip() for cell in header.split(delimiter)} & kind.names
         )
 
-    return max(_GUESSED, key=matches)  # the first one of equals, so a comma where nothing tells
+    return max(likely, key=matches)  # the first one of equals
 
 
 def _check_header(columns: list[str], kind: RecordType) -> None:

@@ -28,7 +28,7 @@ class Admission:
     ahead of the workers, however many may be in memory.
 
     Args:
-        rate: the most starts per second; None for no limit.
+        rate: the most attempts that start per second; None for no limit.
     """
 
     def __init__(self, rate: float | None) -> None:
@@ -62,11 +62,14 @@ class Admission:
                 self._changed.wait()
 
     def begin(self, *, first: bool) -> None:
-        """Count an attempt that begins."""
+        """Count an attempt that begins, and make a retry wait for its turn as well."""
         with self._changed:
             self._running += 1
             if self._interval:
-                self._next_start = time.monotonic() + self._interval
+                start = max(time.monotonic(), self._next_start)
+                self._next_start = start + self._interval
+                while (seconds := start - time.monotonic()) > 0.0 and not self._stopped:
+                    self._changed.wait(seconds)
             if first:
                 self._fresh -= 1
                 if self._fresh == self._ahead // 2:
@@ -101,9 +104,9 @@ class Work:
     def exec(self) -> Any:
         """Make one attempt."""
         self.attempts += 1
+        self._admission.begin(first=self.attempts == 1)
         if self.attempts == 1:
             self._began = time.monotonic()
-        self._admission.begin(first=self.attempts == 1)
         try:
             if self._checkpoint is not None:
                 # Before it runs: a record that kills the process must leave a trace.
@@ -129,7 +132,7 @@ class Pipeline:
         reader: gives the records.
         strict: whether a bad record ends the reading.
         limit: how many records to run at most; None for all.
-        rate: the most starts per second; None for no limit.
+        rate: the most attempts that start per second; None for no limit.
         stats: counts the outcomes.
         say: tells people what goes wrong.
         failures: gets what does not succeed; None if nobody wants it.

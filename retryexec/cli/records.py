@@ -263,5 +263,7 @@ NOT_UTF8 = "not UTF-8 text"
 
 
 def _short(value: object) -> str:
-    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else repr(value)
+    text = (
+        bytes(value).decode("utf-8", "replace") if isinstance(value, msgspec.Raw) else repr(value)
+    )
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

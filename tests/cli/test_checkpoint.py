@@ -238,7 +238,10 @@ def test_failed_records_are_tried_again_when_asked_for(
     (stage / "in.jsonl").write_bytes(jsonl({"id": 1, "fails": 1}, {"id": 2}))
     first = outcome(started("--attempts", 1))
     assert ": 1 succeeded, 1 failed\n" in first.out
-    assert "to try again: the same command with --retry-failed" in first.err
+    assert first.err.endswith(
+        "1 record failed for good; to try again: retryexec run logged.py:Save in.jsonl "
+        "--checkpoint run.db --attempts 1 --retry-failed\n"
+    )
     assert ": 1 succeeded, 1 failed\n" in outcome(started("--attempts", 2)).out
     result = outcome(started("--attempts", 2, "--backoff", "zero", "--retry-failed"))
     assert result.status == 0

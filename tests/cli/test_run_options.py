@@ -60,6 +60,9 @@ def test_a_dry_run_checks_all_and_runs_nothing(run: Run, ran: Ran, tmp_path: Pat
     assert "in.jsonl:2: bad record: " in result.err
     assert "in.jsonl:3: bad record: id: expected int, got str" in result.err
     assert run([{"id": 1}], *options).status == 0
+    assert run([{"id": 1, "x": 1, "y": 2}], *options).err == (
+        "2 unknown fields left out in all: 'x', 'y'\n"
+    )
     assert run(b"id,name\n1\n", *options, name="in.csv").status == 1
     assert ran() == []
     assert (tmp_path / "f.jsonl").read_text() == "kept\n"
@@ -80,6 +83,20 @@ def test_records_start_no_faster_than_the_rate_that_was_asked_for(run: Run) -> N
     began = monotonic()
     assert run([{"id": n} for n in range(11)], "--rate", "50", "--workers", "4").status == 0
     assert monotonic() - began >= 10 / 50
+
+
+def test_retries_count_in_the_rate() -> None:
+    admission = Admission(rate=100.0)
+    began = monotonic()
+    admission.wait_for_turn(alone=False)
+    admission.begin(first=True)
+    for _ in range(9):
+        admission.end()
+        admission.begin(first=False)
+    assert monotonic() - began >= 0.09
+    admission.end()
+    admission.wait_for_turn(alone=False)
+    assert monotonic() - began >= 0.1
 
 
 def test_few_records_are_ahead_of_a_retry_that_falls_due() -> None:
@@ -178,6 +195,22 @@ def test_the_printed_command_works_and_leads_on(run: Run, command: Command, jobs
         assert result.status == 1
         assert read_jsonl(jobs.parent / f"f-{number}.jsonl")[0]["_retryexec"]["attempts"] == 2
         err = result.err
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_on_a_terminal_the_command_does_not_break_within_an_option(
+    width: int, run: Run, command: Command, monkeypatch: pytest.MonkeyPatch, jobs: Path
+) -> None:
+    monkeypatch.setattr("retryexec.cli.run_options.sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    options = ("--attempts", "1", "--max-elapsed", "1m", "--retry-on", "sqlite3.OperationalError")
+    result = run([{"id": 1, "fails": 9}], *options, "--failures", jobs.parent / "failed.jsonl")
+    text = result.err.partition("to try again: ")[2]
+    assert all(len(line) <= width for line in text.splitlines())
+    assert text.startswith("\n  retryexec run jobs.py:Save failed.jsonl")
+    words = shlex.split(text.replace("\\\n", " "))
+    assert words[-2:] == ["--failures", "failed-2.jsonl"]
+    assert all(line.lstrip().startswith(("--", "retryexec")) for line in text.splitlines() if line)
 
 
 @pytest.mark.parametrize(
