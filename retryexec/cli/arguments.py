@@ -262,8 +262,7 @@ def _add_run(run: _Parser, *, as_written: bool) -> None:
         "--rate",
         type=rate,
         metavar="N",
-        help="start at most so many records per second; retries come in their own time, and new "
-        "records give way to them",
+        help="start at most so many attempts per second, retries included",
     )
     add("--limit", type=count, metavar="N", help="run at most so many records, and leave the rest")
     add(
@@ -285,11 +284,7 @@ def _add_run(run: _Parser, *, as_written: bool) -> None:
         action="store_true",
         help="with --checkpoint: run records again that have failed for good before",
     )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check TARGET and all records, and run nothing",
-    )
+    add("--dry-run", action="store_true", help="check TARGET and all records, and run nothing")
     add("--strict", action="store_true", help="stop reading at the first bad record")
     add(
         "--forbid-unknown",

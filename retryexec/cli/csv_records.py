@@ -3,10 +3,9 @@
 import csv
 from collections.abc import Callable, Iterator
 
-from retryexec.cli.jsonl_records import check_text
 from retryexec.cli.options import UsageError
 from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Item, Reader, RecordType
-from retryexec.cli.source import Source
+from retryexec.cli.source import Source, check_text
 
 _NAMES = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "spaces"}
 

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 from retryexec import Retry, RetryFuture, RetryingExecutor, ShutdownError, StopReason
 from retryexec.cli.checkpoint import CRASHES, MOST_DEATHS, Checkpoint
-from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.jsonl import FailuresFile
 from retryexec.cli.options import UsageError
 from retryexec.cli.output import clean, counted, describe
-from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Reader, Record
+from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, FailedRecord, Reader, Record
 from retryexec.cli.stats import RunStats
 
 INTERRUPTED = "interrupted"
@@ -301,10 +301,10 @@ class Pipeline:
                 self._report_failed_before(record, before.failed)
             if before.done or before.failed is not None:
                 return False
-            suspect = before.deaths > 0
+            suspect = before.deaths >= MOST_DEATHS - 1
         work = Work(record, self._admission, self._checkpoint)
-        # One that was running when a process died runs alone, so that no other is suspected
-        # along with it should it happen again.
+        # One more death would be its last: it runs alone, so that no other is blamed along with
+        # it. Not earlier, since many records would wait after a mere kill.
         self._admission.wait_for_turn(alone=suspect)
         self._submit(executor, work)
         if suspect:

@@ -10,8 +10,7 @@ from contextlib import ExitStack
 from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.cli.checkpoint import Checkpoint, identify
 from retryexec.cli.csv_records import csv_records
-from retryexec.cli.failures import FailuresFile, check_apart
-from retryexec.cli.jsonl_records import jsonl_records
+from retryexec.cli.jsonl import FailuresFile, jsonl_records
 from retryexec.cli.options import UsageError, exception_type
 from retryexec.cli.output import clean, counted, format_time, show
 from retryexec.cli.pipeline import Pipeline
@@ -19,7 +18,7 @@ from retryexec.cli.progress import Display, Snapshot, for_terminal
 from retryexec.cli.records import BadRecord, BlankRow, Reader, RecordType
 from retryexec.cli.run_options import RunOptions, short
 from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
-from retryexec.cli.source import Source, open_source, unreadable
+from retryexec.cli.source import Source, check_apart, open_source, unreadable
 from retryexec.cli.stats import RunStats, Totals, headline, summary
 from retryexec.cli.target import file_of, identity_of, load
 

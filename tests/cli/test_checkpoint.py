@@ -18,7 +18,7 @@ import pytest
 from command import Result, jsonl, read_jsonl, start
 
 from retryexec.cli.checkpoint import Checkpoint, RunIdentity, identify
-from retryexec.cli.failures import FailedRecord
+from retryexec.cli.records import FailedRecord
 
 Run = Callable[..., Result]
 Command = Callable[..., Result]

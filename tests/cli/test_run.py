@@ -15,11 +15,11 @@ from command import Result, Stdin, read_jsonl
 
 from retryexec import RetryingExecutor
 from retryexec.cli import main
-from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.jsonl import FailuresFile
 from retryexec.cli.output import describe, format_duration, ordinal
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Quiet, Snapshot
-from retryexec.cli.records import Record, RecordType
+from retryexec.cli.records import FailedRecord, Record, RecordType
 from retryexec.cli.stats import RunStats
 
 Run = Callable[..., Result]
