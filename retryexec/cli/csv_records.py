@@ -15,7 +15,7 @@ def csv_records(
     kind: RecordType,
     *,
     delimiter: str | None,
-    note: Callable[[str], None],
+    note: Callable[[str], None] | None,
     tabs: bool = False,
 ) -> Reader:
     """Read the header, and return an iterator over the records below it.
@@ -24,7 +24,7 @@ def csv_records(
         source: where to read.
         kind: what the records become.
         delimiter: what separates the cells; None to guess by the header.
-        note: is told what was guessed.
+        note: is told what was guessed; None if nobody wants to know.
         tabs: whether tabs are the likely guess.
 
     Raises:
@@ -41,7 +41,7 @@ def csv_records(
         first = lines.skip_blank()
     if delimiter is None:
         delimiter = _guess(first, kind, "\t,;|" if tabs else ",;\t|")
-        if delimiter != ",":
+        if delimiter != "," and note is not None:
             note(
                 f"{source.name}: note: its columns are taken to be separated by "
                 f"{_NAMES[delimiter]} (--delimiter says otherwise)"

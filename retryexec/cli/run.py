@@ -101,9 +101,12 @@ def _reader(
             raise UsageError(msg)
         return jsonl_records(source, kind)
     try:
-        note = (lambda _: None) if options.quiet else say
         return csv_records(
-            source, kind, delimiter=options.delimiter, note=note, tabs=options.is_tsv
+            source,
+            kind,
+            delimiter=options.delimiter,
+            note=None if options.quiet else say,
+            tabs=options.is_tsv,
         )
     except OSError as error:
         raise unreadable(source.name, error) from error
