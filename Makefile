@@ -13,33 +13,43 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # Arguments for pytest: make test ARGS="-k shutdown -x"
 ARGS ?=
-# Of the fault run: how long it goes on, and what its chances are drawn from.
-MINUTES ?= 1
-SEED ?= 1
+# Processes that the tests are spread over; 0 runs them in pytest's own, as --pdb needs it.
+PROCESSES ?= 2
+# How long make stress and make chaos go on; each has its own default.
+MINUTES ?=
+# What the chances of make stress (1) and make chaos (the day of the year) are drawn from.
+SEED ?=
+PYTEST = -m pytest -q -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test stress chaos lint format types docs coverage check bench clean
+.PHONY: help run test test-all stress chaos lint format types docs coverage check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/ready-to-run ## see the main job at work: a saver against a locked database
 	@$(BIN)/python docs/examples/main_job.py
 
-test: $(VENV)/ready-to-test ## run the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: $(VENV)/ready-to-test ## run the tests but the slow ones, in a minute and a half
+	@echo "Running the tests: about a minute and a half on two quiet cores."
+	@$(BIN)/python $(PYTEST) $(ARGS)
 
-# The parts of the fault run come to 2.4 times what each of them is told.
-stress: $(VENV)/ready-to-test ## run the fault run for MINUTES=1, with SEED=1
-	@RETRYEXEC_STRESS=$$(($(MINUTES) * 25)) RETRYEXEC_SEED=$(SEED) \
+test-all: $(VENV)/ready-to-test ## run all tests, in two minutes
+	@echo "Running all tests: about two minutes on two quiet cores."
+	@$(BIN)/python $(PYTEST) --slow $(ARGS)
+
+# The parts of the stress run come to 1.7 times what each of them is told.
+stress: $(VENV)/ready-to-test ## random faults, forks, exits and interrupts, for MINUTES=1
+	@echo "Running the stress tests for $(or $(MINUTES),1) min."
+	@RETRYEXEC_STRESS=$$(($(or $(MINUTES),1) * 35)) RETRYEXEC_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest -q -s tests/stress $(ARGS)
 
-MINUTES ?= 10
-chaos: $(VENV)/ready-to-test ## kill journals' processes and cut their power, for MINUTES=10
-	@RETRYEXEC_CHAOS=$$(($(MINUTES) * 60)) RETRYEXEC_POWER=10000 \
-		RETRYEXEC_SEED=$${RETRYEXEC_SEED:-$$(date +%j)} \
-		$(BIN)/python -m pytest -q -s tests/journal/test_chaos.py tests/journal/test_power.py $(ARGS)
+chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut their power
+	@echo "Killing processes for $(or $(MINUTES),10) min, then cutting the power: a minute more."
+	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
+		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
+		tests/journal/test_chaos.py tests/journal/test_power.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .
@@ -57,9 +67,10 @@ docs: $(VENV)/ready-to-develop ## build the documentation into docs/_build
 	@$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build
 	@echo "built docs/_build/index.html"
 
-coverage: $(VENV)/ready-to-test ## run the tests, and tell which lines and branches they leave out
+coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branches they leave out
+	@echo "Running all tests, and counting lines: about three minutes on two quiet cores."
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest -q --ignore=tests/cpython $(ARGS)
+	@$(BIN)/coverage run $(PYTEST) --slow $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --fail-under=96
 

@@ -5,14 +5,14 @@ from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from retryexec._core.job import Job
 from retryexec._errors import Cancelled
-from retryexec._future import RetryFuture
-from retryexec._policy import Progress, Terms
+from retryexec._progress import Progress, Settings
 
 # A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
 # of, if any; before that, what has the job_id. A job's context is the submitter's, so what a job
 # finds may be of another job.
-_Here: TypeAlias = tuple[Progress, Terms, Any, RetryFuture[Any] | None]
+_Here: TypeAlias = tuple[Progress, Settings, Any, Job[Any] | None]
 retrying_here: ContextVar[_Here] = ContextVar("retrying_here")
 
 
@@ -25,14 +25,14 @@ class Attempt:
             traceback, which would keep that attempt's variables alive through the wait.
     """
 
-    __slots__ = ("_deadline", "_owner", "_progress", "_terms", "number", "previous")
+    __slots__ = ("_deadline", "_owner", "_progress", "_settings", "number", "previous")
 
-    def __init__(self, progress: Progress, terms: Terms, owner: Any) -> None:
+    def __init__(self, progress: Progress, settings: Settings, owner: Any) -> None:
         self.number = progress.attempts
         self.previous = progress.previous
         self._progress = progress
-        self._deadline = progress.deadline(terms.policy)
-        self._terms = terms
+        self._deadline = progress.deadline(settings.policy)
+        self._settings = settings
         self._owner = owner
 
     @property
@@ -60,8 +60,12 @@ class Attempt:
         A token that the job was submitted under counts as well. 0.0 once the limit has passed;
         None if there is none.
         """
-        own = None if self._deadline is None else max(0.0, self._deadline - self._terms.clock.now())
-        cancel = self._terms.cancel
+        own = (
+            None
+            if self._deadline is None
+            else max(0.0, self._deadline - self._settings.clock.now())
+        )
+        cancel = self._settings.cancel
         token = None if cancel is None else cancel.remaining()
         return min((left for left in (own, token) if left is not None), default=None)
 
@@ -72,7 +76,7 @@ class Attempt:
         The attempt runs on all the same, and its outcome is the job's; look here, or call
         `checkpoint`, where a long attempt can stop early.
         """
-        return self._progress.is_cancelled(self._terms)
+        return self._progress.is_cancelled(self._settings)
 
     def checkpoint(self) -> None:
         """Raise `Cancelled` if the attempt is `cancelled`."""
@@ -96,11 +100,11 @@ def current_attempt() -> Attempt:
     if job is None:
         msg = "current_attempt() answers inside a job that an executor or retry() runs, not here"
         raise LookupError(msg)
-    return Attempt(job._in_trouble(), job._terms, job)
+    return Attempt(job.ensure_progress(), job.settings, job)
 
 
-def running_job() -> RetryFuture[Any] | None:
+def running_job() -> Job[Any] | None:
     """Return the executor's job that this thread runs; None if it runs none."""
     # A worker carries its job; telling it by the thread costs the attempt nothing.
     job = getattr(threading.current_thread(), "job", None)
-    return job if isinstance(job, RetryFuture) else None
+    return job if isinstance(job, Job) else None

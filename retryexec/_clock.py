@@ -1,10 +1,17 @@
 """What time it is, and waiting until then."""
 
 import math
+import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Protocol
+import weakref
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, Self
+
+from retryexec._async import AsyncEvent
+from retryexec._core.alarms import Alarms
 
 
 class Clock(Protocol):
@@ -22,11 +29,95 @@ class Clock(Protocol):
         ...
 
 
-class SystemClock:
+class Participant(Protocol):
+    """Something that acts by a clock on threads of its own, as an executor's pool does."""
+
+    def next_due(self) -> float:
+        """Return when its next entry is due; infinity if there is none."""
+        ...
+
+    def busy(self, asleep: Collection[threading.Thread]) -> str | None:
+        """Return what it is still working at, in words, or None; threads *asleep* do nothing."""
+        ...
+
+    def recheck(self) -> None:
+        """Make it look at the clock again."""
+        ...
+
+
+class EngineClock:
+    """All that the library asks of a clock: the two methods of `Clock`, and those below.
+
+    What is here is right for a clock whose time passes by itself. One that tests move has to know
+    who still acts on the time that has come, and overrides the rest as well.
+    """
+
+    # What calls back at a time, made when it is first needed: most clocks never need it.
+    _alarms: Alarms | None = None
+
+    def now(self) -> float:
+        """Return the time in seconds; see `Clock.now`."""
+        raise NotImplementedError
+
+    def wait(self, changed: threading.Condition, until: float) -> None:
+        """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
+        raise NotImplementedError
+
+    async def wait_async(self, event: AsyncEvent, until: float) -> None:
+        """Return once *event* is set or the time is *until*; it may come early."""
+        await event.wait(max(0.0, until - self.now()))
+
+    def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call *callback* in some thread when it is *time*; return what takes that back."""
+        alarms = self._alarms
+        if alarms is None or alarms.process != os.getpid():  # a fork took no thread along
+            alarms = self._alarms = Alarms(self)
+        return alarms.add(time, callback)
+
+    def attach(self, participant: Participant) -> Callable[[], None] | None:  # noqa: ARG002
+        """Hear that *participant* goes by this clock.
+
+        Returns:
+            what it has to call whenever it has come to rest; None if nobody waits for that.
+        """
+        return None
+
+    def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
+        """Hear that the calling thread will wait without a timeout, and not by this clock.
+
+        Args:
+            is_over: whether there is nothing to wait for any more.
+
+        Raises:
+            RuntimeError: it would wait for ever, because nobody else moves time.
+        """
+
+    @contextmanager
+    def as_default(self) -> Generator[Self]:
+        """Go by this clock, in a ``with`` block, wherever no other clock is given.
+
+        It counts for executors, tickers, timers and tokens that are made in the block, and for
+        calls of `retry`, `retry_async` and decorated functions: in this context, which jobs
+        submitted in the block run in, too, and other new threads do not.
+        """
+        token = _default.set(self)
+        try:
+            yield self
+        finally:
+            _default.reset(token)
+
+    def thread_busy(self) -> None:
+        """Hear that the calling thread acts, until it waits by this clock, is idle, or ends."""
+
+    def thread_idle(self) -> None:
+        """Hear that the calling thread will not wait again for what it has waited for."""
+
+
+class SystemClock(EngineClock):
     """The machine's monotonic clock: it never jumps when somebody sets the time of day."""
 
     # A static method, so that reading it costs no frame of ours.
-    now = staticmethod(time.monotonic)
+    now = staticmethod(time.monotonic)  # pyright: ignore[reportAssignmentType]
 
     def wait(self, changed: threading.Condition, until: float) -> None:
         if until == math.inf:
@@ -39,11 +130,44 @@ class SystemClock:
         return "SystemClock()"
 
 
-def left(clock: Clock) -> None:
-    """Tell *clock*, if it waits for those it has woken, that this thread will not wait again."""
-    tell: Callable[[], None] | None = getattr(clock, "left", None)
-    if tell is not None:
-        tell()
+class _UserClock(EngineClock):
+    """A user's clock, which has the two methods of `Clock` and need not have more."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def wait(self, changed: threading.Condition, until: float) -> None:
+        self._clock.wait(changed, until)
+
+    def __repr__(self) -> str:
+        return repr(self._clock)
 
 
 SYSTEM_CLOCK = SystemClock()
+
+_default: ContextVar[EngineClock] = ContextVar("retryexec_clock", default=SYSTEM_CLOCK)
+
+# By the id of the user's clock, which lives as long as its entry does: so all tokens of one clock
+# share a thread. (Not by the clock itself, which need not have a hash.)
+_user_clocks: "weakref.WeakValueDictionary[int, _UserClock]" = weakref.WeakValueDictionary()
+
+
+def engine_clock(clock: Clock | None) -> EngineClock:
+    """Return what the library asks of a *clock*; None stands for the default one."""
+    if clock is None:
+        return default_clock()
+    if isinstance(clock, EngineClock):
+        return clock
+    # Two threads may both make one, which costs no more than a second thread for deadlines.
+    known = _user_clocks.get(id(clock))
+    if known is None:
+        known = _user_clocks[id(clock)] = _UserClock(clock)
+    return known
+
+
+def default_clock() -> EngineClock:
+    """Return the clock of whatever is made without one, in this context."""
+    return _default.get()

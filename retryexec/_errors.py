@@ -1,8 +1,14 @@
 """Every exception of ours: what a job may raise to steer its retries, and what it may meet."""
 
 from concurrent.futures import CancelledError
+from datetime import timedelta
+from numbers import Real
+from types import NoneType
+from typing import Any, Self
 
-from retryexec._validate import Seconds, seconds
+from retryexec._outcome import text_of, type_name
+from retryexec._retry_after import named_delay
+from retryexec._validate import Seconds
 
 
 class PermanentError(Exception):
@@ -24,7 +30,8 @@ class PermanentError(Exception):
         self.exception = exception
 
     def __str__(self) -> str:
-        return f"permanent: {type(self.exception).__name__}: {self.exception}"
+        words = text_of(self.exception, limit=None)
+        return f"permanent: {type_name(type(self.exception))}: {words}"
 
 
 class RetryAfter(Exception):
@@ -36,27 +43,62 @@ class RetryAfter(Exception):
     names it too).
 
     Args:
-        seconds: the wait, in seconds or as a timedelta.
+        seconds: the wait, in seconds or as a timedelta; less than 0 is 0. None, and a number that
+            is not finite, name no wait: the job is tried again after the policy's own delay. The
+            text of a header is understood as well (see `from_header`).
         cause: the error that made the attempt fail.
 
+    Attributes:
+        seconds: the wait in seconds; None if none was named.
+
     Raises:
-        TypeError, ValueError: *seconds* is no finite span of time from 0 up.
+        TypeError: *seconds* is of another type, or *cause* is not an exception instance.
     """
 
-    def __init__(self, seconds: Seconds, cause: BaseException | None = None) -> None:
+    def __init__(self, seconds: Seconds | None, cause: BaseException | None = None) -> None:
+        value: Any = seconds  # text as well, though type checkers are told of numbers only
+        if isinstance(value, bool) or not isinstance(value, _NAMES_A_DELAY):
+            msg = (
+                "RetryAfter takes seconds as a number, a timedelta, the text of a header "
+                f"Retry-After, or None for the policy's own delay (got {value!r})"
+            )
+            raise TypeError(msg)
         if cause is not None and not isinstance(cause, BaseException):
             msg = f"RetryAfter takes an exception instance as its cause (got {cause!r})"
             raise TypeError(msg)
-        super().__init__(seconds, cause)
-        self.seconds = _seconds("RetryAfter", seconds)
-        if cause is not None:  # even None would hide what was being handled
+        self.seconds = named_delay(value)
+        # A date means another wait when it is read again, as a copy of this error would do.
+        super().__init__(self.seconds if isinstance(value, (str, bytes)) else value, cause)
+        if cause is not None:
+            # Not when it is None: that would hide the context, what is being handled here.
             self.__cause__ = cause
 
+    @classmethod
+    def from_header(cls, value: object, cause: BaseException | None = None) -> Self:
+        """Return the error to raise for a response whose header Retry-After is *value*.
+
+        Servers send seconds or a date, in one of three formats; a date is compared with this
+        machine's time of day, and one that has passed means 0 seconds. Whatever names no time
+        (None for a header that is missing, words, an impossible date) leaves the wait to the
+        policy: ``raise RetryAfter.from_header(headers.get("Retry-After"), error)`` is right for
+        any response that is worth another try.
+
+        Args:
+            value: the header's value: text, bytes, a number, or None.
+            cause: the error that made the attempt fail.
+
+        Raises:
+            TypeError: *cause* is not an exception instance.
+        """
+        return cls(named_delay(value), cause)
+
     def __str__(self) -> str:
+        if self.seconds is None:
+            return "retry after the policy's own delay"
         return f"retry after {self.seconds:g} s"
 
 
-_seconds = seconds  # RetryAfter's own argument has the name that its callers read
+_NAMES_A_DELAY = (Real, timedelta, str, bytes, NoneType)
 
 
 class Cancelled(CancelledError):

@@ -1,4 +1,7 @@
-"""What is done to the exceptions of jobs, which are the users' own objects."""
+"""What is done to the exceptions of jobs: their tracebacks, their note, and a line of log.
+
+The exceptions are the users' own objects, of any class: nothing here relies on their methods.
+"""
 
 import inspect
 import logging
@@ -8,6 +11,8 @@ from contextlib import suppress
 from types import CodeType, TracebackType
 from typing import Any, TypeVar
 
+from retryexec._outcome import type_name
+
 NOTE_PREFIX = "retryexec: "
 """How the note begins that a final exception carries."""
 
@@ -16,57 +21,123 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 logger = logging.getLogger("retryexec")
 
-
-# Gives an error a traceback, and returns it, even if its class is frozen or has a method of that
-# name.
+# Sets an exception's traceback and returns the exception. Taken from the base class, because a
+# subclass may be frozen, or have a method of that name that does something else.
 with_traceback = BaseException.with_traceback
 
 
+# ---- letting frames go while a job waits
+
+
+def release_frames(exception: BaseException) -> None:
+    """Take the traceback from *exception* and from every exception that hangs on it.
+
+    A traceback keeps the variables of all its frames alive, so a job must hold none while it
+    waits.
+
+    An exception that is being handled here belongs to the caller and not to the attempt, whose
+    exceptions have it as their context all the same: it keeps its traceback, with all that hangs
+    on it.
+    """
+    if not attached(exception):  # as to most exceptions nothing is
+        with_traceback(exception, None)
+        return
+    handled = sys.exception()
+    callers_own = frozenset[int]() if handled is None else frozenset(map(id, connected(handled)))
+    for one in connected(exception, but=callers_own):
+        with_traceback(one, None)
+
+
+def connected(
+    exception: BaseException, *, but: frozenset[int] = frozenset()
+) -> list[BaseException]:
+    """Return *exception* and every exception that hangs on it, to any depth, each once.
+
+    The ways to others end at an exception whose id is in *but*, which is left out.
+    """
+    found = attached(exception)
+    seen = {id(exception), *but}
+    all_of_them = [exception]
+    for one in found:  # which grows meanwhile: no recursion, since chains can be long
+        if id(one) not in seen:
+            seen.add(id(one))
+            all_of_them.append(one)
+            found += attached(one)
+    return all_of_them
+
+
+def attached(exception: BaseException) -> list[BaseException]:
+    """Return what hangs on *exception* itself: arguments, members, its context and its cause."""
+    found: list[BaseException] = []
+    for value in exception.args:  # no comprehension, which costs a call in Python 3.11
+        if isinstance(value, BaseException):
+            found.append(value)  # noqa: PERF401
+    if isinstance(exception, BaseExceptionGroup):
+        found += members(exception)
+    if exception.__context__ is not None:
+        found.append(exception.__context__)
+    if exception.__cause__ is not None:
+        found.append(exception.__cause__)
+    return found
+
+
+def members(group: BaseExceptionGroup[BaseException]) -> tuple[BaseException, ...]:
+    """Return the exceptions in *group*, whose class may have an `exceptions` of its own."""
+    return BaseExceptionGroup.exceptions.__get__(group)  # type: ignore[no-any-return]
+
+
+# ---- the traceback of the attempt that counts
+
+
 def calls_jobs(function: F) -> F:
-    """Mark *function* as one that calls jobs: where its frame ends, an attempt begins."""
+    """Mark *function* as one that calls jobs: an attempt begins with what it calls."""
     _callers.add(inspect.unwrap(function).__code__)
     return function
 
 
-def trim(error: E) -> E:
-    """Leave of *error*'s traceback, and of those it came from, what belongs to this attempt.
-
-    Neither the frame of ours that called the job, which nobody is looking for, nor what is
-    there from an earlier attempt that raised the same object.
-    """
-    traceback = error.__traceback__
-    if traceback is not None and traceback.tb_frame.f_code in _callers:
-        with_traceback(error, traceback.tb_next)
-    link: BaseException | None = error
-    seen = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        if link.__traceback__ is not None:
-            _cut(link.__traceback__)
-        link = link.__context__ if link.__cause__ is None else link.__cause__
-    return error
-
-
-def _cut(entry: TracebackType) -> None:
-    """End the traceback of *entry* where an earlier attempt's begins."""
-    while (following := entry.tb_next) is not None:
-        caller = following.tb_frame.f_back
-        begins = caller is not None and caller.f_code in _callers
-        # Another job's failure, met through its future, is part of the story.
-        if begins and entry.tb_frame.f_code not in _readers:
-            entry.tb_next = None
-            return
-        entry = following
-
-
 def reads_futures(function: F) -> F:
-    """Mark *function* as one that raises what a job in another thread has raised."""
+    """Mark *function* as one that raises again what a job of another thread has raised."""
     _readers.add(inspect.unwrap(function).__code__)
     return function
 
 
 _callers: set[CodeType] = set()
 _readers: set[CodeType] = set()
+
+
+def trim(error: E) -> E:
+    """Cut the tracebacks of *error*, and of those connected with it, down to this attempt.
+
+    Two things go: the frame of ours that called the job, and, of an object that was raised before
+    (as a constant of a module may be), the frames of that earlier attempt. Python adds to the
+    traceback that an exception has, so they would pile up.
+    """
+    traceback = error.__traceback__
+    if traceback is not None and traceback.tb_frame.f_code in _callers:
+        with_traceback(error, traceback.tb_next)
+    for one in connected(error) if attached(error) else (error,):
+        if one.__traceback__ is not None:
+            _end_at_earlier_attempt(one.__traceback__)
+    return error
+
+
+def _end_at_earlier_attempt(entry: TracebackType) -> None:
+    """End the traceback that begins with *entry* where that of an earlier attempt begins.
+
+    That is a frame that a function marked with `calls_jobs` has called, without that function's
+    own frame before it. With it, it is part of this attempt: a job that calls `retry`. So is what
+    a job finds in another job's future.
+    """
+    while (following := entry.tb_next) is not None:
+        caller, before = following.tb_frame.f_back, entry.tb_frame
+        begins = caller is not None and caller.f_code in _callers and caller is not before
+        if begins and before.f_code not in _readers:
+            entry.tb_next = None
+            return
+        entry = following
+
+
+# ---- notes and log
 
 
 def annotate(exception: BaseException, note: str) -> None:
@@ -77,7 +148,7 @@ def annotate(exception: BaseException, note: str) -> None:
             notes[:] = [n for n in notes if not (type(n) is str and n.startswith(NOTE_PREFIX))]
         exception.add_note(NOTE_PREFIX + note)
     except Exception:
-        logger.debug("cannot add a note to %s", type(exception).__name__)
+        logger.debug("cannot add a note to %s", type_name(type(exception)))
 
 
 def report(message: str, *args: object, error: BaseException | None = None) -> None:

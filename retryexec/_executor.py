@@ -8,30 +8,32 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
-from functools import partial
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
 from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock
-from retryexec._closing import after_shutdown
+from retryexec._clock import Clock, engine_clock
+from retryexec._core.job import Job, JobSettings, RetryFuture
+from retryexec._core.pool import Pool, Setup
+from retryexec._core.process import register
+from retryexec._core.shutdown import after_shutdown
+from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
-from retryexec._future import RetryFuture
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
-from retryexec._policy import RetryPolicy, checked_policy
-from retryexec._pool import JobTerms, Pool, Setup
-from retryexec._process import register
+from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
+from retryexec._suggest import suggests_names
+from retryexec._typing import Unpack
 from retryexec._validate import (
     Seconds,
-    function,
+    callable_or_none,
+    coroutine_refusal,
     is_coroutine_function,
     seconds,
     seconds_or_none,
-    whole,
+    whole_number,
 )
-from retryexec._worker import Worker, tell_success
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +83,7 @@ class RetryingExecutor(Executor):
         retryexec.journal.JournalError: the journal cannot be opened.
     """
 
+    @suggests_names
     def __init__(
         self,
         max_workers: int | None = None,
@@ -100,51 +103,53 @@ class RetryingExecutor(Executor):
         if max_workers is None:
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
             max_workers = min(32, (_cpu_count() or 1) + 4)
+        positional: tuple[object, ...] = (max_workers, thread_name_prefix)
+        if any(isinstance(one, RetryPolicy) for one in positional):
+            msg = "policy= is a keyword: RetryingExecutor(policy=RetryPolicy(...))"
+            raise TypeError(msg)
         setup = Setup(
-            max_workers=whole("max_workers must be greater than 0: it", max_workers, least=1),
+            max_workers=whole_number(
+                "max_workers must be greater than 0: it", max_workers, least=1
+            ),
             thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{next(_prefixes)}",
-            initializer=function("initializer", initializer),
+            initializer=callable_or_none("initializer", initializer),
             initargs=tuple(initargs),
-            max_pending=None if max_pending is None else whole("max_pending", max_pending, least=1),
+            max_pending=None
+            if max_pending is None
+            else whole_number("max_pending", max_pending, least=1),
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
-            clock=SYSTEM_CLOCK if clock is None else clock,
+            clock=engine_clock(clock),
         )
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
         self._policy = checked_policy(policy)
-        self._on_retry = function("on_retry", on_retry)
-        self._on_give_up = function("on_give_up", on_give_up)
-        self._on_success = function("on_success", on_success)
+        self._on_retry = callable_or_none("on_retry", on_retry)
+        self._on_give_up = callable_or_none("on_give_up", on_give_up)
+        self._on_success = callable_or_none("on_success", on_success)
         self._cancel: CancelToken | None = None
-        self._journaled = (
-            None if journal is None else JournalLink(_checked_journal(journal), self._on_success)
-        )
+        self._link = None if journal is None else JournalLink(_checked_journal(journal))
         self._move(Pool(setup))
-        if self._journaled is not None:
-            self._journaled.open()
+        if self._link is not None:
+            self._link.open()
 
     def _move(self, pool: Pool) -> None:
-        """Hand all further jobs to *pool*."""
+        """Hand all further jobs to *pool*; once at first, and again in a forked child."""
         self._pool = pool
-        on_retry = self._on_retry
-        if self._journaled is not None:
-            on_retry = partial(self._journaled.note_retry, on_retry)
-        quiet = self._on_retry is not None or self._on_give_up is not None
-        self._terms = JobTerms(
+        self._settings = JobSettings(
             self._policy,
             pool.setup.clock,
             self._cancel,
             pool,
-            on_retry,
+            self._on_retry,
             self._on_give_up,
-            quiet=quiet,
-            journal=self._journaled,
+            self._on_success,
+            self._link,
         )
         # Whether a job goes straight to the pool.
-        self._plain = self._journaled is None and self._cancel is None and self._on_success is None
-        register(self)
+        self._plain = self._link is None and self._cancel is None
+        register(self, pool, RetryingExecutor._move)
         if self._whole is None:
-            if self._journaled is not None:
-                self._journaled.serve(pool, self._terms)
+            if self._link is not None:
+                self._link.serve(pool, self._settings)
             # A forgotten executor takes no more jobs, so its threads end once its jobs have.
             weakref.finalize(self, _close_forgotten, weakref.ref(pool)).atexit = False
 
@@ -168,39 +173,36 @@ class RetryingExecutor(Executor):
         """
         if fn.__class__ is FunctionType:  # the common one, told at a glance
             if fn.__code__.co_flags & inspect.CO_COROUTINE:
-                raise TypeError(_coroutine_refusal(fn))
+                raise TypeError(coroutine_refusal(fn))
             by_exec = False
         else:
             by_exec = _runs_by_exec(fn)
         # Nothing set is common, and one empty context is like another; attempts run in copies.
-        future: RetryFuture[Any] = RetryFuture(
-            self._terms, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
+        job: Job[Any] = Job(
+            self._settings, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
         )
         if self._plain:
-            self._pool.accept(future)
+            self._pool.accept(job)
         else:
-            self._accept(future)
-        return future
+            self._accept(job)
+        return job
 
-    def _accept(self, future: RetryFuture[Any]) -> None:
-        """Take the job of *future* by way of the journal, a token, a hook."""
-        if self._on_success is not None:
-            hook = partial(tell_success, self._on_success, future._submitted, future._context)
-            future._done_callbacks = [hook]
-        if self._journaled is None:
-            self._pool.accept(future)
+    def _accept(self, job: Job[Any]) -> None:
+        """Hand *job* to the journal first, or let a token cancel it."""
+        if self._link is None:
+            self._pool.accept(job)
         else:
-            if self._pool.closed:
-                self._pool.refuse_if_closed()  # before anything is written
-            self._journaled.accept(future)
+            if self._pool.refusal is not None:
+                raise self._pool.refusal()  # before anything is written
+            self._link.accept(job)
             try:
-                self._pool.accept(future)
+                self._pool.accept(job)
             except BaseException:
-                self._journaled.refused(future)
+                self._link.refused(job)
                 raise
         if self._cancel is not None:
-            unregister = self._cancel.on_cancel(future.cancel)
-            future.add_done_callback(lambda _: unregister())
+            unregister = self._cancel.on_cancel(job.cancel)
+            job.add_done_callback(lambda _: unregister())
 
     def map(
         self,
@@ -223,9 +225,9 @@ class RetryingExecutor(Executor):
             TimeoutError: from the iterator, when *timeout* has passed.
             Exception: from the iterator, what a call finally failed with.
         """
-        whole("chunksize", chunksize, least=1)
+        whole_number("chunksize", chunksize, least=1)
         if buffersize is not None:
-            buffersize = whole("buffersize", buffersize, least=1)
+            buffersize = whole_number("buffersize", buffersize, least=1)
         deadline = None if timeout is None else monotonic() + timeout
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
@@ -238,7 +240,7 @@ class RetryingExecutor(Executor):
         policy: RetryPolicy | None = None,
         *,
         cancel: CancelToken | None = None,
-        **changes: Any,
+        **changes: Unpack[PolicyChanges],
     ) -> "RetryingExecutor":
         """Return a view of this executor, with the same threads, for jobs on other terms.
 
@@ -254,7 +256,7 @@ class RetryingExecutor(Executor):
         view = object.__new__(RetryingExecutor)
         view._whole = self._whole or self
         view._on_retry, view._on_give_up = self._on_retry, self._on_give_up
-        view._on_success, view._journaled = self._on_success, self._journaled
+        view._on_success, view._link = self._on_success, self._link
         policy = self._policy if policy is None else checked_policy(policy)
         if cancel is not None and not isinstance(cancel, CancelToken):
             msg = f"cancel takes a CancelToken (got {cancel!r})"
@@ -289,9 +291,10 @@ class RetryingExecutor(Executor):
             RuntimeError: called with *wait* from one of the executor's own jobs.
         """
         limit = None if timeout is None else seconds("timeout", timeout)
-        closing = self._pool.closing
-        report = closing.shut_down(wait=wait, cancel_futures=cancel_futures, timeout=limit)
-        if self._journaled is not None:
+        report = self._pool.shutdown.shut_down(
+            wait=wait, cancel_futures=cancel_futures, timeout=limit
+        )
+        if self._link is not None:
             report = replace(report, journaled=report.abandoned + report.unfinished)
         return report
 
@@ -313,7 +316,7 @@ class RetryingExecutor(Executor):
     @property
     def recovered(self) -> Recovered:
         """The jobs taken over from dead processes, by way of the journal; none without one."""
-        return Recovered() if self._journaled is None else self._journaled.recovered
+        return Recovered() if self._link is None else self._link.recovered
 
     @property
     def _max_workers(self) -> int:
@@ -379,7 +382,7 @@ def _cpu_count() -> int | None:
 def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
     pool = reference()
     if pool is not None:
-        pool.closing.close(after_shutdown)
+        pool.shutdown.close(after_shutdown)
 
 
 def _runs_by_exec(job: Any) -> bool:
@@ -402,12 +405,5 @@ def _runs_by_exec(job: Any) -> bool:
         msg = f"submit takes an object with exec(), and {job!r} has {call!r} in its place"
         raise TypeError(msg)
     if is_coroutine_function(call):
-        raise TypeError(_coroutine_refusal(call))
+        raise TypeError(coroutine_refusal(call))
     return by_exec
-
-
-def _coroutine_refusal(job: Any) -> str:
-    return (
-        f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
-        "awaited: submit a plain function, or one that calls asyncio.run()"
-    )

@@ -7,23 +7,22 @@ processes have left.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
-from functools import partial
 from threading import Condition
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from retryexec._events import Retry, Success
-from retryexec._future import JobProgress, RetryFuture
+from retryexec._core.job import Job, JobProgress, JobSettings
 from retryexec._outcome import StopReason
-from retryexec._timekeeper import Job
-from retryexec._worker import tell_success
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
 
 logger = logging.getLogger("retryexec")
 
 
-class Entry(Protocol):
+class JournalEntry(Protocol):
     """A job as the journal has it."""
 
     id: str
@@ -31,6 +30,7 @@ class Entry(Protocol):
     attempts: int
     due_in: float
     elapsed: float
+    suspect: bool
 
     @property
     def accepted(self) -> "Future[None]":
@@ -129,20 +129,18 @@ class Recovered:
 class JournalLink:
     """An executor's link to its journal; to the journal, its host."""
 
-    def __init__(self, journal: JobJournal, on_success: Callable[[Success], object] | None) -> None:
+    def __init__(self, journal: JobJournal) -> None:
         self._journal = journal
-        self._on_success = on_success
         self.recovered = Recovered()
-        self._pool: Any = None
-        self._terms: Any = None
+        self._pool: Pool | None = None
+        self._settings: JobSettings | None = None
 
-    def serve(self, pool: Any, terms: Any) -> None:
-        """Put jobs that are taken over into *pool*, on these *terms*; anew in a forked child."""
+    def serve(self, pool: "Pool", settings: JobSettings) -> None:
+        """Put jobs that are taken over into *pool*, with *settings*; anew in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
-        self._pool, self._terms = pool, terms
-        pool.at_the_end = self._journal.close
-        pool.expect_to_take_over()
+        self._pool, self._settings = pool, settings
+        pool.on_drained = self._journal.close
 
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
@@ -150,91 +148,83 @@ class JournalLink:
 
     # ---- moments in the life of a job
 
-    def accept(self, job: Job) -> None:
+    def accept(self, job: Job[Any]) -> None:
         """Write *job* down.
 
         Raises:
             TypeError: it has arguments, or is not of a class that the journal knows.
             retryexec.journal.JournalError: it could not be written down.
         """
-        if job._args or job._kwargs:
+        if job.args or job.kwargs:
             msg = (
-                f"a journal keeps a job, and no arguments beside it (got {job._submitted!r} with "
+                f"a journal keeps a job, and no arguments beside it (got {job.submitted!r} with "
                 "some): make them its fields"
             )
             raise TypeError(msg)
-        self._follow(job, self._journal.accept(job._submitted))
+        job.entry = self._journal.accept(job.submitted)
 
-    def refused(self, job: Job) -> None:
+    def refused(self, job: Job[Any]) -> None:
         """Take back *job*, which the pool refuses."""
-        self._journal.cancelled(job.__dict__["_entry"])
+        self._journal.cancelled(job.entry)
 
-    def note_start(self, job: Job) -> None:
+    def note_start(self, job: Job[Any]) -> None:
         """Note that an attempt of *job* is about to start; return once it may.
 
         That is at once, but for a job that was at work when a process died: it is marked on disk
         first, so that the next death is held against it and nobody else.
         """
-        entry = job.__dict__["_entry"]
-        if entry.suspect:
-            self._journal.starting(entry)
+        assert job.entry is not None
+        if job.entry.suspect:
+            self._journal.starting(job.entry)
 
-    def note_retry(self, then: Callable[[Retry], object] | None, event: Retry) -> None:
-        """Write down that another attempt follows, and *then* tell the user's hook."""
-        future: Any = event.future
-        progress = future._progress
+    def note_retry(self, job: Job[Any], delay: float) -> None:
+        """Write down that another attempt follows in *delay* seconds."""
+        progress = job.ensure_progress()
         self._journal.retrying(
-            future._entry,
-            event.attempt,
-            event.delay,
-            event.exception,
+            job.entry,
+            progress.attempts,
+            delay,
+            progress.previous,
             elapsed=progress.failed_at - progress.began,
         )
-        if then is not None:
-            then(event)
 
-    def note_end(self, job: Any) -> None:
-        """Write down how *job* has ended; its first end counts."""
-        entry, reason = job._entry, job.stop_reason
+    def note_end(self, job: Job[Any], reason: StopReason, exception: BaseException | None) -> None:
+        """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
-            self._journal.succeeded(entry)
+            self._journal.succeeded(job.entry)
         elif reason is StopReason.CANCELLED:
-            self._journal.cancelled(entry)
+            self._journal.cancelled(job.entry)
         elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
-            self._journal.died(entry, reason, job.attempts, job._exception)
-
-    def _follow(self, job: Job, entry: Entry) -> None:
-        # In the future's dictionary, which a job without a journal does not have.
-        job.__dict__["_entry"] = entry
-        job._done_callbacks = [self.note_end, *job._done_callbacks]
+            self._journal.died(job.entry, reason, job.attempts, exception)
 
     # ---- for the journal
 
-    def recover(self, entries: Sequence[Entry]) -> None:
-        """Run the jobs of *entries*, on the executor's own terms and in no context."""
-        pool, now, context = self._pool, self._pool.now(), Context()
-        jobs: list[tuple[Job, float | None]] = []
+    def recover(self, entries: Sequence[JournalEntry]) -> None:
+        """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        pool, settings = self._pool, self._settings
+        assert pool is not None
+        assert settings is not None
+        now, context = pool.now(), Context()
+        jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job = RetryFuture(self._terms, entry.job, True, (), {}, context)
-            self._follow(job, entry)
-            if self._on_success is not None:
-                hook = partial(tell_success, self._on_success, entry.job, context)
-                job._done_callbacks.append(hook)
-            job._done_callbacks.append(self.recovered.count_end)
+            job: Job[Any] = Job(settings, entry.job, True, (), {}, context)
+            job.entry = entry
+            job.add_done_callback(self.recovered.count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
-                job._started = now - entry.elapsed
-                job._progress = progress = JobProgress(job._started)
+                job.started = now - entry.elapsed
+                job.progress = progress = JobProgress(job.started)
                 progress.attempts = entry.attempts
             elif due is not None:
-                job._in_trouble().started = now
+                job.ensure_progress().started = now
             jobs.append((job, due))
         self.recovered.add(len(jobs))
         pool.take_over(jobs)
 
-    def running(self) -> Iterator[Entry]:
+    def running(self) -> Iterator[JournalEntry]:
         """Return the entries of the jobs that workers run."""
+        assert self._pool is not None
         for worker in self._pool.threads():
-            entry = getattr(worker.job, "_entry", None)
-            if entry is not None:
-                yield entry
+            job = worker.job
+            if job is not None and job.entry is not None:
+                yield job.entry

@@ -1,6 +1,7 @@
 """How attempts end: the reasons, and what is kept of a failure."""
 
 from collections import Counter
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
@@ -41,15 +42,45 @@ class Failure(NamedTuple):
     text: str
 
 
-def text_of(exception: BaseException) -> str:
-    """Return what *exception* says, shortened; never raises, whatever its ``__str__`` does."""
+def text_of(exception: BaseException, limit: int | None = TEXT_LIMIT) -> str:
+    """Return what *exception* says, in at most *limit* characters that can be stored and printed.
+
+    Never raises, whatever the exception's ``__str__`` does.
+    """
     try:
         text = str(exception)
         if type(text) is not str:
-            text = str.__str__(text)  # of a subclass the text alone
+            text = str.__str__(text)  # of a subclass, which may answer otherwise, the text alone
     except BaseException as broken:
-        return f"<str() raised {type(broken).__name__}>"
-    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
+        return f"<str() raised {type_name(type(broken))}>"
+    # Shortened before it is escaped, since it may be huge, and after, since escapes are longer.
+    if text.isascii() and (limit is None or len(text) <= limit):
+        return text  # as most are, at the cost of no further call
+    return _shortened(encodable(_shortened(text, limit)), limit)
+
+
+def _shortened(text: str, limit: int | None) -> str:
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def type_name(kind: type) -> str:
+    """Return the name of *kind*, in characters that can be stored and printed; never raises."""
+    # As `type` has it: a metaclass may answer with code of its own.
+    return encodable(type.__dict__["__name__"].__get__(kind))
+
+
+def qualified_name(kind: type) -> str:
+    """Return the qualified name of *kind*, as `type_name` does."""
+    return encodable(type.__dict__["__qualname__"].__get__(kind))
+
+
+def encodable(text: str) -> str:
+    """Return *text* as a plain str, its lone surrogates written as backslash escapes.
+
+    A file name that is not UTF-8 has some, and no file, database or socket takes them.
+    """
+    text = str.__str__(text)
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def gave_up(attempts: int, elapsed: float, reason: StopReason) -> str:
@@ -65,14 +96,14 @@ def name_of(job: Any) -> str:
     """
     while isinstance(job, partial):
         job = job.func
-    return job.__qualname__ if isinstance(job, _NAMED) else type(job).__qualname__
+    if isinstance(job, (FunctionType, MethodType, BuiltinFunctionType)):
+        # Any other object could answer with code of its own; so can what a method is made of.
+        with suppress(Exception):
+            return encodable(job.__qualname__)
+    return qualified_name(job if isinstance(job, type) else type(job))
 
 
-# Asking only these for their name: any other object could answer with code of its own.
-_NAMED = (FunctionType, MethodType, BuiltinFunctionType, type)
-
-
-def few(names: list[str]) -> str:
+def summarize_names(names: list[str]) -> str:
     """Return *names* for a line of log: how often each, the commonest first, at most ten."""
     counted = Counter(names).most_common()
     words = [name if n == 1 else f"{n} × {name}" for name, n in counted[:10]]

@@ -1,31 +1,47 @@
 """Whether to try again: the policy, and the one place that decides."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
 from numbers import Number
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
-from retryexec._cancel import CancelToken
-from retryexec._clock import Clock
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
-from retryexec._outcome import Failure, StopReason, text_of
-from retryexec._validate import Seconds, function, seconds, seconds_or_none, whole
+from retryexec._groups import (
+    all_match,
+    asks_for_retry,
+    is_control_flow,
+    longest_named_delay,
+    names_permanent,
+)
+from retryexec._outcome import StopReason
+from retryexec._progress import Progress
+from retryexec._suggest import suggests_names, unknown_argument
+from retryexec._typing import Unpack
+from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Predicate
 
-HISTORY_LENGTH = 5
-"""How many failures a history keeps, the latest ones."""
-
 # A tenth of a microsecond: sums of decimal fractions are off by less, and "exactly at the limit
 # still counts" is meant for them too.
 ROUNDING = 1e-7
+
+
+class PolicyChanges(TypedDict, total=False):
+    """What `RetryPolicy.replace` and `RetryingExecutor.using` take; see `RetryPolicy`."""
+
+    max_attempts: int | None
+    max_elapsed: Seconds | None
+    backoff: Delays
+    retry_on: RetryOn
+    retry_on_result: Callable[[Any], object] | None
+    attempt_timeout: Seconds | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -42,7 +58,9 @@ class RetryPolicy:
         backoff: the delays between attempts: any re-iterable of seconds or timedeltas.
         retry_on: which errors are worth another try: an exception type, a tuple of types, or a
             callable ``exception -> bool | seconds | timedelta`` (a number is the delay to use).
-            Control flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) never is.
+            Control flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) never is. An
+            ExceptionGroup is if it is of such a type itself, or if all its members are (see
+            "Groups of exceptions" in the docs); a callable is given the group.
         retry_on_result: ``value -> bool``, asked of returned values: True tries again. When
             attempts run out on such a value, that value is the result.
         attempt_timeout: seconds (or a timedelta) that an attempt may take, which it can read
@@ -61,11 +79,12 @@ class RetryPolicy:
     attempt_timeout: float | None
     # What each decision reads: the limits as numbers, infinity for none, and those of the errors
     # to retry on that are plain types; about others it asks at length. No attempt may start when
-    # more than _longest has elapsed since the first one did.
-    _most: float = field(init=False, repr=False, compare=False)
-    _longest: float = field(init=False, repr=False, compare=False)
-    _kinds: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
+    # more than elapsed_limit has elapsed since the first one did.
+    attempt_limit: float = field(init=False, repr=False, compare=False)
+    elapsed_limit: float = field(init=False, repr=False, compare=False)
+    retried_types: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
 
+    @suggests_names
     def __init__(
         self,
         *,
@@ -78,25 +97,29 @@ class RetryPolicy:
     ) -> None:
         fill = object.__setattr__
         if max_attempts is not None:
-            max_attempts = whole("max_attempts counts the first try; it", max_attempts, least=1)
+            max_attempts = whole_number(
+                "max_attempts counts the first try; it", max_attempts, least=1
+            )
         fill(self, "max_attempts", max_attempts)
         fill(self, "max_elapsed", seconds_or_none("max_elapsed", max_elapsed))
         fill(self, "backoff", reiterable("backoff", backoff))
         fill(self, "retry_on", _error_filter(retry_on))
-        fill(self, "retry_on_result", function("retry_on_result", retry_on_result))
+        fill(self, "retry_on_result", callable_or_none("retry_on_result", retry_on_result))
         fill(self, "attempt_timeout", seconds_or_none("attempt_timeout", attempt_timeout))
-        fill(self, "_most", inf if self.max_attempts is None else self.max_attempts)
-        fill(self, "_longest", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING)
+        fill(self, "attempt_limit", inf if self.max_attempts is None else self.max_attempts)
+        fill(
+            self, "elapsed_limit", inf if self.max_elapsed is None else self.max_elapsed + ROUNDING
+        )
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         plain = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
-        fill(self, "_kinds", tuple(plain))
+        fill(self, "retried_types", tuple(plain))
 
     @classmethod
     def never(cls) -> "RetryPolicy":
         """Return the policy that tries once."""
         return cls(max_attempts=1)
 
-    def replace(self, **changes: Any) -> "RetryPolicy":
+    def replace(self, **changes: Unpack[PolicyChanges]) -> "RetryPolicy":
         """Return this policy with *changes*, by the names of the constructor.
 
         Raises:
@@ -105,8 +128,7 @@ class RetryPolicy:
         names = [f.name for f in dataclasses.fields(self) if f.init]
         for name in changes:
             if name not in names:
-                msg = f"a RetryPolicy has no {name!r}; it has {', '.join(names)}"
-                raise TypeError(msg)
+                raise TypeError(unknown_argument("RetryPolicy", name, names))
         return dataclasses.replace(self, **changes)
 
 
@@ -116,101 +138,6 @@ def checked_policy(value: Any) -> RetryPolicy:
         msg = f"policy takes a RetryPolicy, such as RetryPolicy(max_attempts=5) (got {value!r})"
         raise TypeError(msg)
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What a job was accepted under; one value serves many jobs."""
-
-    policy: RetryPolicy
-    clock: Clock
-    cancel: CancelToken | None
-
-
-class Progress:
-    """How far one job has come: all that the policy judges by.
-
-    Only the thread that runs the job's attempt writes here, and a job has one at a time.
-    """
-
-    __slots__ = (
-        "_recorded",
-        "attempts",
-        "began",
-        "delays",
-        "previous",
-        "seconds",
-        "started",
-        "unrecorded",
-    )
-
-    def __init__(self, started: float = 0.0, attempts: int = 0) -> None:
-        self.attempts = attempts  # how many have begun
-        # When the first of them began, and when the latest did, in the clock's seconds.
-        self.began = self.started = started
-        self.seconds = 0.0  # how long the latest failed attempt took
-        self.delays: Iterator[Any] | None = None  # the job's own run through the backoff
-        self.previous: BaseException | None = None  # what the latest failed attempt raised
-        self.unrecorded = False  # whether that failure is still to be recorded
-        self._recorded: tuple[_Record, ...] = ()
-
-    @property
-    def history(self) -> tuple[Failure, ...]:
-        """The last few failures, oldest first."""
-        recorded = self._recorded
-        if self.unrecorded and not (recorded and recorded[-1][0] == self.attempts):
-            recorded = self._with_latest()
-        return tuple(map(Failure._make, recorded))
-
-    def record(self) -> None:
-        """Put the latest failure, which is unrecorded, on record.
-
-        Only when the next attempt begins, or the job ends: a waiting job is lighter without.
-        """
-        # Written at once: else whoever reads `history` between two lines adds it again.
-        self._recorded = self._with_latest()
-        self.unrecorded = False
-
-    def _with_latest(self) -> "tuple[_Record, ...]":
-        exception = self.previous
-        kind = None if exception is None else type(exception)
-        text = "refused result" if exception is None else text_of(exception)
-        latest = (self.attempts, self.started, self.seconds, kind, text)
-        # Not (*recorded, latest), which takes twice as long.
-        return self._recorded[1 - HISTORY_LENGTH :] + (latest,)  # noqa: RUF005
-
-    def begin(self, now: float) -> None:
-        """Note the start of an attempt."""
-        if self.unrecorded:
-            self.record()
-        elif self.attempts == 0:
-            self.began = now
-        self.attempts += 1
-        self.started = now
-
-    def fail(self, exception: BaseException | None, now: float) -> None:
-        """Note that the attempt begun last has failed, with *exception* or a refused value."""
-        self.previous = exception
-        self.seconds = now - self.started
-        self.unrecorded = True
-
-    @property
-    def failed_at(self) -> float:
-        """When the latest failed attempt ended."""
-        return self.started + self.seconds
-
-    def deadline(self, policy: RetryPolicy) -> float | None:
-        """Return when the attempt's or the job's limit passes, whichever is sooner."""
-        limits = (self.started, policy.attempt_timeout), (self.began, policy.max_elapsed)
-        return min((start + limit for start, limit in limits if limit is not None), default=None)
-
-    def is_cancelled(self, terms: Terms) -> bool:
-        """Return whether somebody wants the job, which has these *terms*, to stop."""
-        return terms.cancel is not None and terms.cancel.cancelled
-
-
-# What a Failure is made of: plain, since few of them are ever read.
-_Record: TypeAlias = tuple[int, float, float, type[BaseException] | None, str]
 
 
 Verdict: TypeAlias = tuple[BaseException | None, float | None, StopReason | None]
@@ -229,21 +156,22 @@ def decide(
     Asks the policy's own callables and backoff, so never call it under a lock. One that raises
     ends the job with the job's own outcome, and is logged.
     """
-    kinds = policy._kinds
-    if isinstance(raised, kinds) and not isinstance(raised, _MARKED) and raised.__cause__ is None:
-        exception: BaseException | None = raised  # as most failures are
-        delay = None
+    # By its type, since isinstance asks an object that does not match for its __class__, too.
+    kind = type(raised)
+    plain = issubclass(kind, policy.retried_types) and not issubclass(kind, _MARKED)
+    if plain and raised.__cause__ is None:  # type: ignore[union-attr]
+        exception, delay = raised, None  # as most failures are
     else:
         exception, delay, reason = _worth_it(policy, raised, value)
         if reason is not None:
             return exception, None, reason
-    if progress.attempts >= policy._most:
+    if progress.attempts >= policy.attempt_limit:
         return exception, None, StopReason.MAX_ATTEMPTS
     if delay is None:
         delay = _next_delay(policy, progress)
         if delay is None:
             return exception, None, StopReason.BACKOFF_EXHAUSTED
-    if now + delay - progress.began > policy._longest:
+    if now + delay - progress.began > policy.elapsed_limit:
         return exception, None, StopReason.MAX_ELAPSED
     return exception, delay, None
 
@@ -252,31 +180,23 @@ def _worth_it(policy: RetryPolicy, raised: BaseException | None, value: Any) -> 
     """Return what the attempt failed with, the delay if one was named, and why not, if not."""
     if raised is None:
         return None, None, None if _refuses(policy, value) else StopReason.SUCCEEDED
-    if not isinstance(raised, Exception) or isinstance(raised, CancelledError):
-        return raised, None, StopReason.NOT_RETRIABLE  # control flow
+    if is_control_flow(raised) or not isinstance(raised, Exception):
+        return raised, None, StopReason.NOT_RETRIABLE
     if isinstance(raised, PermanentError):
         return _behind(raised, raised.exception), None, StopReason.PERMANENT
-    if _comes_from_permanent(raised):
+    if names_permanent(raised):
         return raised, None, StopReason.PERMANENT
     if isinstance(raised, RetryAfter):
         return _behind(raised, raised.__cause__), raised.seconds, None
-    wanted, delay = _wants(policy.retry_on, raised)
+    if isinstance(raised, ExceptionGroup):
+        wanted, delay = _wants_group(policy.retry_on, raised)
+    else:
+        wanted, delay = _wants(policy.retry_on, raised)
     return raised, delay, None if wanted else StopReason.NOT_RETRIABLE
 
 
-# Exceptions that say themselves what is to follow.
-_MARKED = (CancelledError, PermanentError, RetryAfter)
-
-
-def _comes_from_permanent(raised: Exception) -> bool:
-    """Return whether a cause that *raised* names, at any remove, is a PermanentError."""
-    cause, seen = raised.__cause__, {id(raised)}
-    while cause is not None and id(cause) not in seen:
-        if isinstance(cause, PermanentError):
-            return True
-        seen.add(id(cause))
-        cause = cause.__cause__
-    return False
+# Exceptions that say themselves what is to follow, or whose members do.
+_MARKED = (CancelledError, PermanentError, RetryAfter, BaseExceptionGroup)
 
 
 def _behind(marker: Exception, exception: BaseException | None) -> BaseException:
@@ -304,6 +224,18 @@ def _wants(wanted: RetryOn, raised: Exception) -> tuple[bool, float | None]:
     except Exception:
         report("retry_on failed: the job ends with its own exception")
         return False, None
+
+
+def _wants_group(wanted: RetryOn, raised: ExceptionGroup[Exception]) -> tuple[bool, float | None]:
+    """As `_wants`, of a group: all members must match, and the longest wait asked for counts."""
+    if isinstance(wanted, (type, tuple)):
+        answer, delay = all_match(raised, wanted), None
+    elif asks_for_retry(raised):
+        answer, delay = True, None
+    else:
+        answer, delay = _wants(wanted, raised)
+    delays = (delay, longest_named_delay(raised))
+    return answer, max((d for d in delays if d is not None), default=None)
 
 
 def _refuses(policy: RetryPolicy, value: Any) -> bool:
@@ -337,7 +269,7 @@ def _error_filter(value: Any) -> RetryOn:
     kinds = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else ()
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            msg = f"retry_on takes exception types, and {kind!r} is none"
+            msg = f"retry_on takes exception types, which {kind!r} is not"
             raise TypeError(msg)
     if not kinds and not callable(value) and value != ():
         msg = (

@@ -1,4 +1,4 @@
-"""Ticker and Timer: a delay sequence in time."""
+"""Ticker and Timer: a sequence of delays, waited for one after the other."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._backoff import Delays, reiterable
 from retryexec._cancel import CancelToken
-from retryexec._clock import SYSTEM_CLOCK, Clock, left
+from retryexec._clock import Clock, engine_clock
 from retryexec._validate import Seconds, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -39,8 +39,8 @@ class Timer(Protocol):
 class EventTimer:
     """The default timer: waits for its time by a clock, on a `threading.Event` for the stop."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = engine_clock(clock)
         # Guards the two below; notified by start() and stop().
         self._changed = threading.Condition()
         self._due = math.inf
@@ -49,7 +49,7 @@ class EventTimer:
     def start(self, seconds: float) -> None:
         """Begin anew: fire *seconds* from now."""
         with self._changed:
-            self._due = self._clock.now() + seconds
+            self._due = self.clock.now() + seconds
             self._stopped.clear()
             self._changed.notify_all()
 
@@ -62,14 +62,14 @@ class EventTimer:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the timer fires or stops, or *timeout* seconds pass; True if it fired."""
         with self._changed:
-            until = math.inf if timeout is None else self._clock.now() + timeout
+            until = math.inf if timeout is None else self.clock.now() + timeout
             while not self._stopped.is_set():
-                now = self._clock.now()
+                now = self.clock.now()
                 if now >= self._due:
                     return True
                 if now >= until:
                     return False
-                self._clock.wait(self._changed, min(self._due, until))
+                self.clock.wait(self._changed, min(self._due, until))
             return False
 
 
@@ -88,7 +88,7 @@ class Ticker:
         backoff: the delays: any re-iterable of seconds or timedeltas.
         timer: what to wait by, for tests and exotic clocks.
         cancel: a token that ends the ticker.
-        clock: what a tick's time is read from.
+        clock: what a tick's time is read from, and what the default timer waits by.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
@@ -102,7 +102,7 @@ class Ticker:
         cancel: CancelToken | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._clock = SYSTEM_CLOCK if clock is None else clock
+        self._clock = engine_clock(clock)
         self._timer = EventTimer(self._clock) if timer is None else timer
         self._cancel = cancel
         self._delays: Iterator[Any] = iter(reiterable("backoff", backoff))
@@ -111,22 +111,22 @@ class Ticker:
         self._changed = threading.Condition()
         self._ready = True  # a tick is there to be taken: the first one, or the timer has fired
         self._first = True
-        # One consumer at a time waits for the timer, or asks the backoff for the next delay. The
-        # others wait for that one.
-        self._led = False
+        # Whether a consumer waits for the timer, or asks the backoff for the next delay. Only one
+        # at a time does, the leader; the others wait for that one.
+        self._has_leader = False
         self._due = -math.inf  # when the next tick is
         self._ended = False
         self._broken: Exception | None = None  # what the backoff raised, for the next to wait
-        self._watchers: list[Callable[[], None]] = []  # coroutines that wait, told of the end
+        self._watchers: list[Callable[[], None]] = []  # wake the coroutines that wait, at the end
         if cancel is not None:
-            # The token must not keep alive a ticker that everybody else has forgotten.
-            weakref.finalize(self, cancel.on_change(_weakly(self._wake))).atexit = False
+            # Weakly: a token that lives long must not keep alive all tickers it was given to.
+            weakref.finalize(self, cancel.on_change(weak_callback(self._wake_all))).atexit = False
 
     def stop(self) -> None:
         """End the ticker; any number of times, from any thread, also from inside the loop."""
         with self._changed:
             self._ended = True
-        self._wake()
+        self._wake_all()
 
     def wait(self, timeout: Seconds | None = None) -> float | None:
         """Block until the next tick and take it.
@@ -145,22 +145,24 @@ class Ticker:
         until = math.inf if limit is None else self._clock.now() + limit
         while True:
             with self._changed:
-                while self._led and not self._over() and self._clock.now() < until:
+                while self._has_leader and not self._is_over() and self._clock.now() < until:
                     self._clock.wait(self._changed, until)
-                if self._over():
-                    left(self._clock)
+                if self._is_over():
+                    self._clock.thread_idle()
                     self._raise_broken()
                     return None
-                if self._led:
-                    raise _late(limit)
-                self._led = True
+                if self._has_leader:
+                    raise _timeout_error(limit)
+                self._has_leader = True
             try:
-                if (self._ready or self._timer.wait(self._left(until))) and not self._over():
+                if (
+                    self._ready or self._timer.wait(self._timeout_until(until))
+                ) and not self._is_over():
                     return self._take()
             finally:
-                self._pass_on()
-            if self._clock.now() >= until and not self._over():
-                raise _late(limit)
+                self._stop_leading()
+            if self._clock.now() >= until and not self._is_over():
+                raise _timeout_error(limit)
 
     def __iter__(self) -> Self:
         return self
@@ -176,7 +178,7 @@ class Ticker:
 
     async def __anext__(self) -> float:
         """Wait for the next tick in a coroutine, without holding its thread."""
-        if isinstance(self._timer, EventTimer) and self._timer._clock is self._clock:
+        if isinstance(self._timer, EventTimer) and self._timer.clock is self._clock:
             tick = await self._wait_on_loop()
         else:
             tick = await in_thread(self.wait)  # such a timer can only be waited for
@@ -191,18 +193,18 @@ class Ticker:
                 self._watchers.append(event.set)
             try:
                 with self._changed:
-                    if self._over():
+                    if self._is_over():
                         self._raise_broken()
                         return None
-                    leads = not self._led
-                    self._led = True
-                if leads:
+                    is_leader = not self._has_leader
+                    self._has_leader = True
+                if is_leader:
                     try:
                         if self._ready or self._timer.wait(0.0):
                             return self._take()
                     finally:
-                        self._pass_on()
-                await event.wait(self._clock, min(self._due, self._deadline()))
+                        self._stop_leading()
+                await self._clock.wait_async(event, min(self._due, self._deadline()))
             finally:
                 with self._changed:
                     self._watchers.remove(event.set)
@@ -218,9 +220,20 @@ class Ticker:
             raise TypeError(msg)
         begun = threading.Event()
         threading.Thread(
-            target=_feed, args=(self, consumer, begun), name="retryexec-ticker", daemon=True
+            target=self._feed, args=(consumer, begun), name="retryexec-ticker", daemon=True
         ).start()
         begun.wait()
+
+    def _feed(self, consumer: Callable[[float], object], begun: threading.Event) -> None:
+        # A clock that tests move must know of this thread before the test can move it.
+        self._clock.thread_busy()
+        begun.set()
+        try:
+            for tick in self:
+                consumer(tick)
+        except Exception:
+            logger.exception("feeding a ticker failed, and it has ended")
+            self.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -234,9 +247,9 @@ class Ticker:
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<Ticker {'ended' if self._over() else 'ticking'}>"
+        return f"<Ticker {'ended' if self._is_over() else 'ticking'}>"
 
-    # ---- the one who leads
+    # ---- the leader
 
     def _take(self) -> float:
         """Take the tick that is there, and set the timer for the next one."""
@@ -255,14 +268,14 @@ class Ticker:
                 self._timer.stop()
         return now
 
-    def _pass_on(self) -> None:
-        """Lead no longer, and tell the other threads."""
+    def _stop_leading(self) -> None:
+        """Let another consumer be the leader."""
         with self._changed:
-            self._led = False
+            self._has_leader = False
             self._changed.notify_all()
 
-    def _wake(self) -> None:
-        """Make everybody look whether the ticker is over."""
+    def _wake_all(self) -> None:
+        """Make all who wait look whether the ticker has ended."""
         self._timer.stop()
         with self._changed:
             self._changed.notify_all()
@@ -270,7 +283,7 @@ class Ticker:
         for watcher in watchers:
             watcher()
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         cancelled = self._cancel is not None and self._cancel.cancelled
         return self._ended or (cancelled and not self._first)
 
@@ -285,31 +298,17 @@ class Ticker:
         left = None if self._cancel is None else self._cancel.remaining()
         return math.inf if left is None else self._clock.now() + left
 
-    def _left(self, until: float) -> float | None:
+    def _timeout_until(self, until: float) -> float | None:
         """Return for how long to wait for the timer at most; None for as long as it takes."""
         until = min(until, self._deadline())
         return None if until == math.inf else max(0.0, until - self._clock.now())
 
 
-def _feed(ticker: Ticker, consumer: Callable[[float], object], begun: threading.Event) -> None:
-    # A clock that tests move must know of this thread before the test can move it.
-    entered = getattr(ticker._clock, "entered", None)
-    if entered is not None:
-        entered()
-    begun.set()
-    try:
-        for tick in ticker:
-            consumer(tick)
-    except Exception:
-        logger.exception("feeding a ticker failed, and it has ended")
-        ticker.stop()
-
-
-def _late(limit: float | None) -> TimeoutError:
+def _timeout_error(limit: float | None) -> TimeoutError:
     return TimeoutError(f"no tick within {limit} s")
 
 
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weak_callback(method: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls *method* as long as its object lives."""
     reference = weakref.WeakMethod(method)
 

@@ -37,7 +37,7 @@ def seconds_or_none(name: str, value: Any) -> float | None:
     return None if value is None else seconds(name, value)
 
 
-def whole(name: str, value: Any, *, least: int) -> int:
+def whole_number(name: str, value: Any, *, least: int) -> int:
     """Return *value* as an int of at least *least*.
 
     Raises:
@@ -57,7 +57,7 @@ def whole(name: str, value: Any, *, least: int) -> int:
     return number
 
 
-def within(name: str, value: Any, low: float, high: float) -> float:
+def number_between(name: str, value: Any, low: float, high: float) -> float:
     """Return *value* as a float between *low* and *high*, both included.
 
     Raises:
@@ -75,7 +75,7 @@ def within(name: str, value: Any, low: float, high: float) -> float:
     return number
 
 
-def function(name: str, value: Any) -> Any:
+def callable_or_none(name: str, value: Any) -> Any:
     """Return *value*, which is callable or None; raise TypeError for anything else."""
     if value is not None and not callable(value):
         msg = f"{name} takes a callable or None (got {value!r})"
@@ -98,3 +98,11 @@ def _as_float(value: Any) -> float:
         return float(value)
     except OverflowError:  # an int past the largest float
         return math.inf
+
+
+def coroutine_refusal(job: Any) -> str:
+    """Return what to tell whoever gives a thread a job that makes a coroutine."""
+    return (
+        f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
+        "awaited: submit a plain function, or one that calls asyncio.run()"
+    )

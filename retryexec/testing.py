@@ -3,30 +3,18 @@
 import math
 import threading
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
 
+from retryexec._async import AsyncEvent
 from retryexec._attempt import running_job
+from retryexec._clock import EngineClock, Participant
 from retryexec._validate import Seconds, seconds
 
 __all__ = ["InstantClock", "VirtualClock"]
 
-
-class Party(Protocol):
-    """Something that acts by the clock on threads of its own: an executor's pool."""
-
-    def next_due(self) -> float:
-        """Return when its next entry is due; infinity if there is none."""
-        ...
-
-    def busy(self, asleep: Collection[threading.Thread]) -> str | None:
-        """Return what it is still working at, in words, or None; threads *asleep* do nothing."""
-        ...
-
-    def poke(self) -> None:
-        """Make it look at the clock again."""
-        ...
+# How many turns a coroutine gives the others before it lets time move on.
+_TURNS = 10
 
 
 class _Sleeper:
@@ -36,11 +24,11 @@ class _Sleeper:
         self.changed = changed
         self.until = until
         self.thread = threading.current_thread()
-        # A pool is busy as long as its workers are, so nobody has to mind this one.
-        self.minded_by_pool = running_job() is not None
+        # Then the clock need not wait for this thread: its pool is busy for as long as it is.
+        self.is_worker = running_job() is not None
 
 
-class VirtualClock:
+class VirtualClock(EngineClock):
     """A clock that stands still until a test moves it.
 
     It belongs to the thread that made it. That thread calls `advance` or `run_until`; and when
@@ -57,15 +45,16 @@ class VirtualClock:
         self._now = seconds("start", start)
         self._patience = patience
         self._owner = threading.current_thread()
-        # Guards all but _parties' own state. Taken last: nobody who holds it takes another.
+        # Guards all below, but not the state of the participants. Taken last: nobody who holds
+        # it takes another.
         self._lock = threading.RLock()
         # Notified whenever something that time waits for may have come to rest.
         self._rest = threading.Condition(self._lock)
         self._rests = 0  # how often it was notified, for a look that is older than the wait
-        self._parties: weakref.WeakSet[Party] = weakref.WeakSet()
+        self._participants: weakref.WeakSet[Participant] = weakref.WeakSet()
         self._asleep: list[_Sleeper] = []
         self._calls: list[tuple[float, Callable[[], object]]] = []
-        self.stirred = 0  # how often time moved on, or a coroutine began to wait
+        self._activity = 0  # how often time moved on, or somebody asked to be called
         # Woken by us, and not back asleep yet: they act on the time that has come.
         self._awake: list[_Sleeper] = []
 
@@ -109,16 +98,16 @@ class VirtualClock:
                 raise RuntimeError(msg)
             self._move_to(due)
 
-    # ---- the Clock protocol
+    # ---- what the library asks of a clock
 
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
-        if self.mine:
+        if self.owned_here:
             self._wait_as_owner(changed, until)
             return
         sleeper = _Sleeper(changed, until)
         with self._lock:
-            self._left_or_asleep(sleeper.thread)
+            self._is_not_awake(sleeper.thread)
             if until <= self._now:
                 return
             self._asleep.append(sleeper)
@@ -142,51 +131,86 @@ class VirtualClock:
         # Whatever notifies *changed* now is not a matter of time, a worker's end for one.
         changed.wait(0.001)
 
-    def attach(self, party: Party) -> Callable[[], None]:
-        """Let time wait for *party*; return what it calls whenever it has come to rest."""
-        self._parties.add(party)
-        return self._at_rest
+    async def wait_async(self, event: AsyncEvent, until: float) -> None:
+        """Return once *event* is set or the time is *until*.
 
-    @property
-    def mine(self) -> bool:
-        """Whether this thread is the one whose waiting moves time."""
-        return threading.current_thread() is self._owner or not self._owner.is_alive()
+        In the owner's loop, the other coroutines have their turns, and then time moves on to
+        what is due first.
+        """
+        take_back = self.call_at(until, event.set)
+        try:
+            if not self.owned_here:
+                await event.wait(math.inf)  # another thread moves time
+            while True:
+                activity = self._activity
+                for _ in range(_TURNS):
+                    await event.give_way()
+                    if event.is_set:
+                        return
+                # Whoever else was woken meanwhile, or has just begun to wait, comes first.
+                if activity == self._activity and not self._step():
+                    await event.wait(0.001)  # for something that is not a matter of time
+        finally:
+            take_back()
 
     def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Call *callback* when it is *time*, for a coroutine; return what takes that back."""
-        entry = (time, callback)
+        """Call *callback* when it is *time*; return what takes that back."""
+        call = (time, callback)
         with self._lock:
-            self.stirred += 1
-            self._calls.append(entry)
+            self._activity += 1
+            self._calls.append(call)
         if time <= self._now:
             callback()
 
-        def forget() -> None:
+        def take_back() -> None:
             with self._lock:
-                if entry in self._calls:
-                    self._calls.remove(entry)
+                if call in self._calls:
+                    self._calls.remove(call)
 
-        return forget
+        return take_back
 
-    def step(self) -> bool:
-        """Move on to what is due first; False if nothing is."""
-        self._settle()
-        due = self._next_due()
-        if due == math.inf:
-            return False
-        self._move_to(due)
-        return True
+    def attach(self, participant: Participant) -> Callable[[], None]:
+        """Let time wait for *participant*; return what it calls whenever it has come to rest."""
+        self._participants.add(participant)
+        return self._at_rest
 
-    def entered(self) -> None:
-        """Say that this thread acts now: time waits until it waits by the clock itself, or ends."""
+    def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait until *is_over*, or until everything is at rest, and refuse to wait any longer.
+
+        Only in the thread that owns the clock, and if something is due later: then it is that
+        thread which would have to move time, and cannot while it waits.
+        """
+        if threading.current_thread() is not self._owner:
+            return
+        while not is_over():
+            if self._busy() is None and not is_over():
+                if self._next_due() == math.inf:
+                    return  # it is not time that is waited for
+                msg = (
+                    f"this thread would wait for ever: it owns the VirtualClock, which stands at "
+                    f"{self._now:g} s until this thread moves it. Call "
+                    "clock.run_until(future.done) first"
+                )
+                raise RuntimeError(msg)
+            with self._rest:
+                # Whoever comes to rest notifies us; what is waited for may be over before.
+                self._rest.wait(0.001)
+
+    def thread_busy(self) -> None:
+        """Let time wait until this thread waits by the clock itself, is idle, or ends."""
         with self._lock:
             self._awake.append(_Sleeper(threading.Condition(), self._now))
 
-    def left(self) -> None:
-        """Say that this thread will not wait again for what it was woken for."""
+    def thread_idle(self) -> None:
+        """Let time wait for this thread no more: it will not wait again for what woke it."""
         with self._lock:
-            self._left_or_asleep(threading.current_thread())
+            self._is_not_awake(threading.current_thread())
             self._at_rest()
+
+    @property
+    def owned_here(self) -> bool:
+        """Whether this thread is the one whose waiting moves time."""
+        return threading.current_thread() is self._owner or not self._owner.is_alive()
 
     # ---- moving
 
@@ -195,7 +219,7 @@ class VirtualClock:
             self._rests += 1
             self._rest.notify_all()
 
-    def _left_or_asleep(self, thread: threading.Thread) -> None:
+    def _is_not_awake(self, thread: threading.Thread) -> None:
         self._awake = [sleeper for sleeper in self._awake if sleeper.thread is not thread]
 
     def _check_outside(self, what: str) -> None:
@@ -206,20 +230,29 @@ class VirtualClock:
             )
             raise RuntimeError(msg)
 
+    def _step(self) -> bool:
+        """Move on to what is due first; False if nothing is."""
+        self._settle()
+        due = self._next_due()
+        if due == math.inf:
+            return False
+        self._move_to(due)
+        return True
+
     def _next_due(self) -> float:
         with self._lock:
             sleepers = [sleeper.until for sleeper in self._asleep]
             sleepers += [time for time, _ in self._calls]
-        parties = [party.next_due() for party in list(self._parties)]
-        return min(sleepers + parties, default=math.inf)
+        participants = [each.next_due() for each in list(self._participants)]
+        return min(sleepers + participants, default=math.inf)
 
     def _move_to(self, time: float) -> None:
         with self._lock:
             self._now = max(self._now, time)
-            self.stirred += 1
+            self._activity += 1
             woken = [sleeper for sleeper in self._asleep if sleeper.until <= self._now]
             self._asleep = [sleeper for sleeper in self._asleep if sleeper.until > self._now]
-            self._awake += [sleeper for sleeper in woken if not sleeper.minded_by_pool]
+            self._awake += [sleeper for sleeper in woken if not sleeper.is_worker]
             called = [call for call in self._calls if call[0] <= self._now]
             self._calls = [call for call in self._calls if call[0] > self._now]
         for _, callback in called:
@@ -227,8 +260,8 @@ class VirtualClock:
         for sleeper in woken:
             with sleeper.changed:
                 sleeper.changed.notify_all()
-        for party in list(self._parties):
-            party.poke()
+        for participant in list(self._participants):
+            participant.recheck()
         self._settle()
 
     def _settle(self) -> None:
@@ -246,7 +279,7 @@ class VirtualClock:
                 raise RuntimeError(msg)
             with self._rest:
                 if rests == self._rests:
-                    # All come to rest with a word, but for a woken thread that simply ends.
+                    # All notify us when they come to rest, but for a woken thread that simply ends.
                     self._rest.wait(0.001 if self._awake else self._patience)
 
     def _busy(self) -> str | None:
@@ -255,13 +288,13 @@ class VirtualClock:
             if self._awake:
                 return f"thread {self._awake[0].thread.name!r} acts on the time that has come"
             asleep = {sleeper.thread for sleeper in self._asleep}
-        for party in list(self._parties):
-            if (what := party.busy(asleep)) is not None:
+        for participant in list(self._participants):
+            if (what := participant.busy(asleep)) is not None:
                 return what
         return None
 
 
-class InstantClock:
+class InstantClock(EngineClock):
     """A clock on which nobody waits: whoever would, finds that the time has come already.
 
     It runs with the real clock and skips every wait, so that limits count what was skipped. For
@@ -283,20 +316,13 @@ class InstantClock:
         else:
             self._skip_to(until)
 
-    # As for VirtualClock, for coroutines.
-    mine = True
-    stirred = 0
-
-    def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Skip to *time* and call *callback*."""
-        if time < math.inf:
-            self._skip_to(time)
-            callback()
-        return lambda: None
-
-    def step(self) -> bool:
-        """Return False: nothing is ever due later."""
-        return False
+    async def wait_async(self, event: AsyncEvent, until: float) -> None:
+        """Skip to *until*; only for what never comes, wait until *event* is set."""
+        if until == math.inf:
+            await event.wait(math.inf)
+        else:
+            self._skip_to(until)
+            await event.give_way()
 
     def _skip_to(self, time: float) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.error import HTTPError
@@ -24,8 +25,9 @@ class Fetch:
         except HTTPError as error:
             with error:  # an answer too, with a connection to close
                 if "Retry-After" in error.headers:
-                    # The server knows best how long to wait (in seconds here; a date is legal too).
-                    raise RetryAfter(float(error.headers["Retry-After"]), error) from error
+                    # The server knows best how long to wait: so many seconds, or until a date.
+                    header = error.headers["Retry-After"]
+                    raise RetryAfter.from_header(header, error) from error
                 if error.code < 500:
                     # Our own fault: asking again would get the same answer.
                     raise PermanentError(error) from error
@@ -53,7 +55,9 @@ class BusyHandler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.answer(404, "no such page")
         elif self.asked[self.path] == 1:
-            self.answer(503, "come back soon", {"Retry-After": "1"})
+            # Seconds or a date: both are legal.
+            when = formatdate(usegmt=True) if self.path == "/weather" else "1"
+            self.answer(503, "come back soon", {"Retry-After": when})
         else:
             self.answer(200, f"all about {self.path.strip('/')}")
 

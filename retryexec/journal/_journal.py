@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from retryexec._outcome import text_of
-from retryexec._validate import function, seconds, whole
+from retryexec._validate import callable_or_none, seconds, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, closed
@@ -99,14 +99,14 @@ class Journal:
     ) -> None:
         power = one_of("durability", durability, "power", "process") == "power"
         waits = one_of("accept", accept, "wait", "async") == "wait"
-        codec = Codec(jobs, max_bytes=whole("max_bytes", max_bytes, least=1))
-        crashes = whole("max_crashes", max_crashes, least=1)
-        function("redact", redact)
+        codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
+        crashes = whole_number("max_crashes", max_crashes, least=1)
+        callable_or_none("redact", redact)
         pause = seconds("poll", poll)
         if pause == 0.0:
             msg = f"poll takes seconds above 0 (got {poll!r})"
             raise ValueError(msg)
-        function("wall_clock", wall_clock)
+        callable_or_none("wall_clock", wall_clock)
         if not isinstance(directory, (str, PathLike)):
             msg = f"directory takes a path (got {directory!r})"
             raise TypeError(msg)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from retryexec._validate import function, whole
+from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._journal import Journal
@@ -40,8 +40,8 @@ class MemoryJournal(Journal):
         max_bytes: int = 1024 * 1024,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        codec = Codec(jobs, max_bytes=whole("max_bytes", max_bytes, least=1))
-        function("wall_clock", wall_clock)
+        codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
+        callable_or_none("wall_clock", wall_clock)
         self._directory = Path(_MEMORY)
         self._set_up(MemoryStore(codec, wall_clock), codec, True, 3600.0, None, wall_clock)
 

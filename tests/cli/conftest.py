@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import JOBS, Result, jsonl
+from helpers.command import JOBS, Result, jsonl
 
 from retryexec.cli import main
 
@@ -26,8 +26,6 @@ def imports_undone() -> Iterator[None]:
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of dataclasses that make jobs, in the current directory."""
     monkeypatch.chdir(tmp_path)
-    # The tests' own module of that name must not come first.
-    monkeypatch.delitem(sys.modules, "jobs", raising=False)
     path = tmp_path / "jobs.py"
     path.write_text(JOBS)
     return path

@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
-from command import Result, jsonl, read_jsonl, start
+from helpers.command import Result, jsonl, read_jsonl, start
 
 from retryexec.cli.checkpoint import Checkpoint, RunIdentity, identify
 from retryexec.cli.records import FailedRecord

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from command import Result
+from helpers.command import Result
 from hypothesis import given
 from hypothesis import strategies as st
 

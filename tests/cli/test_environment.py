@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, read_jsonl
+from helpers.command import Result, read_jsonl
 
 from retryexec.cli import arguments as parsing
 from retryexec.cli.output import open_missing_streams

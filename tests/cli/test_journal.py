@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, start
-from journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
+from helpers.command import Result, start
+from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
 
 from retryexec.cli.journal import last_error
 from retryexec.cli.output import clean, format_size
@@ -719,6 +719,7 @@ journal.close()
 """
 
 
+@pytest.mark.slow("six seconds of load, then a check of every copy made meanwhile")
 @pytest.mark.timeout(180)
 def test_an_owner_at_full_load_does_not_notice(directory: Path) -> None:
     """Every action again and again, in processes of their own, for as long as the load lasts."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from command import Result
+from helpers.command import Result
 
 from retryexec.cli.plan import Plan, simulate
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from command import Result, Stdin, read_jsonl
+from helpers.command import Result, Stdin, read_jsonl
 
 from retryexec import RetryingExecutor
 from retryexec.cli import main

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from command import Result, jsonl, read_jsonl
+from helpers.command import Result, jsonl, read_jsonl
 
 from retryexec.cli.pipeline import Admission
 from retryexec.cli.stats import RunStats, shape_of, summary

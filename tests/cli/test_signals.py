@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from command import Result, jsonl, read_jsonl, start
+from helpers.command import Result, jsonl, read_jsonl, start
 
 from retryexec.cli.signals import Interrupts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, Stdin
+from helpers.command import Result, Stdin
 
 from retryexec.cli import main
 

@@ -84,7 +84,7 @@ def test_annotations_may_be_text(run: Callable[..., Any], tmp_path: Path) -> Non
         ("json:JSONDecoder", "JSONDecoder is not a dataclass: decorate it with @dataclass"),
     ],
 )
-def test_what_is_no_target(target: str, said: str, refused: Refused) -> None:
+def test_bad_targets_are_refused(target: str, said: str, refused: Refused) -> None:
     assert said in refused(target)
 
 
@@ -106,7 +106,9 @@ def test_what_is_no_target(target: str, said: str, refused: Refused) -> None:
         ),
     ],
 )
-def test_what_is_no_job(body: str, said: str, refused: Refused, jobs: Path) -> None:
+def test_targets_that_are_not_jobs_are_refused(
+    body: str, said: str, refused: Refused, jobs: Path
+) -> None:
     jobs.write_text(f"from dataclasses import dataclass\n@dataclass\nclass Job:\n{body}\n")
     assert said in refused("jobs.py:Job")
 
@@ -153,7 +155,7 @@ def test_what_can_be_called_without_arguments_is_run(
 ) -> None:
     jobs.write_text(
         "import functools\nfrom dataclasses import dataclass\ndef given(function):\n"
-        "    @functools.wraps(function)\n    def call(self): return function(self, 'c')\n"
+        "    @functools.wraps(function)\n    def call(self): return callable_or_none(self, 'c')\n"
         f"    return call\n@dataclass\nclass Job:\n    id: int\n    {exec_}\n"
     )
     assert run([{"id": 1}], "-q", target="jobs.py:Job").status == 0

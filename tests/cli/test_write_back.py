@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Result, read_jsonl
+from helpers.command import Result, read_jsonl
 
 Run = Callable[..., Result]
 

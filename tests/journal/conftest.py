@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_kit import FakeHost, opened
+from helpers.journal_kit import FakeHost, opened
 
 from retryexec.journal import Journal
 

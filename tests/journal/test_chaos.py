@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from journal_kit import Process, opened
+from helpers.journal_kit import Process, opened
 
 SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "5"))
 PROCESSES = 4
@@ -38,7 +38,7 @@ class Worker(Process):
     START = """\
     import os, random, sys, threading, time
     from pathlib import Path
-    from journal_kit import *
+    from helpers.journal_kit import *
     from retryexec.journal import JournalError
 
     offset = [random.choice((0, 0, -1, 1)) * random.uniform(0, 365 * 86400)]
@@ -302,8 +302,9 @@ def finish(directory: Path, ledger: Path) -> tuple[int, set[str]]:
     return left, dead
 
 
+@pytest.mark.slow("goes on for RETRYEXEC_CHAOS seconds, five by default")
 @pytest.mark.timeout(SECONDS * 3 + 120)
-def test_row_01_processes_killed_at_random(tmp_path: Path) -> None:
+def test_processes_killed_at_random(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     with small_disk(tmp_path / "disk") as full:
         world = World(tmp_path / "disk", ledger, full)

@@ -277,7 +277,7 @@ def test_a_refusal_shows_no_values() -> None:
         assert "424242" not in str(caught.value)
 
 
-def test_row_26_a_job_too_large_is_refused() -> None:
+def test_a_job_too_large_is_refused() -> None:
     c = codec(text=Text)
     c.encode(Text("x" * 90_000))
     with pytest.raises(JobRefused, match=r"100,01\d bytes.*max_bytes=100,000"):

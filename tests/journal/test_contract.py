@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journal_kit import JOBS, Call, FakeHost, Save
+from helpers.journal_kit import JOBS, Call, FakeHost, Save
 
 from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal
 
@@ -136,7 +136,7 @@ def test_a_job_comes_back_where_it_was(journal: AnyJournal, host: FakeHost, wall
 
 
 @pytest.mark.parametrize(("jump", "due_in"), [(-365 * 86400, 60.0), (365 * 86400, 0.0)])
-def test_row_16_a_clock_that_jumps_a_year(
+def test_clock_that_jumps_a_year(
     journal: AnyJournal, host: FakeHost, wall: Wall, jump: float, due_in: float
 ) -> None:
     """A wait is at most what was asked for, and never negative; nor is what has passed."""

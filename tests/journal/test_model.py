@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, memory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,7 +24,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from journal_kit import JOBS, FakeHost, Save, crash, memory
 
 from retryexec.journal import Entry, Journal, MemoryJournal
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, crash, killed, left_by
 from journal.conftest import Open
-from journal_kit import JOBS, Call, FakeHost, Process, Save, crash, killed, left_by
 
 from retryexec.journal import Journal, JournalError
 from retryexec.journal._directory import Directory, filesystem_of
@@ -143,7 +143,7 @@ def test_an_idle_journal_neither_writes_nor_wakes(open_journal: Open, directory:
 # ---- adoption
 
 
-def test_a_killed_process_is_inherited(open_journal: Open, directory: Path) -> None:
+def test_jobs_of_a_killed_process_are_taken_over(open_journal: Open, directory: Path) -> None:
     lines = killed(
         directory,
         """
@@ -166,7 +166,7 @@ def test_a_killed_process_is_inherited(open_journal: Open, directory: Path) -> N
     assert list(directory.iterdir()) == []
 
 
-def test_the_living_are_left_alone(open_journal: Open, directory: Path) -> None:
+def test_jobs_of_living_processes_are_left_alone(open_journal: Open, directory: Path) -> None:
     process = Process(directory, "journal.accept(Save('alive'))")
     journal, host = open_journal(directory)
     assert journal.poll() == 0
@@ -177,7 +177,7 @@ def test_the_living_are_left_alone(open_journal: Open, directory: Path) -> None:
     assert journal.poll() == 0
 
 
-def test_row_14_a_stopped_process_is_not_dead(open_journal: Open, directory: Path) -> None:
+def test_stopped_process_is_not_dead(open_journal: Open, directory: Path) -> None:
     """Not a heartbeat, which SIGSTOP and a laptop's lid take away, but a lock."""
     import signal
 
@@ -198,7 +198,7 @@ def test_two_adopters_share_nothing(open_journal: Open, directory: Path) -> None
     assert (len(one.jobs), len(two.jobs)) == (9, 0)
 
 
-def test_one_process_does_not_take_it_all(
+def test_one_process_takes_over_a_share_only(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several that start at the same time share what several have left."""
@@ -241,7 +241,7 @@ def test_ids_of_many_threads_are_all_different() -> None:
     assert len(set(found)) == 20000
 
 
-def test_an_adopter_that_dies_is_inherited_in_turn(open_journal: Open, directory: Path) -> None:
+def test_jobs_of_a_dead_adopter_are_taken_over_in_turn(open_journal: Open, directory: Path) -> None:
     killed(directory, "for n in range(9): journal.accept(Save('', n))")
     killed(directory, "for entry in host.recovered[:4]: journal.succeeded(entry)\njournal.flush()")
     # Two owners in a row have died and left no mark: from now on, one at a time.
@@ -254,7 +254,7 @@ def test_an_adopter_that_dies_is_inherited_in_turn(open_journal: Open, directory
     assert journal.flush(10)
 
 
-def test_a_clean_end_is_no_crash(open_journal: Open, directory: Path) -> None:
+def test_a_clean_end_is_not_a_crash(open_journal: Open, directory: Path) -> None:
     """However often: nobody is blamed, and nothing is run one at a time."""
     for _ in range(5):
         journal, host = open_journal(directory)
@@ -354,7 +354,7 @@ def test_dead_letters_are_rerun_by_a_process_that_runs_nothing(
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_rerun_that_is_cut_off_neither_loses_nor_doubles(
+def test_half_written_rerun_neither_loses_nor_doubles_a_job(
     open_journal: Open, directory: Path, step: int
 ) -> None:
     journal, host = open_journal(directory)
@@ -388,7 +388,7 @@ def test_a_rerun_that_is_cut_off_neither_loses_nor_doubles(
     assert len(journal.dead) == 0
 
 
-def test_a_death_that_is_cut_off_is_not_run_again(open_journal: Open, directory: Path) -> None:
+def test_half_written_dead_letter_is_not_run_again(open_journal: Open, directory: Path) -> None:
     """Written among the dead letters, not yet removed from the file."""
     killed(
         directory,
@@ -415,9 +415,7 @@ def test_a_death_that_is_cut_off_is_not_run_again(open_journal: Open, directory:
 # ---- directories
 
 
-def test_row_24_network_file_systems_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     place = tmp_path / "my nfs"
     place.mkdir()
@@ -477,7 +475,7 @@ def test_arguments_that_cannot_be_right(
     assert not place.exists()
 
 
-def test_its_repr_says_how_it_is(open_journal: Open, directory: Path) -> None:
+def test_repr_shows_state(open_journal: Open, directory: Path) -> None:
     journal, _ = open_journal(directory)
     assert repr(journal) == f"<Journal '{directory}': open>"
     entry = journal.accept(Save("secret"))

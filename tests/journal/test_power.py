@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from journal_kit import JOBS, FakeHost, Save, crash, memory
-from power_cut import Disk, State, states
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, memory
+from helpers.power_cut import Disk, State, states
 
 from retryexec.journal import Entry, Journal
 from retryexec.journal._codec import Codec
@@ -287,15 +287,17 @@ def cut_everywhere(enough: int, *, durability: str) -> tuple[int, int, int]:
     raise AssertionError
 
 
+@pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
 @pytest.mark.timeout(60 + STATES // 20)
-def test_row_02_power_loss() -> None:
+def test_power_loss_at_power_durability() -> None:
     """At "power" nothing is lost or done again that was promised not to be; all files are whole."""
     total, workloads, _ = cut_everywhere(STATES, durability="power")
     print(f"{total} states of {workloads} workloads, none with a loss")  # noqa: T201
 
 
+@pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
 @pytest.mark.timeout(60 + STATES // 20)
-def test_row_02_power_loss_at_process_durability() -> None:
+def test_power_loss_at_process_durability() -> None:
     """At "process" the latest may be lost, and does get lost: so this does cut the power."""
     total, workloads, missing = cut_everywhere(STATES // 4, durability="process")
     print(f"{total} states of {workloads} workloads, {missing} with a loss")  # noqa: T201

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from stress.faults import Fault, Job, Starts, hook, policy, quietly
+from helpers.faults import Fault, Job, Starts, hook, policy, quietly
 
 from retryexec import CancelToken, RetryFuture, RetryingExecutor, RetryPolicy, StopReason
 
@@ -166,15 +166,12 @@ class Round:
         )
         for future in self.accepted:
             assert future.stop_reason is not None
-            assert future._submitted is None
+            assert future.submitted is None
         stats = self.executor.stats()
         assert {end: getattr(stats, end) for end in ends} == ends
         assert (stats.queued, stats.running, stats.waiting) == (0, 0, 0)
         assert stats.attempts == sum(future.attempts for future in self.accepted)
         assert sorted(self.called) == sorted(self.added)
-        if self.limit is not None:
-            assert self.executor._pool.room is not None
-            assert self.executor._pool.room.qsize() >= self.limit
         return ends
 
 
@@ -223,16 +220,16 @@ def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_memory_where_jobs_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """A heap that cannot grow, now and then, loses nobody."""
     rnd = random.Random(SEED)
-    from retryexec import _timekeeper
+    from retryexec._core import due_queue
 
-    push = _timekeeper.heappush
+    push = due_queue.heappush
 
     def push_or_not(heap: Any, entry: Any) -> None:
         if rnd.random() < 0.05:
             raise MemoryError
         push(heap, entry)
 
-    monkeypatch.setattr(_timekeeper, "heappush", push_or_not)
+    monkeypatch.setattr(due_queue, "heappush", push_or_not)
 
     def job(tries: list[int]) -> int:
         tries.append(1)

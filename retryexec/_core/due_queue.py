@@ -1,0 +1,178 @@
+"""DueQueue: what is due when, as a data structure without a thread and without a lock."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from itertools import chain, count, islice, repeat
+from operator import itemgetter
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+# Below this many, dead entries are not worth a sweep.
+SWEEP_MIN = 64
+
+
+class Entry(Protocol):
+    """Something that can wait in a `DueQueue`."""
+
+    due: float | None
+    """When its wait ends; None while it does not wait, which marks its place here as dead."""
+
+
+E = TypeVar("E", bound=Entry)
+
+# (due, entry) in the lane, (due, order of arrival, entry) in the heap.
+_Place: TypeAlias = tuple[Any, ...]
+
+
+class DueQueue(Generic[E]):
+    """Entries in the order they are due; those that are due at one time, in order of arrival.
+
+    A discarded entry is only marked as dead, by ``due = None``. Its place is dropped when it
+    comes to the front, or when the dead are the majority, since searching for it would cost more.
+
+    `add` may be called by any thread at any time. All other methods want one lock of the
+    caller's. Those that a main thread calls (`discard`, `clear`, `len`, iteration) leave the
+    queue consistent if an interrupt strikes in them.
+    """
+
+    def __init__(self) -> None:
+        # Entries that were added and have no place yet: `add` is one append, so that the threads
+        # that call it, which are many, need not queue up for the lock.
+        self._inbox: deque[E] = deque()
+        self.add: Callable[[E], None] = self._inbox.append
+        """Take an entry that waits until its `due`, or that was discarded meanwhile."""
+        # Entries that arrive in the order they are due, as all do whose delay is the same, stand
+        # in the lane, which costs a fifth of a heap. Whatever is due before the lane's latest
+        # goes into the heap. So of two that are due at one time, one here and one there, the one
+        # in the lane arrived first.
+        self._lane: deque[_Place] = deque()
+        self._heap: list[_Place] = []
+        # When the latest that ever was in the lane is due. That one may have left as dead: the
+        # rule above must hold for those that went into the heap because of it.
+        self._lane_end = -math.inf
+        self._arrivals = count()
+        self._dead = 0  # how many of all these places are of no use any more
+
+    def discard(self, entry: E) -> bool:
+        """Forget *entry*; False if it is not waiting."""
+        if entry.due is None:
+            return False
+        # To an interrupt these two are one step, since there is no call in them.
+        entry.due = None
+        self._dead += 1
+        if self._dead > SWEEP_MIN and self._dead * 2 > self._places():
+            self._sweep()
+        return True
+
+    def next_due(self) -> float:
+        """Return when the earliest entry is due; infinity if there is none."""
+        self._absorb()
+        lane, heap = self._lane, self._heap
+        while heap and not _is_live(heap[0]):
+            self._dead -= 1
+            heappop(heap)
+        while lane and not _is_live(lane[0]):
+            self._dead -= 1
+            lane.popleft()
+        due: float = min(heap[0][0] if heap else math.inf, lane[0][0] if lane else math.inf)
+        return due
+
+    def take_due(self, now: float, into: deque[E]) -> None:
+        """Move the entries that are due at *now* to the end of *into*; their `due` becomes None."""
+        self._absorb()
+        lane, heap = self._lane, self._heap
+        while lane or heap:
+            from_heap = bool(heap) and (not lane or heap[0][0] < lane[0][0])
+            place = heap[0] if from_heap else lane[0]
+            if place[0] > now:
+                return
+            if _is_live(place):
+                entry = place[-1]
+                into.append(entry)  # first: if there is no memory for it, it stays here
+                entry.due = None
+            else:
+                self._dead -= 1
+            if from_heap:
+                heappop(heap)
+            else:
+                lane.popleft()
+
+    def clear(self) -> None:
+        """Forget all entries; the `due` of each becomes None. A second call does no harm."""
+        arrived = list(self._inbox)
+        live = self._live_places(arrived)
+        dropped = len(self._lane) + len(self._heap) + len(arrived) - len(live)
+        forget = chain(
+            map(setattr, map(_entry_of, live), repeat("due"), repeat(None)),
+            islice(iter(self._inbox.popleft, None), len(arrived)),
+        )
+        lane: deque[_Place] = deque()
+        # From here on this is one step to an interrupt, which strikes after a call, if at all.
+        self._lane, self._heap = lane, []
+        self._dead -= dropped
+        deque(forget, 0)
+
+    def __len__(self) -> int:
+        """Return how many entries are waiting."""
+        return max(0, self._places() - self._dead)
+
+    def __iter__(self) -> Iterator[E]:
+        """Iterate over those that are waiting now, in no particular order."""
+        return map(_entry_of, self._live_places(list(self._inbox)))
+
+    def _places(self) -> int:
+        return len(self._lane) + len(self._heap) + len(self._inbox)
+
+    def _absorb(self) -> None:
+        """Give the entries in the inbox their places."""
+        inbox = self._inbox
+        while inbox:
+            entry = inbox[0]
+            due = entry.due
+            if due is None:
+                self._dead -= 1
+            elif due >= self._lane_end or not (self._lane or self._heap):
+                self._lane.append((due, entry))
+                self._lane_end = due
+            else:
+                heappush(self._heap, (due, next(self._arrivals), entry))
+            # Only now: if there was no memory for its place, the entry is still here.
+            inbox.popleft()
+
+    def _sweep(self) -> None:
+        """Drop all dead places, and let the others stand in the lane."""
+        old_lane, arrived = self._lane, list(self._inbox)
+        places = len(old_lane) + len(self._heap) + len(arrived)
+        # Sorting leaves those that are due at one time in the order they arrived.
+        live = sorted(self._live_places(arrived), key=_due_of)
+        lane, lane_end = deque(live), live[-1][0] if live else -math.inf
+        dropped = places - len(live)
+        moved = islice(iter(self._inbox.popleft, None), len(arrived))
+        # A signal handler, which runs in between like an interrupt, may have swept meanwhile.
+        if self._lane is old_lane:
+            # From here on this is one step to an interrupt, which strikes after a call, if at all.
+            self._lane, self._heap, self._lane_end = lane, [], lane_end
+            self._dead -= dropped
+            deque(moved, 0)
+
+    def _live_places(self, arrived: list[E]) -> list[_Place]:
+        """Return the place of each entry that waits, of one due time in order of arrival."""
+        places = [*self._lane, *sorted(self._heap), *map(_place_of, arrived)]
+        # An entry that was discarded and added again has two; both look alive if it is due at the
+        # same time as before. Looked through from behind, so that the first one is kept.
+        kept = {id(place[-1]): place for place in reversed(places) if _is_live(place)}
+        return list(reversed(kept.values()))
+
+
+_due_of = itemgetter(0)
+_entry_of = itemgetter(-1)
+
+
+def _place_of(entry: Any) -> _Place:
+    return entry.due, entry
+
+
+def _is_live(place: _Place) -> bool:
+    due = place[0]
+    return due is not None and bool(place[-1].due == due)

@@ -1,0 +1,436 @@
+"""A job of an executor, which is its own future: its states, and the verbs that change them.
+
+    PENDING ── begin ──→ RUNNING ── succeed, fail ──→ FINISHED
+       ↑ └── cancel, withdraw ──→ CANCELLED_AND_NOTIFIED
+       └──── postpone ─────┘
+
+A pending job is queued, or waits until it is due. `expire` takes a pending job for itself, as
+`begin` does, to fail it without a further attempt. Nothing outside this file and `future.py`
+writes a state or takes a job's lock.
+
+What only a job in trouble needs, its `JobProgress`, is made when its first attempt fails.
+"""
+
+import os
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from retryexec._core.future import FinalException, LazyFuture, next_lock
+from retryexec._errors import ShutdownError
+from retryexec._outcome import Failure, StopReason, type_name
+from retryexec._progress import Progress, Settings
+from retryexec._typing import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from retryexec._core.pool import Pool
+    from retryexec._events import GiveUp, Retry, Success
+    from retryexec._journal_api import JournalEntry, JournalLink
+
+T = TypeVar("T")
+
+
+class RetryFuture(LazyFuture[T]):
+    """The outcome of a job that is tried again until it succeeds or finally fails.
+
+    A `concurrent.futures.Future` in every way, and ``await``-able on any running asyncio loop.
+    Between two attempts it is pending again: not running, and `cancel` works.
+    """
+
+    __slots__ = ()
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun."""
+        return 0
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the attempts ended; None while they have not."""
+        if self.cancelled():
+            return StopReason.CANCELLED
+        if self._state != FINISHED:
+            return None
+        return StopReason.SUCCEEDED if self._failure is None else StopReason.NOT_RETRIABLE
+
+    @property
+    def history(self) -> tuple[Failure, ...]:
+        """The last few failures, oldest first."""
+        return ()
+
+    @property
+    def next_attempt_at(self) -> float | None:
+        """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
+        return None
+
+    @property
+    def job_id(self) -> str:
+        """What the job is called, the same in all its attempts: in a journal, and after a crash."""
+        with self._lock:
+            name: str = self.__dict__.setdefault("_name", os.urandom(16).hex())
+            return name
+
+    @property
+    def accepted(self) -> "Future[None]":
+        """Resolved when the journal has the job on disk; fails if it cannot be put there.
+
+        Raises:
+            AttributeError: the executor has no journal.
+        """
+        msg = "this job is in no journal: give the executor one, by journal="
+        raise AttributeError(msg)
+
+    @override
+    def __repr__(self) -> str:
+        state = self._state
+        if state != FINISHED:
+            end = ""
+        elif self._failure is not None:
+            end = f" raised {type_name(type(self._failure.exception))}"
+        else:
+            end = f" returned {type_name(type(self._result))}"
+        word = "cancelled" if self.cancelled() else state.lower()
+        name = "RetryFuture" if type(self) is Job else type(self).__name__  # as users know it
+        return f"<{name} at {id(self):#x} state={word}{end}>"
+
+
+class JobProgress(Progress):
+    """How far a job of an executor has come, once it has met anything but plain success.
+
+    Attributes:
+        refused: the value that the latest attempt returned in vain.
+        cancel_requested: `cancel` came during an attempt, so that no other follows.
+        stop_reason: why the job failed; None while it has not.
+        renewed: the job has been made usable in this forked child.
+    """
+
+    __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
+
+    def __init__(self, started: float | None) -> None:
+        super().__init__(started or 0.0, 0 if started is None else 1)
+        self.refused: Any = None
+        self.cancel_requested = False
+        self.stop_reason: StopReason | None = None
+        self.renewed = False
+
+    @override
+    def is_cancelled(self, settings: Settings) -> bool:
+        assert isinstance(settings, JobSettings)
+        stopping = settings.pool.stopping
+        return self.cancel_requested or stopping or super().is_cancelled(settings)
+
+    @override
+    def end(self) -> None:
+        super().end()
+        self.refused = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings(Settings):
+    """The settings of all jobs that were submitted to one executor, or to one view of it.
+
+    The hooks are here and not in the pool, whose threads would keep them alive, and whatever
+    they lead to: often the very executor that its user has forgotten.
+    """
+
+    pool: "Pool"
+    on_retry: "Callable[[Retry], object] | None"
+    on_give_up: "Callable[[GiveUp], object] | None"
+    on_success: "Callable[[Success], object] | None"
+    journal: "JournalLink | None"
+
+    @property
+    def logs_failures(self) -> bool:
+        """Whether failures are logged, since the user has no hook that hears of them."""
+        return self.on_retry is None and self.on_give_up is None
+
+
+class Job(RetryFuture[T]):
+    """What was submitted, from its acceptance to its end."""
+
+    # Each of these costs a job 8 bytes and a few nanoseconds: what is not for every job is in
+    # its JobProgress.
+    __slots__ = (
+        "args",
+        "by_exec",
+        "context",
+        "due",
+        "entry",
+        "kwargs",
+        "progress",
+        "settings",
+        "started",
+        "submitted",
+    )
+
+    def __init__(  # noqa: PLR0917  one call with all of them costs less than six stores more
+        self,
+        settings: JobSettings,
+        submitted: Any,
+        by_exec: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: "Context",
+    ) -> None:
+        # The stores of LazyFuture's own __init__ stand here too, and spare each job a call.
+        self._lock = next_lock()
+        self._state = PENDING
+        self._threads_waiting = None
+        self._done_callbacks = ()
+        self._failure = None
+        self.settings = settings
+        # The call. Used by whoever took the job from PENDING to RUNNING, and dropped at the end.
+        # Not in a tuple, which would be one more object for every garbage collection to visit.
+        self.submitted: Any = submitted
+        self.by_exec = by_exec  # whether it is run by its exec(), or called itself
+        self.args: Any = args
+        self.kwargs: Any = kwargs
+        self.context: Any = context
+        self.progress: JobProgress | None = None
+        # When its wait ends; None unless it waits. Written by `postpone`, and by the due queue.
+        self.due: float | None = None
+        self.started: float | None = None  # when the first attempt began
+        self.entry: JournalEntry | None = None  # the job as the journal has it
+
+    # ---- what users read
+
+    @property
+    @override
+    def attempts(self) -> int:
+        progress = self.progress
+        if progress is None:
+            return 0 if self.started is None else 1
+        return progress.attempts
+
+    @property
+    @override
+    def stop_reason(self) -> StopReason | None:
+        if self._state == FINISHED and (progress := self.progress) is not None:
+            return progress.stop_reason or StopReason.SUCCEEDED
+        return super().stop_reason
+
+    @property
+    @override
+    def history(self) -> tuple[Failure, ...]:
+        return () if self.progress is None else self.progress.history
+
+    @property
+    @override
+    def next_attempt_at(self) -> float | None:
+        return self.due
+
+    @property
+    @override
+    def job_id(self) -> str:
+        return super().job_id if self.entry is None else str(self.entry.id)
+
+    @property
+    @override
+    def accepted(self) -> "Future[None]":
+        return super().accepted if self.entry is None else self.entry.accepted
+
+    # ---- verbs of a worker, which no signal handler interrupts
+
+    def begin(self, now: float) -> bool:
+        """Start an attempt, if the job is queued; False if it has ended, or waits, or runs."""
+        # Not "with", here and below: it takes a third more time, for every job.
+        lock = self._lock
+        lock.acquire()
+        if self._state != PENDING or self.due is not None:
+            lock.release()
+            return False
+        self._state = RUNNING
+        lock.release()
+        if self.progress is None:
+            self.started = now
+        return True
+
+    def postpone(self, progress: JobProgress, due: float | None) -> StopReason | None:
+        """Make the running job pending until *due*, or queued if None; return why not, or None."""
+        lock, pool = self._lock, self.settings.pool
+        lock.acquire()
+        if progress.cancel_requested:
+            reason = StopReason.CANCELLED
+        elif pool.stopping:
+            reason = StopReason.SHUTDOWN
+        else:
+            reason = None
+            self.due = due
+            self._state = PENDING
+        lock.release()
+        return reason
+
+    def succeed(self, value: T) -> bool:
+        """End the running job with *value*; return whether there are callbacks to run."""
+        # As release_call does, which would be one more call for every job.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
+        lock = self._lock
+        lock.acquire()
+        if self._threads_waiting is None and self._state == RUNNING:
+            self._result = value
+            self._state = FINISHED
+            lock.release()
+        else:
+            lock.release()
+            self._end(FINISHED, value)
+        return bool(self._done_callbacks)
+
+    # ---- verbs of any thread
+
+    def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:
+        """End the running job with *failure*, or with the value that was *refused*.
+
+        Returns:
+            whether there are callbacks to run.
+        """
+        self.ensure_progress().stop_reason = reason
+        self.release_call()
+        self._end(FINISHED, refused, failure)
+        return bool(self._done_callbacks)
+
+    def expire(self, error: BaseException) -> bool:
+        """Take the job, if it is pending, to fail it with *error*; its last failure is the cause.
+
+        From then on it counts as running, in the hands of this thread.
+        """
+        with self._lock:
+            if self._state != PENDING:
+                return False
+            progress = self.ensure_progress()
+            error.__cause__ = progress.previous
+            # With these, whoever goes on after an interrupt knows how the job is to end.
+            self._failure = FinalException(error)
+            progress.stop_reason = StopReason.SHUTDOWN
+            self._state = RUNNING
+        return True
+
+    def claim(self) -> None:
+        """Take the job, if it is pending, to fail it after an error of ours."""
+        with self._lock:
+            if self._state == PENDING:
+                self._state = RUNNING
+
+    def withdraw(self) -> bool:
+        """Take the job back that this thread has just submitted, unless an attempt has begun."""
+        unfinished = self.settings.pool.unfinished
+        with self._lock:
+            if self._state != PENDING or self.started is not None or self.progress is not None:
+                return False
+            self._state = CANCELLED_AND_NOTIFIED
+            # Together with the state, for the removal decides that nobody counts the job.
+            unfinished.discard(self)
+        self.release_call()
+        return True
+
+    @override
+    def cancel(self) -> bool:
+        """Cancel the job, unless an attempt is running or it has finished.
+
+        A job that is queued, or waits for its next attempt, ends at once and lets go of what it
+        held. During an attempt the answer is False, but no further attempt follows that one.
+
+        Returns:
+            whether the job is cancelled.
+        """
+        try:
+            self._check_fork()
+            while not self._end(CANCELLED_AND_NOTIFIED):
+                with self._lock:
+                    if self._state == RUNNING:
+                        self.ensure_progress().cancel_requested = True
+                    if self._state != PENDING:  # else the attempt has failed meanwhile
+                        return self.cancelled()
+            self.after_end()
+        except BaseException:  # an interrupt, or what a callback has raised
+            self.settings.pool.interrupted.append(self)
+            self.settings.pool.wake_worker()
+            raise
+        return self.cancelled()
+
+    # ---- the end
+
+    def release_call(self) -> None:
+        """Drop what only attempts need; done by whoever ends the job, outside every lock."""
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
+
+    def after_end(self) -> None:
+        """Do what follows the end of a job that was in no worker's hands; twice does no harm."""
+        self.release_call()
+        settings = self.settings
+        if settings.journal is not None:
+            reason = self.stop_reason
+            assert reason is not None
+            settings.journal.note_end(self, reason, self._exception)
+        settings.pool.remove(self)
+        self.run_callbacks()
+
+    def run_callbacks(self) -> None:
+        """Run the callbacks of the ended job, each once."""
+        if self._done_callbacks:
+            self._run_callbacks()
+
+    def resume_end(self) -> bool:
+        """In a worker, do what an interrupt kept another thread from doing for this job's end.
+
+        Returns:
+            False if the job has not ended, and nobody was about to end it.
+        """
+        progress = self.progress
+        if self._state == RUNNING and progress is not None and progress.stop_reason is not None:
+            self._end(FINISHED, progress.refused, self._failure)  # it was taken by `expire`
+        if not self.done():
+            return False
+        if self._threads_waiting is not None:
+            self._notify(self._threads_waiting, again=True)
+        self.after_end()
+        return True
+
+    def ensure_progress(self) -> JobProgress:
+        """Return the job's progress, which is made now if it has none."""
+        with self._lock:
+            if self.progress is None:
+                self.progress = JobProgress(self.started)
+            return self.progress
+
+    @override
+    def _wait_for_end(self, timeout: float | None) -> None:
+        self._check_fork()
+        if timeout is None:
+            # In the thread that moves a virtual clock, raises if that would have to move.
+            self.settings.clock.before_endless_wait(self.done)
+        super()._wait_for_end(timeout)
+
+    # ---- in a forked child
+
+    @override
+    def _check_fork(self) -> None:
+        if self.settings.pool.forked and not self.ensure_progress().renewed:
+            self.renew_after_fork()
+
+    def renew_after_fork(self) -> None:
+        """Make the future usable in a forked child, where only its outcome can be had.
+
+        The locks of its waiters may be held by threads that exist in the parent alone. If the job
+        is pending, it runs in the parent and fails here; its callbacks are dropped, since they
+        belong to where it goes on. Two threads may do this at once: they write the same.
+        """
+        progress = self.ensure_progress()
+        self._threads_waiting = None
+        self._done_callbacks = ()
+        if not self.done():
+            error = ShutdownError(
+                "the process forked while this job was pending: it runs in the parent, not here"
+            )
+            self._failure = FinalException(error)
+            progress.stop_reason = StopReason.SHUTDOWN
+            self._state = FINISHED
+            self.release_call()
+        progress.renewed = True

@@ -1,0 +1,395 @@
+"""The pool behind an executor: the unfinished jobs, their queue, and the workers.
+
+A job goes one way round: submit → queue → worker → policy → (timekeeper → queue →)* → its end.
+
+`unfinished` is the set of accepted jobs that have not ended. A job joins it first thing in
+`accept`; whoever ends the job removes it, and counts it. Adding to and removing from a set is one
+C call on objects hashed by identity, so neither a thread nor a signal handler comes in between. All
+else follows from that set: how many jobs there are, whether there is room for one more, what a
+shutdown or a fork has to end, and when the workers may leave.
+"""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import RLock, Thread, current_thread
+from typing import Any, TypeAlias
+
+from retryexec._clock import EngineClock
+from retryexec._core.job import Job
+from retryexec._core.shutdown import Shutdown
+from retryexec._core.signals import in_one_call
+from retryexec._core.timekeeper import Timekeeper
+from retryexec._core.worker import Worker
+from retryexec._errors import PendingLimitError, ShutdownError
+from retryexec._events import ShutdownReport, Stats
+from retryexec._outcome import name_of, summarize_names
+
+logger = logging.getLogger("retryexec")
+stdlib_logger = logging.getLogger("concurrent.futures")
+
+# Below this many, ended jobs in the queue are not worth a sweep.
+SWEEP_MIN = 64
+
+AnyJob: TypeAlias = Job[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a pool is built from, and built anew from in a forked child."""
+
+    max_workers: int
+    thread_name_prefix: str
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_pending: int | None
+    exit_timeout: float | None
+    clock: EngineClock
+
+
+class Pool:
+    """Runs jobs on worker threads until each has ended."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.name = setup.thread_name_prefix
+        self.now = setup.clock.now
+        self.broken = False  # True once an initializer has failed
+        self.forked = False  # True in a child of the process this pool works in
+        # What submit raises, once it must: after shutdown, at exit, when broken. Written before a
+        # sentinel is queued, and never taken back.
+        self.refusal: Callable[[], Exception] | None = None
+        self.stopping = False  # True once no further attempt may start
+        # The accepted jobs that have not ended.
+        self.unfinished: set[AnyJob] = set()
+        # Ready jobs; None is a sentinel that makes a worker look whether there is anything else to
+        # do, and whether it may exit. A job that was cancelled stays until a worker comes to it.
+        self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
+        # Jobs that an interrupt kept this or another thread from accepting or ending in full. A
+        # worker goes on with them, as soon as a sentinel makes it look.
+        self.interrupted: deque[AnyJob] = deque()
+        # Guards all below, and the timekeeper's due queue. Not taken on the way of a job that
+        # just succeeds, since threads that meet at a lock hand it, and the GIL, to and fro.
+        # Released before anything of the user's runs; reentrant, because a signal handler or a
+        # finalizer may run while this thread is in here, and submit or cancel.
+        self.lock = RLock()
+        self._workers: list[Worker] = []  # all that were started
+        self.growing = True  # False once all workers have been started
+        self._cancelled = 0
+        self._abandoned = 0  # while pending; workers count those they ended themselves
+        # If max_pending is set, holds an item when a job has ended: whoever waits for room takes
+        # it, and looks. At most one, or a few, since whoever finds more room puts it back.
+        self.room: SimpleQueue[None] | None = None if setup.max_pending is None else SimpleQueue()
+        # A clock that tests move only moves while the pool is at rest, and is told when it is.
+        self._tell_rest = setup.clock.attach(self)
+        self.watched = self._tell_rest is not None
+        # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
+        # may take; None for no limit.
+        self.on_drained: Callable[[float | None], object] | None = None
+        self.shutdown = Shutdown(self)
+        self.timekeeper: Timekeeper[AnyJob] = Timekeeper(
+            setup.clock,
+            self.lock,
+            self._release,
+            name=f"{setup.thread_name_prefix}_timekeeper",
+            daemon=setup.exit_timeout is not None,
+        )
+
+    # ---- in: jobs come from submit, from a journal, and from the timekeeper
+
+    def accept(self, job: AnyJob) -> None:
+        """Take *job*; block while `max_pending` jobs are unfinished.
+
+        Raises:
+            RuntimeError: the pool takes no more jobs, or not from this thread.
+        """
+        if self.refusal is not None:
+            raise self.refusal()
+        try:
+            if self.room is None:
+                self.unfinished.add(job)
+            else:
+                self._add_once_there_is_room(self.room, job)
+            if self.growing:
+                self._grow_or_raise()
+            self.queue.put(job)
+        except PendingLimitError:
+            raise
+        except BaseException:  # an interrupt, or no worker could be started
+            self.interrupted.append(job)
+            job.withdraw()
+            self.wake_worker()
+            raise
+        # close() sets `refusal` before it queues the sentinel. So either our job is ahead of the
+        # sentinel and a worker runs it, or we see `refusal` here and take the job back.
+        if self.refusal is not None and job.withdraw():
+            self.wake_if_drained()
+            raise self.refusal()
+
+    def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
+        """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
+        most = self.setup.max_pending
+        assert most is not None
+        while self.refusal is None:
+            with self.lock:
+                if len(self.unfinished) < most:
+                    self.unfinished.add(job)
+                    break
+            if current_thread() in self._workers:
+                msg = (
+                    f"the executor is full (max_pending={most}), and a job that waits for room in "
+                    "its own executor could wait for ever: submit from outside, or to another "
+                    "executor"
+                )
+                raise PendingLimitError(msg)
+            try:
+                room.get()
+            except BaseException:
+                room.put(None)  # an interrupt may have come just after the item was taken
+                raise
+        if self.refusal is not None or len(self.unfinished) < most:
+            self._tell_of_room(room)  # for the next one who waits
+
+    def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
+        """Take *jobs* that have been accepted before, each with when it is due, or None for now.
+
+        They come in whether there is room or not. A pool that takes no more jobs leaves them.
+        """
+        for job, due in jobs:
+            if self.refusal is not None:
+                job.expire(ShutdownError("the executor was shut down before it took this job over"))
+                job.resume_end()
+                continue
+            self.unfinished.add(job)
+            if due is None or not self.timekeeper.ready():
+                self.queue.put(job)
+            else:
+                job.due = due
+                self.timekeeper.schedule(job, due)
+            if self.stopping:  # it may have come too late to be ended with the others
+                self.interrupted.append(job)
+                self.wake_worker()
+        with self.lock:
+            self.grow(at_least=1)  # one that sees to those that wait, when the pool is closed
+
+    def _release(self, due: deque[AnyJob]) -> None:
+        """Queue the jobs that have come due, taking each off that list."""
+        while due:
+            self.queue.put(due[0])
+            due.popleft()
+        if self.growing:
+            with self.lock:
+                self.grow()
+
+    # ---- workers
+
+    def _grow_or_raise(self) -> None:
+        """Start a worker if need be; raise what prevents it if there is none at all."""
+        with self.lock:
+            failure = self.grow()
+            alone = not self.alive
+        if failure is not None and alone:
+            raise failure
+        if failure is not None:
+            logger.warning("cannot start another worker: %s", failure)
+
+    def grow(self, at_least: int = 0) -> Exception | None:
+        """Start the workers that the load needs; lock held.
+
+        Returns:
+            what kept a worker from starting: the others do the work, more slowly.
+        """
+        most = self.setup.max_workers
+        while len(self._workers) < min(max(self._load(), at_least), most):
+            # A daemon where the exit is bounded: the interpreter joins all others without limit.
+            daemon = self.setup.exit_timeout is not None
+            worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
+            try:
+                # Listed first, for a signal handler that runs within start() and submits.
+                self._workers.append(worker)
+                worker.start()
+            except BaseException as failure:
+                # The thread may have started all the same; it will ask whether it is registered.
+                if worker in self._workers:
+                    self._workers.remove(worker)
+                if not isinstance(failure, Exception):
+                    raise
+                return failure
+        self.growing = len(self._workers) < most
+        return None
+
+    def _load(self) -> int:
+        """Return how many workers there is work for; lock held."""
+        finishing = sum(worker.finishing for worker in self._workers)
+        return len(self.unfinished) - len(self.timekeeper) + finishing
+
+    @property
+    def alive(self) -> int:
+        """How many workers have not exited."""
+        return sum(not worker.exited for worker in self._workers)
+
+    def threads(self) -> list[Worker]:
+        """Return the workers started so far."""
+        with self.lock:
+            return list(self._workers)
+
+    def is_registered(self, worker: Worker) -> bool:
+        """Return whether *worker*, whose thread has just begun, is one of the pool's."""
+        with self.lock:  # held by whoever starts it
+            return worker in self._workers
+
+    def initialize_worker(self) -> bool:
+        """Run the user's initializer in a new worker; one that fails breaks the pool."""
+        if self.setup.initializer is None:
+            return True
+        try:
+            self.setup.initializer(*self.setup.initargs)
+        except BaseException:
+            with suppress(Exception):  # a log handler's
+                stdlib_logger.critical("Exception in initializer:", exc_info=True)
+            message = "A thread initializer failed, the thread pool is not usable anymore"
+            self.broken = True
+            self.shutdown.fail_all(partial(BrokenThreadPool, message))
+            return False
+        return True
+
+    def wake_worker(self) -> None:
+        """Make a worker look for interrupted jobs, and whether it may exit."""
+        self.queue.put(None)
+
+    def wake_if_drained(self) -> None:
+        """Wake a worker if the pool is closed and all jobs have ended."""
+        if self.refusal is not None and not self.unfinished:
+            self.wake_worker()
+
+    # ---- out
+
+    def remove(self, job: AnyJob) -> None:
+        """Let go of *job*, which ended in no worker's hands, and count it, once."""
+        self.timekeeper.discard(job)
+        with self.lock:
+            if job in self.unfinished:
+                if job.cancelled():
+                    self._cancelled += 1
+                else:
+                    self._abandoned += 1
+                # No call between the count and this one: to an interrupt they are one step.
+                self.unfinished.remove(job)
+        self._sweep()
+        self.after_removal()
+
+    def after_removal(self) -> None:
+        """Tell those who wait for room, or for the end, that a job has been removed."""
+        if self.room is not None:
+            self._tell_of_room(self.room)
+        if self.refusal is not None:
+            self.wake_if_drained()
+
+    def _tell_of_room(self, room: "SimpleQueue[None]") -> None:
+        """Make a thread that waits for room look."""
+        if room.empty():
+            room.put(None)
+
+    def _sweep(self) -> None:
+        """Drop ended jobs from the queue if they are the majority there.
+
+        Workers may all be busy, and not come to them for long.
+        """
+        size = self.queue.qsize()
+        if size - (len(self.unfinished) - len(self.timekeeper)) <= max(SWEEP_MIN, size // 2):
+            return
+        items = islice(iter(self.queue.get_nowait, self), size)
+        alive = filter(self.unfinished.__contains__, items)
+        with self.lock, suppress(Empty):
+            # Each item comes out in front and, if it is unfinished, goes in again behind.
+            in_one_call(map(self.queue.put, alive))
+        self.wake_worker()  # instead of the sentinels that have gone with the dead
+
+    def at_rest(self) -> None:
+        """Tell a clock that waits for the pool that a worker may be idle now."""
+        if self._tell_rest is not None:
+            self._tell_rest()
+
+    # ---- for a clock that waits for the pool
+
+    def next_due(self) -> float:
+        """Return when the next job is due; infinity if none waits."""
+        return self.timekeeper.next_due()
+
+    def busy(self, asleep: Collection[Thread]) -> str | None:
+        """Return what is due, queued or running, in words, or None; workers *asleep* rest."""
+        if self.timekeeper.next_due() <= self.now():
+            return f"a job of {self.name} is due"
+        with self.lock:
+            resting = [worker for worker in self._workers if worker in asleep]
+            if len(resting) in (self._load(), self.setup.max_workers):
+                return None  # no job moves before they do
+            jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
+        names = [name_of(what) for job in jobs if (what := job.submitted) is not None]
+        return f"{self.name} is running {summarize_names(names)}"
+
+    def recheck(self) -> None:
+        """Look at the clock again."""
+        self.timekeeper.recheck()
+
+    # ---- how things are
+
+    def stats(self) -> Stats:
+        """Return where the jobs are."""
+        since = (job.ensure_progress().failed_at for job in self.timekeeper.waiting())
+        return self.snapshot(oldest_wait=max(0.0, self.now() - min(since, default=math.inf)))
+
+    def snapshot(self, oldest_wait: float = 0.0) -> Stats:
+        """Return where the jobs are, without a look at every waiting one."""
+        with self.lock:
+            workers = self._workers
+            running = sum(worker.job in self.unfinished for worker in workers)
+            waiting = len(self.timekeeper)
+            return Stats(
+                queued=max(0, len(self.unfinished) - running - waiting),
+                running=running,
+                waiting=waiting,
+                succeeded=sum(worker.succeeded for worker in workers),
+                failed=sum(worker.failed for worker in workers) + self._all_abandoned(),
+                cancelled=self._cancelled,
+                attempts=sum(worker.succeeded + worker.failures for worker in workers),
+                oldest_wait=oldest_wait,
+            )
+
+    def report(self) -> ShutdownReport:
+        """Return what became of all jobs."""
+        with self.lock:
+            abandoned = self._all_abandoned()
+            return ShutdownReport(
+                done=sum(worker.succeeded for worker in self._workers),
+                failed=sum(worker.failed for worker in self._workers),
+                cancelled=self._cancelled,
+                abandoned=abandoned,
+                unfinished=len(self.unfinished),
+            )
+
+    def _all_abandoned(self) -> int:
+        return sum(worker.abandoned for worker in self._workers) + self._abandoned
+
+    # ---- fork
+
+    def for_forked_child(self) -> "Pool":
+        """Return a pool like this one as it was made, and as closed, for a forked child."""
+        pool = Pool(self.setup)
+        if self.refusal is not None:
+            pool.shutdown.close(self.refusal)
+        return pool
+
+    def abandon_after_fork(self) -> None:
+        """In a forked child: fail the jobs, which only the parent can run."""
+        self.forked = True
+        for job in list(self.unfinished):
+            job.renew_after_fork()
+        self.unfinished.clear()

@@ -1,0 +1,100 @@
+"""The process that executors live in: what happens at its exit, and in its forked children."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from retryexec._core.future import LOCKS
+from retryexec._core.pool import Pool
+
+# Guards all below; held across a fork, so that the child finds it in order.
+_lock = threading.RLock()
+_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+# The executors, and views of them, and what each is to be told of its pool's successor.
+_owners: "weakref.WeakKeyDictionary[Any, tuple[Pool, Callable[[Any, Pool], None]]]"
+_owners = weakref.WeakKeyDictionary()
+_exiting = False
+
+EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
+
+
+def register(owner: object, pool: Pool, move: Callable[[Any, Pool], None]) -> None:
+    """Look after *pool* until it is gone.
+
+    Args:
+        owner: whoever hands jobs to the pool.
+        pool: what finishes them at the interpreter's exit.
+        move: called as ``move(owner, new_pool)`` in a forked child, where the pool's threads are
+            not.
+    """
+    with _lock:
+        _owners[owner] = pool, move
+        _pools.add(pool)
+        if _exiting:
+            pool.shutdown.close(_refuse)
+
+
+def _refuse() -> Exception:
+    return RuntimeError(EXIT_REFUSAL)
+
+
+def _finish_pools() -> None:
+    """Let all that was accepted finish, before the interpreter goes."""
+    global _exiting  # noqa: PLW0603  the process ends once
+    with _lock:
+        _exiting = True
+        pools = list(_pools)
+    for pool in pools:
+        pool.shutdown.close(_refuse)
+    interrupt = None
+    for pool, deadline in [(pool, pool.shutdown.exit_deadline()) for pool in pools]:
+        try:
+            pool.shutdown.finish_at_exit(deadline)
+        except BaseException as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
+
+
+_held: list[Pool] = []  # the pools whose locks a fork under way holds
+_locks: list[Any] = []  # those locks, and the jobs'
+
+
+def _before_fork() -> None:
+    """Take all locks, so that the child inherits none that a thread of the parent holds."""
+    _lock.acquire()
+    _held[:] = _pools
+    for lock in (*(pool.lock for pool in _held), *LOCKS):
+        _locks.append(lock)
+        lock.acquire()
+
+
+def _after_fork() -> None:
+    for lock in _locks:
+        with suppress(RuntimeError):  # it was not taken, for an interrupt that came before
+            lock.release()
+    _locks.clear()
+    _held.clear()
+    _lock.release()
+
+
+def _in_child() -> None:
+    """Give every executor a pool with threads of its own, and fail what only the parent runs."""
+    pools = _held.copy()
+    _after_fork()
+    successors = {pool: pool.for_forked_child() for pool in pools}
+    for owner, (pool, move) in list(_owners.items()):
+        move(owner, successors[pool])
+    for pool in pools:
+        _pools.discard(pool)
+        pool.abandon_after_fork()
+
+
+# Before the interpreter joins non-daemon threads, which atexit's functions come too late for;
+# the standard library's own pool ends its threads from the same place.
+threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
+if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -1,0 +1,247 @@
+"""Shutdown: refuse new jobs, end the pending ones, stop the workers.
+
+Much of this runs in the main thread, where an interrupt may come between any two calls. It costs
+no job its end: what is still to be done then is put into `Pool.interrupted`, for the workers.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Condition
+from typing import TYPE_CHECKING, Any
+
+from retryexec._core.job import Job
+from retryexec._core.signals import StartableThread
+from retryexec._core.worker import give_up
+from retryexec._errors import ShutdownError
+from retryexec._events import ShutdownReport
+from retryexec._exceptions import report
+from retryexec._outcome import StopReason, name_of, summarize_names
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
+    from retryexec._core.worker import Worker
+
+logger = logging.getLogger("retryexec")
+
+
+class Shutdown:
+    """Brings a pool to its end."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._clock = pool.setup.clock
+        # The pool's lock guards all below.
+        # Notified when a worker exits.
+        self._worker_exited = Condition(pool.lock)
+        # How a job ends that is still pending, once no further attempt may start.
+        self._end_pending: Callable[[Job[Any]], object] | None = None
+        # Until when the last worker may wait for what is done once all jobs have ended.
+        self._deadline = math.inf
+        # At an exit of the interpreter that is bounded, one line tells of all abandoned jobs.
+        self.silent = False
+        self._leftovers: list[str] = []  # their names
+
+    # ---- closing
+
+    def close(self, refusal: Callable[[], Exception]) -> None:
+        """Take no more jobs; `accept` raises what *refusal* makes. The first call decides that."""
+        pool = self._pool
+        # Without the lock: a finalizer may run, and close, while this thread holds another pool's.
+        if pool.refusal is None:
+            pool.refusal = refusal
+        # Each time: a later call may have to do what an interrupt kept the first one from.
+        pool.wake_worker()
+        if pool.room is not None:
+            pool.room.put(None)  # each who waits for room passes it on
+
+    def fail_all(self, refusal: Callable[[], Exception]) -> None:
+        """Take no more jobs, and end all pending ones with what *refusal* makes."""
+        self.close(refusal)
+        self.stop_attempts(lambda job: self._abandon(job, refusal()))
+
+    # ---- waiting
+
+    def shut_down(
+        self, *, wait: bool, cancel_futures: bool, timeout: float | None
+    ) -> ShutdownReport:
+        """Do what `RetryingExecutor.shutdown` says."""
+        pool = self._pool
+        if wait and threading.current_thread() in pool.threads():
+            msg = (
+                "shutdown(wait=True) inside a job of the same executor would wait for itself: "
+                "call it from outside, or with wait=False"
+            )
+            raise RuntimeError(msg)
+        self.close(after_shutdown)
+        if cancel_futures:
+            self.stop_attempts(Job.cancel)
+        deadline = math.inf if timeout is None else pool.now() + timeout
+        if wait:
+            self._finish(deadline)
+        elif timeout is not None:
+            name = f"{pool.name}_shutdown"
+            StartableThread(self._finish_alone, name=name, args=(deadline,)).start()
+        return pool.report()
+
+    def _finish(self, deadline: float) -> None:
+        """Wait until the workers have exited; at *deadline*, let no further attempt start."""
+        pool = self._pool
+        with pool.lock:
+            pool.grow()  # an interrupt may have kept the first job from starting one
+            self._deadline = min(self._deadline, deadline)
+            while pool.alive > 0 and pool.now() < deadline:
+                self._clock.wait(self._worker_exited, deadline)
+            in_time = pool.alive <= 0
+        if not in_time:
+            self.stop_attempts(self._abandon_unfinished)
+            for worker in pool.threads():
+                if worker.job is None:  # the others' attempts run on
+                    worker.join()
+            return
+        for worker in pool.threads():
+            worker.join()
+        pool.timekeeper.join()
+        self._resume_interrupted()  # for which there may have been no worker any more
+        if not pool.threads():
+            self._on_drained()  # since there was never a worker to do it
+
+    def _finish_alone(self, deadline: float) -> None:
+        """Do as `_finish`, on a thread that nobody waits for."""
+        try:
+            self._finish(deadline)
+        except BaseException:  # a callback's SystemExit, for one; all jobs have ended
+            report("a callback failed while %s was shut down", self._pool.name)
+
+    def exit_deadline(self) -> float:
+        """Return when an exit of the interpreter that begins now will not wait any longer."""
+        timeout = self._pool.setup.exit_timeout
+        return math.inf if timeout is None else self._pool.now() + timeout
+
+    def finish_at_exit(self, deadline: float) -> None:
+        """Let everything accepted finish; at *deadline* stop there, and name the rest."""
+        self.silent = deadline < math.inf
+        try:
+            self._finish(deadline)
+        except BaseException:  # a KeyboardInterrupt: they want out
+            self.silent = True
+            self.stop_attempts(self._abandon_unfinished)
+            raise
+        finally:
+            self._name_leftovers()
+
+    def _name_leftovers(self) -> None:
+        """Log what the interpreter leaves undone, in one line."""
+        jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]
+        running = [name_of(what) for job in jobs if (what := job.submitted) is not None]
+        if self._leftovers or running:
+            timeout = self._pool.setup.exit_timeout
+            when = "" if timeout is None else f" {timeout:g} s after its end began (exit_timeout)"
+            logger.error(
+                "the interpreter exits%s; jobs %s: %d (%s); cut off while running: %d (%s)",
+                when,
+                "abandoned" if self._pool.on_drained is None else "left in the journal",
+                len(self._leftovers),
+                summarize_names(self._leftovers),
+                len(running),
+                summarize_names(running),
+            )
+
+    # ---- ending what is pending
+
+    def stop_attempts(self, end: Callable[[Job[Any]], object]) -> None:
+        """Start no further attempt: end all pending jobs by *end*, in this thread.
+
+        A running attempt is its job's last. The first call decides how jobs end.
+        """
+        pool = self._pool
+        try:
+            with pool.lock:
+                self._end_pending = end = self._end_pending or end
+                # From now on no job becomes pending again, and workers begin none.
+                pool.stopping = True
+            pool.timekeeper.close()
+            for job in list(pool.unfinished):
+                end(job)
+        except BaseException:  # an interrupt, or what a callback has raised
+            pool.interrupted.extend(pool.unfinished)
+            raise
+        finally:
+            pool.wake_worker()
+
+    def _abandon_unfinished(self, job: Job[Any]) -> None:
+        self._abandon(job, ShutdownError("the executor shut down before this job succeeded"))
+
+    def _abandon(self, job: Job[Any], error: Exception) -> None:
+        """End *job* with *error*, which comes from its last failure, if it is still pending."""
+        submitted = job.submitted
+        try:
+            if job.expire(error):
+                if self.silent and submitted is not None:
+                    self._leftovers.append(name_of(submitted))
+                give_up(self._pool, job, error, StopReason.SHUTDOWN)
+        except BaseException:  # an interrupt, or what a callback has raised
+            self._pool.interrupted.append(job)
+            raise
+
+    # ---- for workers
+
+    def should_exit(self) -> bool:
+        """In a worker that has come upon a sentinel: go on for others, and say whether to exit.
+
+        Once the pool is closed and no job is unfinished, none comes any more.
+        """
+        pool = self._pool
+        while pool.interrupted:
+            try:
+                self._resume_interrupted()
+            except BaseException:  # a callback's SystemExit, for one
+                report("a callback failed after an interrupt of %s", pool.name)
+        return pool.refusal is not None and not pool.unfinished
+
+    def _resume_interrupted(self) -> None:
+        """Go on with all jobs that an interrupt has stranded; several threads may be at it."""
+        interrupted = self._pool.interrupted
+        with suppress(IndexError):  # another thread was quicker
+            while interrupted:
+                job = interrupted[0]
+                self._resume(job)
+                with suppress(ValueError):
+                    interrupted.remove(job)  # only now, for this thread may be interrupted, too
+
+    def _resume(self, job: Job[Any]) -> None:
+        """Go on with *job* where an interrupt kept another thread from accepting or ending it."""
+        pool = self._pool
+        if self._end_pending is not None:
+            self._end_pending(job)
+        if not job.resume_end() and job in pool.unfinished:
+            pool.queue.put(job)  # a second time, it may be; a job begins only once
+
+    def worker_exited(self, worker: "Worker") -> None:
+        """Count *worker* out, and let the next one look whether it may exit."""
+        pool = self._pool
+        pool.wake_worker()
+        with pool.lock:
+            worker.exited = True
+            last = not pool.alive
+            if last:
+                pool.timekeeper.close()
+            self._worker_exited.notify_all()
+        if last:
+            self._on_drained()
+
+    def _on_drained(self) -> None:
+        """Do what is to be done once all jobs have ended and no worker is left."""
+        if self._pool.on_drained is not None:
+            left = self._deadline - self._pool.now()
+            try:
+                self._pool.on_drained(None if left == math.inf else max(0.0, left))
+            except Exception:
+                report("%s could not be ended in order", self._pool.name)
+
+
+def after_shutdown() -> Exception:
+    """Return what `submit` raises once the executor takes no more jobs."""
+    return RuntimeError("cannot schedule new futures after shutdown")

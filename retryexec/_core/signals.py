@@ -1,0 +1,63 @@
+"""Steps that a signal handler cannot divide, and a thread whose start it cannot spoil.
+
+Python runs signal handlers in the main thread alone, and there only as a function begins, as a
+call returns, and as a loop goes back. What a handler raises (KeyboardInterrupt, as a rule) comes
+out of that place. So two things happen wholly or not at all, whatever the main thread is told:
+
+* a single call into code that is written in C;
+* stores to attributes and variables, one after the other, with no call between them.
+
+Most of the engine does not care, for a job that an interrupt strands is found in
+`Pool.interrupted` and a worker, which is never the main thread, goes on with it. What would lose a
+job before it got there is done in one of these two ways.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import Event, Lock, Thread
+
+from retryexec._typing import override
+
+
+def in_one_call(steps: Iterable[object]) -> None:
+    """Go through *steps*, an iterator of C code all the way down, in a single call."""
+    deque(steps, 0)
+
+
+class _Started(Event):
+    """Tells that a thread has started.
+
+    `Thread.start` waits for it. An Event's own wait goes through a lock by several calls, and an
+    interrupt between them can leave that lock taken, with the new thread waiting for it for ever.
+    Here the wait is one call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._not_yet = Lock()
+        self._not_yet.acquire()
+
+    @override
+    def set(self) -> None:
+        super().set()
+        self._not_yet.release()
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  start() gives none
+        with self._not_yet:
+            return True
+
+
+class StartableThread(Thread):
+    """A thread whose `start` may be interrupted without harm to the thread."""
+
+    def __init__(
+        self,
+        target: Callable[..., object] | None = None,
+        *,
+        name: str,
+        args: tuple[object, ...] = (),
+        daemon: bool | None = None,
+    ) -> None:
+        super().__init__(target=target, name=name, args=args, daemon=daemon)
+        self._started = _Started()

@@ -1,0 +1,310 @@
+"""A worker: the thread that runs attempts, and does with each outcome what the policy decides.
+
+The worker runs user code and never sleeps but for want of a job; it holds no lock while it does.
+"""
+
+from collections.abc import Callable
+from contextvars import Context
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from retryexec._core.future import FinalException, UnreadFailure
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.signals import StartableThread
+from retryexec._events import GiveUp, Retry, Success
+from retryexec._exceptions import (
+    annotate,
+    calls_jobs,
+    release_frames,
+    report,
+    trim,
+    with_traceback,
+)
+from retryexec._outcome import StopReason, gave_up, name_of
+from retryexec._policy import decide
+from retryexec._typing import override
+from retryexec._validate import coroutine_refusal
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
+
+
+class Worker(StartableThread):
+    """A thread of the pool, with the job in its hands and the counts of what it has done.
+
+    Each worker counts for itself, and does so before a future ends: whoever has seen the end
+    finds it counted.
+    """
+
+    def __init__(self, pool: "Pool", name: str, *, daemon: bool) -> None:
+        super().__init__(name=name, daemon=daemon)
+        self._pool = pool
+        self.job: Job[Any] | None = None
+        self.failures = 0  # attempts that did not succeed
+        self.succeeded = 0
+        self.failed = 0
+        self.abandoned = 0
+        # Whether it still has something to do for a job that is not unfinished any more.
+        self.finishing = False
+        self.exited = False  # whether it has left the pool
+
+    @override
+    def run(self) -> None:
+        """Run jobs until the pool is closed and no more are to come."""
+        pool = self._pool
+        if not pool.is_registered(self):
+            return
+        try:
+            if pool.initialize_worker():
+                self._work()
+        finally:
+            pool.shutdown.worker_exited(self)
+
+    def _work(self) -> None:
+        pool = self._pool
+        get, put = pool.queue.get, pool.queue.put
+        while True:
+            job = get()
+            if job is None:
+                if pool.shutdown.should_exit():
+                    return
+                continue
+            self.job = job
+            try:
+                if self._attempt(job):
+                    put(job)
+            except BaseException as error:
+                self._fail_after_internal_error(job, error)
+            # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
+            self.job = job = None
+            if pool.refusal is not None:
+                pool.wake_if_drained()
+            if pool.watched:
+                self.finishing = False
+                pool.at_rest()
+
+    @calls_jobs
+    def _attempt(self, job: Job[Any]) -> bool:
+        """Run one attempt of *job*; return whether it goes back into the queue at once."""
+        pool, settings = self._pool, job.settings
+        if settings.cancel is not None and settings.cancel.cancelled:
+            job.cancel()
+        now = pool.now()
+        # A job that was cancelled, or that a shutdown ends, is not in our hands.
+        if pool.stopping or not job.begin(now):
+            return False
+        policy, progress = settings.policy, job.progress
+        if progress is not None:
+            if progress.attempts and now - progress.began > policy.elapsed_limit:
+                give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
+                return False
+            progress.begin(now)
+        if settings.journal is not None:
+            settings.journal.note_start(job)
+        call, args, kwargs = job.submitted, job.args, job.kwargs
+        # A fresh copy for each attempt: what one sets, the next does not see.
+        context = job.context.copy()
+        raised: BaseException | None = None
+        try:
+            if job.by_exec:
+                call = call.exec
+            # Spreading nothing costs as much as the call.
+            value = context.run(call, *args, **kwargs) if args or kwargs else context.run(call)
+        except BaseException as error:
+            value, raised = None, error
+        else:
+            if policy.retry_on_result is None and type(value) is not CoroutineType:
+                call = args = kwargs = None
+                self._succeed(job, value, context)
+                return False
+        call = args = kwargs = None
+        try:
+            return self._judge(job, context, raised, value)
+        finally:
+            # The frames of a traceback lead back to this one: it must not lead to the job.
+            del job, progress, context, raised, value
+
+    def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
+        """End *job* with *value*."""
+        pool, settings = self._pool, job.settings
+        submitted = job.submitted if settings.on_success is not None else None
+        self.succeeded += 1
+        self.job = None
+        if settings.journal is not None:
+            settings.journal.note_end(job, StopReason.SUCCEEDED, None)
+        if pool.watched:
+            self.finishing = True
+        # Whoever has seen the result may submit the next job at once, and it is this worker's.
+        pool.unfinished.discard(job)
+        if pool.room is not None:
+            pool.after_removal()
+        has_callbacks = job.succeed(value)
+        if settings.on_success is not None:
+            event = Success(job.attempts, value, submitted, job)
+            tell(settings.on_success, event, context)
+            del event
+        if has_callbacks:
+            self.run_callbacks(job)
+
+    def run_callbacks(self, job: Job[Any]) -> None:
+        """Run the callbacks of *job*, which has ended; one may wait for a job still queued."""
+        pool = self._pool
+        if pool.growing:
+            with pool.lock:
+                self.finishing = True
+                pool.grow()
+        try:
+            job.run_callbacks()
+        finally:
+            if not pool.watched:
+                self.finishing = False
+
+    def _judge(
+        self, job: Job[Any], context: Context, raised: BaseException | None, value: Any
+    ) -> bool:
+        """Act on what an attempt raised or returned; return whether *job* is queued again."""
+        pool, settings = self._pool, job.settings
+        if type(value) is CoroutineType:
+            value.close()
+            raised, value = TypeError(coroutine_refusal(job.submitted)), None
+        progress = job.progress or job.ensure_progress()
+        now = pool.now()
+        progress.fail(raised, now)
+        self.failures += 1  # counted before anything of the user's can raise
+        progress.refused = value
+        exception, delay, reason = decide(settings.policy, progress, raised, value, now)
+        if reason is StopReason.SUCCEEDED:
+            progress.unrecorded = False
+            self.failures -= 1
+            self._succeed(job, value, context)
+            return False
+        progress.previous = exception
+        if delay is not None:
+            if settings.journal is not None:
+                settings.journal.note_retry(job, delay)
+            if settings.on_retry is not None and not progress.cancel_requested:
+                trim_to_attempt(exception, raised)
+                event = Retry(progress.attempts, exception, delay, job.submitted, job)
+                tell(settings.on_retry, event, context)
+                del event
+            due = None if delay == 0.0 else now + delay
+            if due is not None and not pool.timekeeper.ready():
+                pool.timekeeper.wait_here(due)
+                due = None
+            reason = self._postpone(job, progress, due)
+            if reason is None:
+                return due is None
+        assert reason is not None  # it was there instead of a delay, or why that cannot be
+        trim_to_attempt(exception, raised)
+        give_up(pool, job, exception, reason, worker=self, context=context)
+        return False
+
+    def _postpone(
+        self, job: Job[Any], progress: JobProgress, due: float | None
+    ) -> StopReason | None:
+        """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
+        exception = progress.previous
+        reason = job.postpone(progress, due)
+        if reason is not None:
+            return reason
+        if exception is not None:
+            # A traceback would keep the variables of every frame alive, for as long as the job
+            # waits; and an exception raised again would add its new one to it.
+            with_traceback(exception, None)
+            linked = exception.__cause__ is not None or exception.__context__ is not None
+            if linked or isinstance(exception, BaseExceptionGroup):
+                release_frames(exception)
+        if due is not None:
+            self._pool.timekeeper.schedule(job, due)
+        return None
+
+    def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
+        """End *job* all the same, when *error* came from anywhere but its attempt."""
+        pool = self._pool
+        # No memory for its place in the queue, or for its wait, and it is in nobody's hands.
+        pool.timekeeper.discard(job)
+        job.claim()
+        report("%s met an error beside the job it ran", self.name, error=error)
+        if job.running():  # else it came from a callback
+            progress = job.ensure_progress()
+            self.failures += not progress.unrecorded  # if _judge has not got that far
+            exception = progress.previous if progress.unrecorded else error
+            try:
+                give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
+            except BaseException:
+                report("%s met another error beside that job", self.name)
+
+
+def give_up(
+    pool: "Pool",
+    job: Job[Any],
+    exception: BaseException | None,
+    reason: StopReason,
+    *,
+    worker: Worker | None = None,
+    context: Context | None = None,
+) -> None:
+    """End *job*, in the hands of this thread, with *exception* or the value it refused."""
+    progress, submitted, settings = job.ensure_progress(), job.submitted, job.settings
+    value = progress.refused
+    failure = None if exception is None else FinalException(exception)
+    try:
+        elapsed = pool.now() - progress.began if progress.attempts else 0.0
+        note = gave_up(progress.attempts, elapsed, reason)
+        if exception is not None:
+            annotate(exception, note)
+        if settings.on_give_up is not None:
+            event = GiveUp(progress.attempts, exception, reason, submitted, job)
+            tell(settings.on_give_up, event, context or job.context.copy())
+            del event
+        elif exception is not None and _is_news(pool, job, reason):
+            failure = UnreadFailure(exception, name_of(submitted), note)
+    finally:
+        # Whatever came of all that, the job ends.
+        del context, submitted
+        if settings.journal is not None:
+            settings.journal.note_end(job, reason, exception)
+        if worker is None:
+            pool.remove(job)
+        else:
+            worker.job = None
+            if reason is StopReason.SHUTDOWN:
+                worker.abandoned += 1
+            else:
+                worker.failed += 1
+            worker.finishing = pool.watched
+            pool.unfinished.discard(job)
+            if pool.room is not None:
+                pool.after_removal()
+        if job.fail(reason, failure, value):
+            if worker is None:
+                job.run_callbacks()
+            else:
+                worker.run_callbacks(job)
+
+
+def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
+    """Return whether a failure is to be logged if nobody reads it off the future."""
+    settings = job.settings
+    asked_for = reason is StopReason.CANCELLED
+    not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
+    return settings.logs_failures and not (asked_for or not_lost or pool.shutdown.silent)
+
+
+def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:
+    """Trim what an attempt raised, and what it failed with, which may be the exception behind."""
+    if exception is not None:
+        trim(exception)
+    if raised is not None and raised is not exception:
+        trim(raised)
+
+
+def tell(hook: Callable[[Any], object], event: Retry | GiveUp | Success, context: Context) -> None:
+    """Call the user's *hook*; what it raises costs the job nothing."""
+    try:
+        context.run(hook, event)
+    except BaseException as error:
+        kind = {Retry: "on_retry", GiveUp: "on_give_up", Success: "on_success"}[type(event)]
+        report("%s failed for %s; the job goes on", kind, name_of(event.job))
+        if isinstance(error, KeyboardInterrupt):
+            raise  # it was meant for whoever is shutting down

@@ -1,0 +1,118 @@
+"""The Python code in README.md and in the pages of docs/ does what it says."""
+
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from helpers.markdown_blocks import blocks_to_run
+
+import retryexec
+import retryexec.journal
+import retryexec.testing
+from retryexec import PermanentError, RetryAfter, RetryingExecutor
+from retryexec.journal import Journal
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if list(blocks_to_run(page.read_text(encoding="utf-8"), "python"))
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The blocks of a page run in order, as one program in an empty directory."""
+    program = ModuleType("documented")
+    monkeypatch.setitem(sys.modules, program.__name__, program)  # dataclasses look it up there
+    monkeypatch.chdir(tmp_path)
+    for block in blocks_to_run(page.read_text(encoding="utf-8"), "python"):
+        # The empty lines make a traceback point at the line of the page.
+        code = compile("\n" * (block.line - 1) + block.code, page, "exec")
+        exec(code, program.__dict__)  # noqa: S102 (our own documentation)
+
+
+def test_every_page_with_code_is_found() -> None:
+    assert {"README.md", "getting-started.md"} <= {page.name for page in PAGES}
+
+
+def test_every_public_name_is_documented() -> None:
+    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
+    public = [*retryexec.__all__, *retryexec.journal.__all__, *retryexec.testing.__all__]
+    assert sorted(documented) == sorted(public)
+
+
+@dataclass
+class SaveActivity:
+    user_email: str
+    fails: bool
+
+    def exec(self) -> None:
+        raise PermanentError(OSError("gone")) if self.fails else RetryAfter(100)
+
+
+def until(true: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+def test_the_queries_of_the_journal_run_beside_its_owner(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
+    jobs, letters = (
+        block.code for block in blocks_to_run(page, "sql") if block.code.startswith("SELECT")
+    )
+    journal = Journal(tmp_path, jobs={"save_activity": SaveActivity})
+    executor = RetryingExecutor(1, journal=journal, on_give_up=lambda event: None)
+    waiting = executor.submit(SaveActivity("john@example.com", fails=False))
+    dead = executor.submit(SaveActivity("maria@example.com", fails=True))
+    assert until(lambda: len(journal.dead) == 1)  # it is written after its future has ended
+    assert until(lambda: waiting.next_attempt_at is not None)
+    assert journal.flush(10)
+    (own,) = set(tmp_path.glob("*.db")) - {tmp_path / "dead.db"}
+    found = []
+    for file, query in ((own, jobs), (tmp_path / "dead.db", letters)):
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            found.append([(row[0], row[1], row[2], row[6]) for row in database.execute(query)])
+    executor.shutdown(timeout=0)
+    assert found == [
+        [(waiting.job_id, "save_activity", "waiting", "john@example.com")],
+        [(dead.job_id, "save_activity", "permanent", "maria@example.com")],
+    ]
+
+
+def test_the_tests_that_hold_our_promises_exist() -> None:
+    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", promises)
+    assert len(named) > 20
+    for file, test in named:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^(async )?def {test}\(", code, re.MULTILINE), (file, test)
+
+
+def test_blocks_are_told_apart_by_language_and_by_line() -> None:
+    page = "```python\none\n```\ntext\n```console\n$ two\n```\n````python\n```\nthree\n````\n"
+    found = [(block.line, block.code) for block in blocks_to_run(page, "python")]
+    assert found == [(2, "one\n"), (9, "```\nthree\n")]
+
+
+def test_a_block_may_say_why_it_does_not_run() -> None:
+    page = "<!-- not run: needs a server -->\n```python\none\n```\n```python\ntwo\n```\n"
+    assert [block.code for block in blocks_to_run(page, "python")] == ["two\n"]
+
+
+@pytest.mark.parametrize("comment", ["<!-- not run -->", "<!-- not run:  -->"])
+def test_a_block_that_does_not_say_why_is_an_error(comment: str) -> None:
+    with pytest.raises(ValueError, match=r"line 3 .* does not say why"):
+        list(blocks_to_run(f"{comment}\n```python\none\n```\n", "python"))

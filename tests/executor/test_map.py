@@ -1,0 +1,103 @@
+"""map: like the builtin, with calls that run concurrently and are tried again."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from helpers.jobs import Boom, Gate, raise_
+
+from retryexec import RetryingExecutor, RetryPolicy, ZeroBackoff
+
+
+@pytest.fixture
+def executor() -> Iterator[RetryingExecutor]:
+    policy = RetryPolicy(max_attempts=2, backoff=ZeroBackoff())
+    with RetryingExecutor(max_workers=2, policy=policy) as executor:
+        yield executor
+
+
+def test_results_come_in_the_order_of_the_items(executor: RetryingExecutor) -> None:
+    assert list(executor.map(pow, [2, 3, 4], [5, 2])) == [32, 9]
+    assert list(executor.map(len, [], chunksize=7)) == []
+
+
+def test_calls_are_tried_again(executor: RetryingExecutor) -> None:
+    failed: set[int] = set()
+
+    def job(n: int) -> int:
+        if n not in failed:
+            failed.add(n)
+            raise Boom
+        return n
+
+    assert list(executor.map(job, range(5))) == list(range(5))
+
+
+def test_a_failure_comes_at_its_place_and_cancels_the_rest(executor: RetryingExecutor) -> None:
+    gates = [Gate(), Gate()]
+    gates[0].open()
+    jobs: list[Any] = [gates[0].exec, lambda: raise_(Boom()), gates[1].exec, *[len] * 20]
+    results = executor.map(lambda job: job(), jobs, buffersize=None)
+    assert next(results) == "through"
+    with pytest.raises(Boom):
+        next(results)
+    gates[1].open()
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_giving_up_the_iterator_cancels_what_has_not_begun(executor: RetryingExecutor) -> None:
+    gates = [Gate(), Gate()]
+    for gate in gates:
+        executor.submit(gate)
+        assert gate.reached()
+    results = executor.map(len, ["a"] * 10)
+    with pytest.raises(TimeoutError):
+        next(executor.map(len, ["a"], timeout=0))
+    results.close()  # type: ignore[attr-defined]
+    del results
+    for gate in gates:
+        gate.open()
+    executor.shutdown()
+
+
+def test_timeout_counts_from_the_call(executor: RetryingExecutor) -> None:
+    gate = Gate()
+    results = executor.map(lambda _: gate.exec(), [1, 2, 3], timeout=0)
+    with pytest.raises(TimeoutError):
+        next(results)
+    gate.open()
+    report = executor.shutdown()
+    assert report.cancelled >= 1
+
+
+def test_buffersize_takes_items_as_results_are_taken(executor: RetryingExecutor) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for n in count():
+            taken.append(n)
+            yield n
+
+    results = executor.map(abs, items(), buffersize=3)
+    assert taken == [0, 1, 2]
+    for n in range(5):
+        assert next(results) == n
+        assert len(taken) == n + 4
+    results.close()  # type: ignore[attr-defined]
+    assert len(taken) == 8
+
+
+def test_buffersize_larger_than_the_input(executor: RetryingExecutor) -> None:
+    assert list(executor.map(abs, [1, -2], buffersize=9)) == [1, 2]
+
+
+@pytest.mark.parametrize("arguments", [{"buffersize": 0}, {"buffersize": 1.5}, {"chunksize": 0}])
+def test_bad_sizes_are_refused_at_once(
+    arguments: dict[str, Any], executor: RetryingExecutor
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
+        executor.map(len, [""], **arguments)
+    with pytest.raises(TypeError):
+        executor.map(len, [""], buffersize="2")  # type: ignore[arg-type]
