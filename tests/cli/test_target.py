@@ -155,7 +155,7 @@ def test_what_can_be_called_without_arguments_is_run(
 ) -> None:
     jobs.write_text(
         "import functools\nfrom dataclasses import dataclass\ndef given(function):\n"
-        "    @functools.wraps(function)\n    def call(self): return callable_or_none(self, 'c')\n"
+        "    @functools.wraps(function)\n    def call(self): return function(self, 'c')\n"
         f"    return call\n@dataclass\nclass Job:\n    id: int\n    {exec_}\n"
     )
     assert run([{"id": 1}], "-q", target="jobs.py:Job").status == 0
