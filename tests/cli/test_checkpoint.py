@@ -269,6 +269,19 @@ def test_two_runs_do_not_share_a_checkpoint(stage: Path, started: Callable[..., 
     assert done(stage) == Counter([1])
 
 
+def test_names_that_are_not_text_are_no_obstacle(stage: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (stage / f"{name}.py").write_text(LOGGED)
+    (stage / f"{name}.jsonl").write_bytes(jsonl({"id": 1}, {"id": 2, "fails": 9}))
+    arguments = ["run", f"{name}.py:Save", f"{name}.jsonl", "--attempts", "1"]
+    arguments += ["--checkpoint", f"{name}.db", "--failures", f"{name}.failed.jsonl"]
+    for _ in range(2):
+        result = outcome(start(*arguments))
+        assert ": 1 succeeded, 1 failed\n" in result.out
+    assert len(read_jsonl(stage / f"{name}.failed.jsonl")) == 1
+    assert done(stage) == Counter([1])
+
+
 def test_csv_goes_on_too_and_is_counted_by_records(
     stage: Path, started: Callable[..., Process]
 ) -> None:
