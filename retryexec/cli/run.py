@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
+from itertools import chain, islice
 
 from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.cli.checkpoint import Checkpoint, identify
@@ -95,19 +96,24 @@ def run(options: RunOptions) -> int:
 def _reader(
     options: RunOptions, source: Source, kind: RecordType, say: Callable[[str], None]
 ) -> Reader:
-    if not options.is_csv:
-        if options.delimiter:
-            msg = "--delimiter is for CSV: say --format csv if that is what INPUT is"
-            raise UsageError(msg)
-        return jsonl_records(source, kind)
+    if options.delimiter and not options.is_csv:
+        msg = "--delimiter is for CSV: say --format csv if that is what INPUT is"
+        raise UsageError(msg)
     try:
-        return csv_records(
-            source,
-            kind,
-            delimiter=options.delimiter,
-            note=None if options.quiet else say,
-            tabs=options.is_tsv,
-        )
+        if options.is_csv:
+            return csv_records(
+                source,
+                kind,
+                delimiter=options.delimiter,
+                note=None if options.quiet else say,
+                tabs=options.is_tsv,
+            )
+        reader = jsonl_records(source, kind)
+        if source.size is None:
+            return reader  # nobody knows when the first record will come
+        # A file of something else is refused before the failures file is emptied.
+        first = [*islice(reader, 1)]
+        return chain(first, reader)
     except OSError as error:
         raise unreadable(source.name, error) from error
 

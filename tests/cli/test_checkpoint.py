@@ -327,8 +327,8 @@ def test_another_target_or_format_is_refused(run: Run) -> None:
     result = run(b'{"id": 1}\n', *options, "--encoding", "latin-1")
     assert "was made for INPUT as jsonl, and it is jsonl, latin-1 now" in result.err
     run(b"id\n1\n", "--checkpoint", "csv.db", name="in.csv")
-    result = run(b"id\n1\n", "--checkpoint", "csv.db", "--format", "jsonl", name="in.csv")
-    assert "was made for INPUT as csv, and it is jsonl now" in result.err
+    result = run(b"id\n1\n", "--checkpoint", "csv.db", "--delimiter", ";", name="in.csv")
+    assert "was made for INPUT as csv, and it is csv, delimiter ';' now" in result.err
 
 
 def test_an_input_that_cannot_be_read_again_is_refused(
