@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -434,13 +435,20 @@ def test_a_checkpoint_remembers(tmp_path: Path) -> None:
     fourth.close()
 
 
-def test_a_disk_that_is_full_is_told_once_and_ends_the_run(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.db", IDENTITY)
-    checkpoint._sql.execute("PRAGMA max_page_count=1")
-    for line in range(10_000):
-        checkpoint.mark_done(line, 1, 0.0)
-    assert checkpoint.error == "database or disk is full"
-    checkpoint.close(complete=True)
+def test_a_checkpoint_that_cannot_be_written_any_more_ends_the_run(stage: Path) -> None:
+    (stage / "in.jsonl").write_bytes(jsonl(*({"id": n} for n in range(5000))))
+    (stage / "noop.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Job:\n    id: int\n"
+        "    def exec(self): pass\n"
+    )
+    command = f"{sys.executable} -m retryexec run noop.py:Job in.jsonl --checkpoint run.db"
+    shell = ["/bin/sh", "-c", f"ulimit -f 200; exec {command}"]  # blocks, of a kB at most
+    stopped = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 1
+    assert "retryexec: stopped by run.db: " in stopped.stderr
+    assert " succeeded, " in stopped.stdout or "was read up to line " in stopped.stderr
+    whole = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    assert ": 5,000 succeeded\n" in whole.stdout
 
 
 def test_many_threads_write_together(tmp_path: Path) -> None:
