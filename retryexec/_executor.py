@@ -4,7 +4,7 @@ import inspect
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -146,12 +146,15 @@ class RetryingExecutor(Executor):
         )
         # Whether a job goes straight to the pool.
         self._plain = self._link is None and self._cancel is None
-        register(self, pool, RetryingExecutor._move)
+        register(self, pool, RetryingExecutor._move_after_fork)
         if self._whole is None:
             if self._link is not None:
                 self._link.serve(pool, self._settings)
             # A forgotten executor takes no more jobs, so its threads end once its jobs have.
             weakref.finalize(self, _close_forgotten, weakref.ref(pool)).atexit = False
+
+    def _move_after_fork(self, successors: Mapping[Pool, Pool]) -> None:
+        self._move(successors[self._pool])
 
     @overload
     def submit(self, fn: Retriable[T], /, *args: Any, **kwargs: Any) -> RetryFuture[T]: ...

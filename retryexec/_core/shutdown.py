@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
+# Seconds that what follows the last job may take, a journal's last writes for one, even where a
+# shutdown's timeout has passed: without them jobs that have ended would run again.
+DRAIN_MIN = 1.0
+
 
 class Shutdown:
     """Brings a pool to its end."""
@@ -77,7 +81,7 @@ class Shutdown:
             raise RuntimeError(msg)
         self.close(after_shutdown)
         if cancel_futures:
-            self.stop_attempts(Job.cancel)
+            self.stop_attempts(_cancel_pending)
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)
@@ -237,9 +241,15 @@ class Shutdown:
         if self._pool.on_drained is not None:
             left = self._deadline - self._pool.now()
             try:
-                self._pool.on_drained(None if left == math.inf else max(0.0, left))
+                self._pool.on_drained(None if left == math.inf else max(DRAIN_MIN, left))
             except Exception:
                 report("%s could not be ended in order", self._pool.name)
+
+
+def _cancel_pending(job: Job[Any]) -> None:
+    # A running attempt is its job's last anyway, and that job fails for the shutdown.
+    if not job.running():
+        job.cancel()
 
 
 def after_shutdown() -> Exception:

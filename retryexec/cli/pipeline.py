@@ -249,6 +249,8 @@ class Pipeline:
                 return  # abandoned: it has been written down
             self._outstanding.discard(work)
             self._accounting += 1
+        if not work.attempts:
+            self._admission.drop()
         try:
             self._account(work, cast("RetryFuture[Any]", future))
         except Exception as error:

@@ -73,6 +73,12 @@ class Admission:
             if not (self._running or self._fresh):
                 self._changed.notify_all()
 
+    def drop(self) -> None:
+        """Count a record that has ended before its first attempt."""
+        with self._changed:
+            self._fresh -= 1
+            self._changed.notify_all()
+
     def stop(self) -> None:
         """Make nobody wait any more."""
         with self._changed:

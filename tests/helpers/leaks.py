@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from retryexec import RetryFuture, RetryingExecutor
+from retryexec import RetryingExecutor
+from retryexec._core.future import LazyFuture
 
 # Seconds for threads that are about to end, and no more than a bound: a clean test waits
 # exactly until they have ended.
@@ -43,7 +44,7 @@ class Registry:
         self._originals: list[tuple[type, str, Any]] = []
 
     def install(self) -> None:
-        for kind in [*family(RetryFuture), *family(RetryingExecutor)]:
+        for kind in [*family(LazyFuture), *family(RetryingExecutor)]:
             if "__init__" in vars(kind):
                 self._replace(kind, "__init__", self._registering_init)
         # A view is made by copying, without a constructor.
@@ -167,5 +168,5 @@ def found_by_search() -> list[object]:
 
     By `type()`: `isinstance` would ask proxies and mocks what they claim to be.
     """
-    kinds = (RetryFuture, RetryingExecutor)
+    kinds = (LazyFuture, RetryingExecutor)
     return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds)]
