@@ -29,6 +29,14 @@ def test_a_bare_command_shows_its_help(command: Command) -> None:
     assert command("journal").out.startswith("usage: retryexec journal")
 
 
+def test_a_slip_in_an_action_of_the_journal(command: Command, tmp_path: Path) -> None:
+    result = command("journal", "discard", tmp_path, "--befor", "1h")
+    assert result.status == 2
+    assert "unrecognized arguments: --befor" in result.err
+    assert "did you mean '--before'? (see retryexec journal discard --help)" in result.err
+    assert "did you mean '--seed'?" in command("plan", "zero", "--sed", "1").err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -118,7 +118,7 @@ def test_targets_that_are_not_jobs_are_refused(
     [
         ("def exec(self, x): ...", "Job.exec(self, x) cannot be called as exec(), without argum"),
         ("def exec(): ...", "Job.exec() cannot be called as exec(), without arguments"),
-        ("def exec(self, *, key): ...", "missing a required argument: 'key'"),
+        ("def exec(self, *, key): ...", "missing a required "),
         ("@classmethod\n    def exec(cls, x): ...", "cannot be called as exec()"),
         ("@staticmethod\n    def exec(x): ...", "cannot be called as exec()"),
         ("exec: str = ''", "Job has no exec(): give it the method that does the work"),
