@@ -13,7 +13,7 @@ from retryexec.cli.checkpoint import Checkpoint, identify
 from retryexec.cli.csv_records import csv_records
 from retryexec.cli.jsonl import FailuresFile, jsonl_records
 from retryexec.cli.options import UsageError, exception_type
-from retryexec.cli.output import clean, counted, format_time, show
+from retryexec.cli.output import clean, counted, describe, format_time, show
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Display, Snapshot, for_terminal
 from retryexec.cli.records import BadRecord, BlankRow, Reader, RecordType
@@ -62,7 +62,11 @@ def run(options: RunOptions) -> int:
         display = for_terminal(quiet=options.quiet)
         reader = _reader(options, source, kind, display.say)
         if options.dry_run:
-            return _check(options, source, reader, display)
+            try:
+                return _check(options, source, reader, display)
+            except OSError as error:
+                display.say(f"retryexec: stopped by {describe(error)}")
+                return 1
         # Opened last: by then, nothing about the command line can still be wrong, and what a
         # former run has left there is not thrown away for a slip of the pen.
         target = file_of(options.target)
@@ -244,14 +248,16 @@ class _Run:
         )
 
     def _quit(self) -> None:
-        running = self._pipeline.abandon()
-        self._display.close()
-        attempts = "1 attempt was" if running == 1 else f"{running:,} attempts were"
-        self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
-        if self._checkpoint is not None:
-            self._checkpoint.close()
-        sys.stdout.flush()
-        os._exit(EXIT_INTERRUPTED)
+        try:
+            running = self._pipeline.abandon()
+            self._display.close()
+            attempts = "1 attempt was" if running == 1 else f"{running:,} attempts were"
+            self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
+            if self._checkpoint is not None:
+                self._checkpoint.close()
+            sys.stdout.flush()
+        finally:  # whatever cannot be written any more
+            os._exit(EXIT_INTERRUPTED)
 
     def _snapshot(self) -> Snapshot:
         done, failed, before, last_error = self._stats.progress()

@@ -49,16 +49,12 @@ class RunOptions:
     @property
     def is_csv(self) -> bool:
         """Whether INPUT is CSV."""
-        return self.format == "csv" if self.format else self._suffix in {".csv", ".tsv"}
+        return self.format == "csv" if self.format else _is_csv(self.input)
 
     @property
     def is_tsv(self) -> bool:
         """Whether INPUT is named as if its cells are separated by tabs."""
-        return self._suffix == ".tsv"
-
-    @property
-    def _suffix(self) -> str:
-        return Path(self.input.lower().removesuffix(".gz")).suffix
+        return _suffix(self.input) == ".tsv"
 
     @property
     def described_format(self) -> str:
@@ -88,8 +84,18 @@ class RunOptions:
     def command_for_failures(self) -> str:
         """Return the command that runs what failed once more, on the same terms."""
         assert self.failures is not None
-        again = f"--failures {shlex.quote(short(_next_name(self.failures)))}"
-        return self.command(str(self.failures), again, without=_OF_INPUT)
+        again = [f"--failures {shlex.quote(short(_next_name(self.failures)))}"]
+        if _is_csv(str(self.failures)):
+            again.append("--format jsonl")  # which it is, whatever it is called
+        return self.command(str(self.failures), *again, without=_OF_INPUT)
+
+
+def _suffix(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def _is_csv(name: str) -> bool:
+    return _suffix(name) in {".csv", ".tsv"}
 
 
 def short(path: str | Path) -> str:

@@ -195,13 +195,16 @@ def test_the_command_to_try_again_has_all_options_of_this_run(run: Run, jobs: Pa
     ]
 
 
-def test_the_printed_command_works_and_leads_on(run: Run, command: Command, jobs: Path) -> None:
-    err = run([{"id": 1, "fails": 9}], "--attempts", "2", "--failures", "f.jsonl").err
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ""])
+def test_the_printed_command_works_and_leads_on(
+    suffix: str, run: Run, command: Command, jobs: Path
+) -> None:
+    err = run([{"id": 1, "fails": 9}], "--attempts", "2", "--failures", f"f{suffix}").err
     for number in (2, 3):
         words = shlex.split(err.splitlines()[-1].partition("to try again: ")[2])
         result = command(*words[1:])
         assert result.status == 1
-        assert read_jsonl(jobs.parent / f"f-{number}.jsonl")[0]["_retryexec"]["attempts"] == 2
+        assert read_jsonl(jobs.parent / f"f-{number}{suffix}")[0]["_retryexec"]["attempts"] == 2
         err = result.err
 
 

@@ -51,9 +51,10 @@ def test_the_name_below_gz_tells_the_format(run: Run, ran: Ran) -> None:
     ids=["after some records", "before any"],
 )
 def test_damaged_gzip_is_told(data: bytes, status: int, said: str, run: Run) -> None:
-    result = run(data)
-    assert result.status == status
-    assert said in result.err
+    for options in ((), ("--dry-run",)):
+        result = run(data, *options)
+        assert result.status == status
+        assert said in result.err
 
 
 def test_damaged_gzip_in_the_header_of_csv(run: Run) -> None:
