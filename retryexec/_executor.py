@@ -71,7 +71,8 @@ class RetryingExecutor(Executor):
         on_retry: called with a `Retry` before each wait, in the worker and the job's context.
         on_success: called with a `Success` when a job has succeeded, after its future has ended.
         on_give_up: called with a `GiveUp` when a job fails for good, before its future does.
-            Without on_retry and on_give_up, a failure that nobody reads off the future is logged.
+            Without on_retry and on_give_up, the first retry after each type of error is logged,
+            and so is a failure that nobody reads off the future.
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
             jobs, before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
@@ -143,6 +144,7 @@ class RetryingExecutor(Executor):
             self._on_give_up,
             self._on_success,
             self._link,
+            pool.logged_types if self._on_retry is None and self._on_give_up is None else None,
         )
         # Whether a job goes straight to the pool.
         self._plain = self._link is None and self._cancel is None
@@ -310,6 +312,8 @@ class RetryingExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._pool.shutdown.log_wait()
         self.shutdown(wait=True)
 
     def stats(self) -> Stats:
