@@ -28,10 +28,11 @@ autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
 
 # Our own names must resolve. Those of others would need their inventories, and so a
-# network; and type variables are documented nowhere.
+# network; and type variables, and the types of **changes, are documented nowhere.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!retryexec\b).*"),
     (r"py:.*", r"retryexec\..*\b_?[A-Z](_co|_contra)?"),
+    (r"py:.*", r"retryexec\..*Changes"),
 ]
 
 PRIVATE_MODULE = re.compile(r"^retryexec\.(?:\w+\.)*?_\w+\.")

@@ -28,12 +28,14 @@ from retryexec._executor import Retriable, RetryingExecutor
 from retryexec._journal_api import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
-from retryexec._retry import retry, retry_async, retrying
+from retryexec._retry import retry, retry_async
+from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
 from retryexec._ticker import EventTimer, Ticker, Timer
 
 __all__ = [
     "Attempt",
     "Backoff",
+    "CallStats",
     "CancelToken",
     "Cancelled",
     "Clock",
@@ -46,11 +48,13 @@ __all__ = [
     "FibonacciBackoff",
     "FullJitterBackoff",
     "GiveUp",
+    "LastCall",
     "LinearBackoff",
     "PendingLimitError",
     "PermanentError",
     "Recovered",
     "Retriable",
+    "RetriedFunction",
     "Retry",
     "RetryAfter",
     "RetryFuture",

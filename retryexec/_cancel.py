@@ -18,7 +18,8 @@ class CancelToken:
     Args:
         timeout: seconds (or a timedelta) from now, after which the token cancels itself.
         parent: a token whose cancelling cancels this one too.
-        clock: what *timeout* is measured by; the parent's, or the system's, by default.
+        clock: what *timeout* is measured by; the parent's by default, and without a parent the
+            system's.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
@@ -44,17 +45,17 @@ class CancelToken:
         self._cancelled = False
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._keys = count()
-        # While there are callbacks, this token is registered with its parent, and with its clock
-        # for the deadline. These take it out there.
-        self._unhook: list[Callable[[], object]] = []
-        self._minded = False  # whether it is registered with its clock
+        # While there are callbacks, the token is registered with its parent and, for its deadline,
+        # with its clock. These undo that.
+        self._registrations: list[Callable[[], object]] = []
+        self._has_alarm = False  # whether it is registered with its clock
 
     def cancel(self) -> None:
         """Cancel the token and its children, and run the callbacks; a second call does nothing."""
         with self._lock:
             self._cancelled = True
             callbacks, self._callbacks = list(self._callbacks.values()), {}
-        self._hook()
+        self._unregister_if_idle()
         for callback in callbacks:
             _run(callback)
 
@@ -133,32 +134,36 @@ class CancelToken:
         # Only now that the callback has its place: the parent, or the time, may turn out to be
         # over, and then they cancel this token at once.
         if first and self._parent is not None:
-            self._hook(self._parent.on_change(self.cancel))
+            self._register(self._parent.on_change(self.cancel))
         if at_deadline and (time_left := self.remaining()) is not None:
-            self._mind_deadline(time_left)
-        return lambda: self._unregister(key)
+            self._set_alarm(time_left)
+        return lambda: self._remove(key)
 
-    def _mind_deadline(self, span: float) -> None:
+    def _set_alarm(self, span: float) -> None:
+        """Have the clock cancel this token in *span* seconds, unless it will anyway."""
         with self._lock:
-            minded, self._minded = self._minded, True
-        if minded:
-            return
-        self._hook(self.clock.call_at(self.clock.now() + span, self.cancel))
+            had_alarm, self._has_alarm = self._has_alarm, True
+        if not had_alarm:
+            self._register(self.clock.call_at(self.clock.now() + span, self.cancel))
 
-    def _hook(self, *leave: Callable[[], object]) -> None:
-        """Keep *leave* while there are callbacks; if there are none, call all that were kept."""
+    def _register(self, undo: Callable[[], object]) -> None:
         with self._lock:
-            self._unhook += leave
+            self._registrations.append(undo)
+        self._unregister_if_idle()  # the last callback may have gone meanwhile
+
+    def _unregister_if_idle(self) -> None:
+        """Without callbacks, leave no trace with the parent and the clock, which may live long."""
+        with self._lock:
             if self._callbacks:
                 return
-            unhook, self._unhook, self._minded = self._unhook, [], False
-        for leave_now in unhook:
-            leave_now()
+            registrations, self._registrations, self._has_alarm = self._registrations, [], False
+        for undo in registrations:
+            undo()
 
-    def _unregister(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         with self._lock:
             self._callbacks.pop(key, None)
-        self._hook()
+        self._unregister_if_idle()
 
     def __repr__(self) -> str:
         left = self.remaining()

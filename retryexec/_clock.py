@@ -5,8 +5,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol, Self
 
 from retryexec._async import AsyncEvent
 from retryexec._core.alarms import Alarms
@@ -80,6 +82,30 @@ class EngineClock:
         """
         return None
 
+    def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
+        """Hear that the calling thread will wait without a timeout, and not by this clock.
+
+        Args:
+            is_over: whether there is nothing to wait for any more.
+
+        Raises:
+            RuntimeError: it would wait for ever, because nobody else moves time.
+        """
+
+    @contextmanager
+    def as_default(self) -> Generator[Self]:
+        """Go by this clock, in a ``with`` block, wherever no other clock is given.
+
+        It counts for executors, tickers, timers and tokens that are made in the block, and for
+        calls of `retry`, `retry_async` and decorated functions: in this context, which jobs
+        submitted in the block run in, too, and other new threads do not.
+        """
+        token = _default.set(self)
+        try:
+            yield self
+        finally:
+            _default.reset(token)
+
     def thread_busy(self) -> None:
         """Hear that the calling thread acts, until it waits by this clock, is idle, or ends."""
 
@@ -122,6 +148,8 @@ class _UserClock(EngineClock):
 
 SYSTEM_CLOCK = SystemClock()
 
+_default: ContextVar[EngineClock] = ContextVar("retryexec_clock", default=SYSTEM_CLOCK)
+
 # By the id of the user's clock, which lives as long as its entry does: so all tokens of one clock
 # share a thread. (Not by the clock itself, which need not have a hash.)
 _user_clocks: "weakref.WeakValueDictionary[int, _UserClock]" = weakref.WeakValueDictionary()
@@ -141,5 +169,5 @@ def engine_clock(clock: Clock | None) -> EngineClock:
 
 
 def default_clock() -> EngineClock:
-    """Return the clock of whatever is made without one."""
-    return SYSTEM_CLOCK
+    """Return the clock of whatever is made without one, in this context."""
+    return _default.get()

@@ -69,7 +69,8 @@ class RetryAfter(Exception):
         self.seconds = named_delay(value)
         # A date means another wait when it is read again, as a copy of this error would do.
         super().__init__(self.seconds if isinstance(value, (str, bytes)) else value, cause)
-        if cause is not None:  # even None would hide what was being handled
+        if cause is not None:
+            # Not when it is None: that would hide the context, what is being handled here.
             self.__cause__ = cause
 
     @classmethod

@@ -28,19 +28,20 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A job succeeded, as its future says by now.
+    """A job succeeded, as its future says by now; or a call that is retried did.
 
     Attributes:
         attempt: how many attempts it took.
         result: what it returned.
-        job: what was submitted.
-        future: the job's future.
+        job: what was submitted; None outside an executor.
+        future: the job's future; None outside an executor.
     """
 
     attempt: int
     result: Any
-    job: Any
-    future: RetryFuture[Any]
+    job: Any = None
+    # Its type is that in an executor, whose hooks need not ask whether there is one.
+    future: RetryFuture[Any] = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
 @dataclass(frozen=True, slots=True)

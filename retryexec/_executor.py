@@ -23,6 +23,7 @@ from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
+from retryexec._suggest import suggests_names
 from retryexec._typing import Unpack
 from retryexec._validate import (
     Seconds,
@@ -82,6 +83,7 @@ class RetryingExecutor(Executor):
         retryexec.journal.JournalError: the journal cannot be opened.
     """
 
+    @suggests_names
     def __init__(
         self,
         max_workers: int | None = None,
@@ -101,6 +103,10 @@ class RetryingExecutor(Executor):
         if max_workers is None:
             # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
             max_workers = min(32, (_cpu_count() or 1) + 4)
+        positional: tuple[object, ...] = (max_workers, thread_name_prefix)
+        if any(isinstance(one, RetryPolicy) for one in positional):
+            msg = "policy= is a keyword: RetryingExecutor(policy=RetryPolicy(...))"
+            raise TypeError(msg)
         setup = Setup(
             max_workers=whole_number(
                 "max_workers must be greater than 0: it", max_workers, least=1

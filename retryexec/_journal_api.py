@@ -1,7 +1,9 @@
-"""What keeps an executor's jobs in a journal, and takes over what a dead process has left there.
+"""The seam between an executor and its journal: what each asks of the other, described once.
 
-The executor runs its jobs as ever. The journal hears of each from three sides: from `submit`, of
-each failed attempt from a hook, and of the end from the future's first callback.
+The executor runs its jobs as ever, and tells `JournalLink` of four moments in the life of each: it
+is accepted, an attempt is about to start, another attempt follows, it has ended. The link tells the
+journal, which it knows as a `JobJournal`. To the journal the link is the host that runs what dead
+processes have left.
 """
 
 import logging
@@ -9,10 +11,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
 from threading import Condition
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from retryexec._core.job import Job, JobProgress
+from retryexec._core.job import Job, JobProgress, JobSettings
 from retryexec._outcome import StopReason
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
 
 logger = logging.getLogger("retryexec")
 
@@ -25,6 +30,7 @@ class JournalEntry(Protocol):
     attempts: int
     due_in: float
     elapsed: float
+    suspect: bool
 
     @property
     def accepted(self) -> "Future[None]":
@@ -33,18 +39,22 @@ class JournalEntry(Protocol):
 
 
 class JobJournal(Protocol):
-    """What an executor has of its journal; `retryexec.journal.Journal` is one."""
+    """What an executor asks of its journal; `retryexec.journal.Journal` is one."""
 
     def open(self, host: Any) -> None:
         """Begin to write, and hand over to *host* what dead processes have left."""
         ...
 
-    def close(self) -> None:
-        """Write down what has ended, and leave the rest to whoever opens the journal next."""
+    def close(self, timeout: float | None = None) -> bool:
+        """Write down what has ended, within *timeout* seconds; the rest is the next process's."""
         ...
 
     def accept(self, job: Any) -> Any:
         """Take *job*, and return its entry; raise if that cannot be."""
+        ...
+
+    def starting(self, entry: Any) -> None:
+        """Note that an attempt is about to start; return once it may."""
         ...
 
     def retrying(
@@ -99,12 +109,14 @@ class Recovered:
         with self._changed:
             return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
 
-    def _add(self, jobs: int) -> None:
+    def add(self, jobs: int) -> None:
+        """Count *jobs* that are taken over."""
         with self._changed:
             self._count += jobs
             self._unfinished += jobs
 
-    def _ended(self, _: object) -> None:
+    def count_end(self, _: object) -> None:
+        """Count one that has ended."""
         with self._changed:
             self._unfinished -= 1
             if self._unfinished == 0:
@@ -115,33 +127,32 @@ class Recovered:
 
 
 class JournalLink:
-    """What connects an executor with its journal; to the journal, its host."""
+    """An executor's link to its journal; to the journal, its host."""
 
     def __init__(self, journal: JobJournal) -> None:
         self._journal = journal
         self.recovered = Recovered()
-        self._pool: Any = None
-        self._settings: Any = None
+        self._pool: Pool | None = None
+        self._settings: JobSettings | None = None
 
-    def serve(self, pool: Any, settings: Any) -> None:
-        """Put jobs that are taken over into *pool*, with these *settings*; anew in a forked child."""
+    def serve(self, pool: "Pool", settings: JobSettings) -> None:
+        """Put jobs that are taken over into *pool*, with *settings*; anew in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
         self._pool, self._settings = pool, settings
-        pool.on_drained = self._close
-
-    def _close(self, timeout: float | None) -> None:
-        self._journal.close()
+        pool.on_drained = self._journal.close
 
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
 
+    # ---- moments in the life of a job
+
     def accept(self, job: Job[Any]) -> None:
         """Write *job* down.
 
         Raises:
-            TypeError: it has arguments, or is of no class that the journal knows.
+            TypeError: it has arguments, or is not of a class that the journal knows.
             retryexec.journal.JournalError: it could not be written down.
         """
         if job.args or job.kwargs:
@@ -153,8 +164,18 @@ class JournalLink:
         job.entry = self._journal.accept(job.submitted)
 
     def refused(self, job: Job[Any]) -> None:
-        """Take back *job*, which the pool has refused."""
+        """Take back *job*, which the pool refuses."""
         self._journal.cancelled(job.entry)
+
+    def note_start(self, job: Job[Any]) -> None:
+        """Note that an attempt of *job* is about to start; return once it may.
+
+        That is at once, but for a job that was at work when a process died: it is marked on disk
+        first, so that the next death is held against it and nobody else.
+        """
+        assert job.entry is not None
+        if job.entry.suspect:
+            self._journal.starting(job.entry)
 
     def note_retry(self, job: Job[Any], delay: float) -> None:
         """Write down that another attempt follows in *delay* seconds."""
@@ -168,7 +189,7 @@ class JournalLink:
         )
 
     def note_end(self, job: Job[Any], reason: StopReason, exception: BaseException | None) -> None:
-        """Write down how *job* ends."""
+        """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
         elif reason is StopReason.CANCELLED:
@@ -180,12 +201,15 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
-        pool, now, context = self._pool, self._pool.now(), Context()
+        pool, settings = self._pool, self._settings
+        assert pool is not None
+        assert settings is not None
+        now, context = pool.now(), Context()
         jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job[Any] = Job(self._settings, entry.job, True, (), {}, context)
+            job: Job[Any] = Job(settings, entry.job, True, (), {}, context)
             job.entry = entry
-            job.add_done_callback(self.recovered._ended)
+            job.add_done_callback(self.recovered.count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
                 job.started = now - entry.elapsed
@@ -194,11 +218,12 @@ class JournalLink:
             elif due is not None:
                 job.ensure_progress().started = now
             jobs.append((job, due))
-        self.recovered._add(len(jobs))
+        self.recovered.add(len(jobs))
         pool.take_over(jobs)
 
     def running(self) -> Iterator[JournalEntry]:
-        """Return the entries of the jobs in the workers' hands."""
+        """Return the entries of the jobs that workers run."""
+        assert self._pool is not None
         for worker in self._pool.threads():
             job = worker.job
             if job is not None and job.entry is not None:

@@ -21,6 +21,7 @@ from retryexec._groups import (
 )
 from retryexec._outcome import StopReason
 from retryexec._progress import Progress
+from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._typing import Unpack
 from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
 
@@ -83,6 +84,7 @@ class RetryPolicy:
     elapsed_limit: float = field(init=False, repr=False, compare=False)
     retried_types: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
 
+    @suggests_names
     def __init__(
         self,
         *,
@@ -126,8 +128,7 @@ class RetryPolicy:
         names = [f.name for f in dataclasses.fields(self) if f.init]
         for name in changes:
             if name not in names:
-                msg = f"a RetryPolicy has no {name!r}; it has {', '.join(names)}"
-                raise TypeError(msg)
+                raise TypeError(unknown_argument("RetryPolicy", name, names))
         return dataclasses.replace(self, **changes)
 
 
@@ -268,7 +269,7 @@ def _error_filter(value: Any) -> RetryOn:
     kinds = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else ()
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-            msg = f"retry_on takes exception types, and {kind!r} is none"
+            msg = f"retry_on takes exception types, which {kind!r} is not"
             raise TypeError(msg)
     if not kinds and not callable(value) and value != ():
         msg = (

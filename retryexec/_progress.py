@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from retryexec._cancel import CancelToken
-from retryexec._clock import Clock
+from retryexec._clock import EngineClock
 from retryexec._outcome import Failure, text_of
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Settings:
     """What a job was accepted under; one value serves many jobs."""
 
     policy: "RetryPolicy"
-    clock: Clock
+    clock: EngineClock
     cancel: CancelToken | None
 
 

@@ -1,18 +1,19 @@
 """Retry a call right here, in a thread or a coroutine."""
 
 import functools
-import inspect
 import os
 from collections.abc import Awaitable, Callable
 from contextvars import Token
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from dataclasses import dataclass
+from types import CoroutineType
+from typing import Any, Self, TypeAlias, TypeVar
 
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._attempt import retrying_here, running_job
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._errors import Cancelled
-from retryexec._events import Retry
+from retryexec._errors import Cancelled, PermanentError
+from retryexec._events import Retry, Success
 from retryexec._exceptions import annotate, calls_jobs, release_frames, report, trim
 from retryexec._outcome import StopReason, gave_up
 from retryexec._policy import RetryPolicy, checked_policy, decide
@@ -20,106 +21,137 @@ from retryexec._progress import Progress, Settings
 from retryexec._ticker import EventTimer, Timer
 from retryexec._validate import callable_or_none, is_coroutine_function
 
-P = ParamSpec("P")
 T = TypeVar("T")
-OnRetry = Callable[[Retry], object]
+OnRetry: TypeAlias = Callable[[Retry], object]
+OnSuccess: TypeAlias = Callable[[Success], object]
 
 
-class _Retrying:
-    """One call being retried: all of it but the call itself and the waits."""
+@dataclass(frozen=True, slots=True)
+class RetryOptions:
+    """How a call is retried: the arguments of `retry`, but for the call itself."""
+
+    policy: RetryPolicy = RetryPolicy()
+    on_retry: OnRetry | None = None
+    on_success: OnSuccess | None = None
+    cancel: CancelToken | None = None
+    clock: Clock | None = None
+    timer: Timer | None = None
+
+    def __post_init__(self) -> None:
+        checked_policy(self.policy)
+        callable_or_none("on_retry", self.on_retry)
+        callable_or_none("on_success", self.on_success)
+
+
+class Call:
+    """One call being retried: all of it but the attempts themselves and the waits."""
 
     def __init__(
-        self,
-        policy: RetryPolicy,
-        on_retry: OnRetry | None,
-        cancel: CancelToken | None,
-        clock: Clock | None,
-        timer: Timer | None,
+        self, options: RetryOptions, on_end: "Callable[[Call], object] | None" = None
     ) -> None:
-        self._policy = checked_policy(policy)
-        self._on_retry = callable_or_none("on_retry", on_retry)
-        self.cancel = cancel
-        self.clock = engine_clock(clock)
-        self._timer = timer  # the caller's, if any
-        self._progress = Progress()
+        self.options = options
+        self._on_end = on_end  # called when the call is over, before the caller hears of it
+        self.clock = engine_clock(options.clock)
+        self.cancel = options.cancel
+        self.progress = Progress()
+        # What to raise in the end; None to return the last value.
         self.exception: BaseException | None = None
-        self._name: str | None = None
+        self.stop_reason: StopReason | None = None  # None until it is over
+        self._job_id: str | None = None
 
     def __enter__(self) -> Self:
-        settings = Settings(self._policy, self.clock, self.cancel)
-        self._token: Token[Any] = retrying_here.set((self._progress, settings, self, running_job()))
+        settings = Settings(self.options.policy, self.clock, self.cancel)
+        self._token: Token[Any] = retrying_here.set((self.progress, settings, self, running_job()))
         return self
 
     def __exit__(self, *_: object) -> None:
         retrying_here.reset(self._token)
         self.clock.thread_idle()
-        if self._timer is not None:
-            self._timer.stop()
+        if self.options.timer is not None:
+            self.options.timer.stop()
+        if self._on_end is not None:
+            self._on_end(self)
         # The exception's traceback leads back here.
-        del self.exception, self._progress
+        self.exception = self.progress.previous = None
 
     @property
     def job_id(self) -> str:
         """What the call is known by in all its attempts."""
-        self._name = self._name or os.urandom(16).hex()
-        return self._name
+        self._job_id = self._job_id or os.urandom(16).hex()
+        return self._job_id
 
-    def begin(self) -> None:
-        """Note the start of an attempt."""
-        self._progress.begin(self.clock.now())
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first attempt began."""
+        return self.clock.now() - self.progress.began
+
+    def begin(self) -> bool:
+        """Note the start of an attempt; False if there is none, because the call is over."""
+        if self.progress.attempts and self.stop_reason is None:
+            if self.is_cancelled():
+                self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
+            elif (
+                self.elapsed > self.options.policy.elapsed_limit
+            ):  # the wait took longer than it ought
+                self._end(self.exception, StopReason.MAX_ELAPSED)
+        if self.stop_reason is not None:
+            return False
+        self.progress.begin(self.clock.now())
+        return True
 
     def delay_after(self, raised: BaseException | None, value: Any) -> float | None:
-        """Return how long to wait for another attempt; None if that was the last one.
+        """Return how long to wait after an attempt; None if no other follows.
 
-        In that case `exception` is what to raise, or None to return the value.
+        Not to be called where *raised* is being handled: its frames would be kept.
         """
-        progress, now = self._progress, self.clock.now()
+        progress, now = self.progress, self.clock.now()
         progress.fail(raised, now)
-        exception, delay, reason = decide(self._policy, progress, raised, value, now)
+        exception, delay, reason = decide(self.options.policy, progress, raised, value, now)
         progress.previous = self.exception = exception
+        if reason is StopReason.SUCCEEDED:
+            progress.unrecorded = False
+            self.stop_reason = reason
+            self._tell_success(value)
+            return None
         if delay is None or self.is_cancelled():
             if reason is None:  # there would be another attempt, but for the token
                 exception = _cancelled_after(exception)
             self._end(exception, reason or StopReason.CANCELLED)
             return None
-        if self._on_retry is not None:
+        if self.options.on_retry is not None:
             try:
-                self._on_retry(Retry(progress.attempts, exception, delay))
+                self.options.on_retry(Retry(progress.attempts, exception, delay))
             except Exception:
                 report("on_retry failed; the retries go on")
-        if exception is not None:  # raised again, it would add its new traceback to this one
+        if exception is not None:
+            # They would keep the variables of the attempt alive through the wait; and an
+            # exception raised again would add its new traceback to the one it has.
             release_frames(exception)
         return delay
-
-    def cut_short(self) -> bool:
-        """After a wait: return whether no attempt may follow it; `exception` is as at the end."""
-        if self.is_cancelled():
-            self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
-            return True
-        elapsed = self.clock.now() - self._progress.began
-        if elapsed > self._policy.elapsed_limit:  # the wait took longer
-            self._end(self.exception, StopReason.MAX_ELAPSED)
-            return True
-        return False
 
     def is_cancelled(self) -> bool:
         """Return whether the token wants the retries to end."""
         return self.cancel is not None and self.cancel.cancelled
 
+    def _tell_success(self, value: Any) -> None:
+        if self.options.on_success is not None:
+            try:
+                self.options.on_success(Success(self.progress.attempts, value))
+            except Exception:
+                report("on_success failed; the call has succeeded all the same")
+
     def _end(self, exception: BaseException | None, reason: StopReason) -> None:
-        progress = self._progress
-        self.exception = exception
+        self.exception, self.stop_reason = exception, reason
         if exception is not None:
-            elapsed = self.clock.now() - progress.began
-            annotate(exception, gave_up(progress.attempts, elapsed, reason))
+            annotate(exception, gave_up(self.progress.attempts, self.elapsed, reason))
 
 
-@calls_jobs
 def retry(
     fn: Callable[[], T],
     *,
     policy: RetryPolicy = RetryPolicy(),
     on_retry: OnRetry | None = None,
+    on_success: OnSuccess | None = None,
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
@@ -130,6 +162,7 @@ def retry(
         fn: called for each attempt, at least once.
         policy: when to try again.
         on_retry: called with a `Retry` before each wait, and not for the final failure.
+        on_success: called with a `Success` when an attempt has succeeded, before the return.
         cancel: a token that ends the retries; an attempt that runs is not interrupted.
         clock: where the time comes from.
         timer: what to wait by; stopped at the end.
@@ -137,37 +170,18 @@ def retry(
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
         Cancelled: *cancel* was cancelled; ``__cause__`` is the last failure.
-        TypeError: *fn* is a coroutine function (see `retry_async`), or no callable.
+        TypeError: *fn* is a coroutine function (see `retry_async`), or is not callable.
     """
     _refuse_async(fn)
-    retrying = _Retrying(policy, on_retry, cancel, clock, timer)
-    waiting = EventTimer(retrying.clock) if timer is None else timer
-    with retrying:
-        while True:
-            retrying.begin()
-            raised, value = None, None
-            try:
-                value = fn()
-            except BaseException as error:
-                raised = trim(error)
-            delay = retrying.delay_after(raised, value)
-            del raised
-            if delay is None:
-                break
-            _wait(waiting, delay, retrying.cancel)
-            if retrying.cut_short():
-                break
-        if retrying.exception is not None:
-            raise retrying.exception
-        return value  # type: ignore[return-value]
+    return run_attempts(fn, Call(RetryOptions(policy, on_retry, on_success, cancel, clock, timer)))
 
 
-@calls_jobs
 async def retry_async(
     fn: Callable[[], Awaitable[T]],
     *,
     policy: RetryPolicy = RetryPolicy(),
     on_retry: OnRetry | None = None,
+    on_success: OnSuccess | None = None,
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
@@ -176,95 +190,74 @@ async def retry_async(
 
     Args:
         fn: called for each attempt, at least once; what it returns is awaited.
-        policy, on_retry, cancel, clock, timer: as for `retry`. A *timer* is waited for on another
-            thread.
+        policy, on_retry, on_success, cancel, clock, timer: as for `retry`. A *timer* is waited
+            for on another thread.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
         Cancelled: *cancel* was cancelled; ``__cause__`` is the last failure.
+        TypeError: *fn* is not callable.
     """
     _check_callable(fn)
-    retrying = _Retrying(policy, on_retry, cancel, clock, timer)
-    with retrying:
-        while True:
-            retrying.begin()
+    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer)
+    return await run_attempts_async(fn, Call(options))
+
+
+# The two loops differ in an await of the attempt and one of the wait, and in nothing else. An
+# exception is judged only when it is handled no more, and they hold none through a wait.
+
+
+@calls_jobs
+def run_attempts(fn: Callable[[], T], call: Call) -> T:
+    """Run the attempts of *call* in this thread."""
+    timer = call.options.timer or EventTimer(call.clock)
+    value: Any = None
+    with call:
+        while call.begin():
+            raised, value = None, None
+            try:
+                value = _no_coroutine(fn())
+            except BaseException as error:
+                raised = trim(error)
+            delay = call.delay_after(raised, value)
+            del raised
+            if delay is not None:
+                _wait(timer, delay, call.cancel)
+        if call.exception is not None:
+            raise call.exception
+        return value  # type: ignore[no-any-return]
+
+
+@calls_jobs
+async def run_attempts_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
+    """Run the attempts of *call* in this coroutine."""
+    value: Any = None
+    with call:
+        while call.begin():
             raised, value = None, None
             try:
                 value = await fn()
             except BaseException as error:
                 raised = trim(error)
-            delay = retrying.delay_after(raised, value)
+            delay = call.delay_after(raised, value)
             del raised
-            if delay is None:
-                break
-            await _wait_async(timer, delay, retrying)
-            if retrying.cut_short():
-                break
-        if retrying.exception is not None:
-            raise retrying.exception
-        return value  # type: ignore[return-value]
+            if delay is not None:
+                await _wait_async(delay, call)
+        if call.exception is not None:
+            raise call.exception
+        return value  # type: ignore[no-any-return]
 
 
-@overload
-def retrying(policy: Callable[P, T], /) -> Callable[P, T]: ...
-@overload
-def retrying(
-    policy: RetryPolicy = ...,
-    *,
-    on_retry: OnRetry | None = None,
-    cancel: CancelToken | None = None,
-    clock: Clock | None = None,
-    timer: Timer | None = None,
-) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
-def retrying(
-    policy: Any = RetryPolicy(),
-    *,
-    on_retry: OnRetry | None = None,
-    cancel: CancelToken | None = None,
-    clock: Clock | None = None,
-    timer: Timer | None = None,
-) -> Any:
-    """Decorate a function, or a coroutine function, so that each call of it is retried.
-
-    Used as ``@retrying``, ``@retrying(policy)`` or with the options of `retry`.
-
-    Raises:
-        TypeError: what is decorated is a generator function, whose body runs only when somebody
-            iterates, and cannot be begun again.
-    """
-    if not isinstance(policy, RetryPolicy) and callable(policy):
-        return retrying()(policy)
-    checked_policy(policy)
-    options: dict[str, Any] = {
-        "policy": policy,
-        "on_retry": on_retry,
-        "cancel": cancel,
-        "clock": clock,
-        "timer": timer,
-    }
-
-    def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            msg = (
-                f"{fn.__qualname__} is a generator function: its body runs while somebody "
-                "iterates, too late to be retried; retry the function that consumes it"
-            )
-            raise TypeError(msg)
-        if inspect.iscoroutinefunction(fn):
-
-            @functools.wraps(fn)
-            async def call_async(*args: Any, **kwargs: Any) -> Any:
-                return await retry_async(functools.partial(fn, *args, **kwargs), **options)
-
-            return call_async
-
-        @functools.wraps(fn)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return retry(functools.partial(fn, *args, **kwargs), **options)
-
-        return call
-
-    return decorate
+def _no_coroutine(value: Any) -> Any:
+    """Return what an attempt returned, unless that is a coroutine, which has done nothing yet."""
+    if type(value) is CoroutineType:
+        value.close()
+        msg = (
+            f"retry calls plain functions, and this call returned {value!r}, which nobody would "
+            "retry when it is awaited: use retry_async, or decorate the coroutine function itself"
+        )
+        raise PermanentError(TypeError(msg))
+    return value
 
 
 def _cancelled_after(failure: BaseException | None) -> Cancelled:
@@ -289,8 +282,9 @@ def _wait(timer: Timer, delay: float, cancel: CancelToken | None) -> None:
         unregister()
 
 
-async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) -> None:
-    cancel, clock = retrying.cancel, retrying.clock
+async def _wait_async(delay: float, call: Call) -> None:
+    """Wait *delay* seconds in a coroutine, or until the token is cancelled."""
+    cancel, clock, timer = call.cancel, call.clock, call.options.timer
     if timer is not None:
         await in_thread(functools.partial(_wait, timer, delay, cancel))
         return
@@ -298,7 +292,7 @@ async def _wait_async(timer: Timer | None, delay: float, retrying: _Retrying) ->
     event = AsyncEvent()
     unregister = None if cancel is None else cancel.on_change(event.set)
     try:
-        while clock.now() < due and not event.is_set and not retrying.is_cancelled():
+        while clock.now() < due and not event.is_set and not call.is_cancelled():
             left = None if cancel is None else cancel.remaining()
             await clock.wait_async(event, due if left is None else min(due, clock.now() + left))
     finally:

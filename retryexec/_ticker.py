@@ -1,4 +1,4 @@
-"""Ticker and Timer: a delay sequence in time."""
+"""Ticker and Timer: a sequence of delays, waited for one after the other."""
 
 import logging
 import math
@@ -88,7 +88,7 @@ class Ticker:
         backoff: the delays: any re-iterable of seconds or timedeltas.
         timer: what to wait by, for tests and exotic clocks.
         cancel: a token that ends the ticker.
-        clock: what a tick's time is read from.
+        clock: what a tick's time is read from, and what the default timer waits by.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
@@ -111,22 +111,22 @@ class Ticker:
         self._changed = threading.Condition()
         self._ready = True  # a tick is there to be taken: the first one, or the timer has fired
         self._first = True
-        # One consumer at a time waits for the timer, or asks the backoff for the next delay. The
-        # others wait for that one.
-        self._led = False
+        # Whether a consumer waits for the timer, or asks the backoff for the next delay. Only one
+        # at a time does, the leader; the others wait for that one.
+        self._has_leader = False
         self._due = -math.inf  # when the next tick is
         self._ended = False
         self._broken: Exception | None = None  # what the backoff raised, for the next to wait
-        self._watchers: list[Callable[[], None]] = []  # coroutines that wait, told of the end
+        self._watchers: list[Callable[[], None]] = []  # wake the coroutines that wait, at the end
         if cancel is not None:
-            # The token must not keep alive a ticker that everybody else has forgotten.
-            weakref.finalize(self, cancel.on_change(weakly(self._wake))).atexit = False
+            # Weakly: a token that lives long must not keep alive all tickers it was given to.
+            weakref.finalize(self, cancel.on_change(weak_callback(self._wake_all))).atexit = False
 
     def stop(self) -> None:
         """End the ticker; any number of times, from any thread, also from inside the loop."""
         with self._changed:
             self._ended = True
-        self._wake()
+        self._wake_all()
 
     def wait(self, timeout: Seconds | None = None) -> float | None:
         """Block until the next tick and take it.
@@ -145,22 +145,24 @@ class Ticker:
         until = math.inf if limit is None else self._clock.now() + limit
         while True:
             with self._changed:
-                while self._led and not self._over() and self._clock.now() < until:
+                while self._has_leader and not self._is_over() and self._clock.now() < until:
                     self._clock.wait(self._changed, until)
-                if self._over():
+                if self._is_over():
                     self._clock.thread_idle()
                     self._raise_broken()
                     return None
-                if self._led:
-                    raise _late(limit)
-                self._led = True
+                if self._has_leader:
+                    raise _timeout_error(limit)
+                self._has_leader = True
             try:
-                if (self._ready or self._timer.wait(self._left(until))) and not self._over():
+                if (
+                    self._ready or self._timer.wait(self._timeout_until(until))
+                ) and not self._is_over():
                     return self._take()
             finally:
-                self._pass_on()
-            if self._clock.now() >= until and not self._over():
-                raise _late(limit)
+                self._stop_leading()
+            if self._clock.now() >= until and not self._is_over():
+                raise _timeout_error(limit)
 
     def __iter__(self) -> Self:
         return self
@@ -191,17 +193,17 @@ class Ticker:
                 self._watchers.append(event.set)
             try:
                 with self._changed:
-                    if self._over():
+                    if self._is_over():
                         self._raise_broken()
                         return None
-                    leads = not self._led
-                    self._led = True
-                if leads:
+                    is_leader = not self._has_leader
+                    self._has_leader = True
+                if is_leader:
                     try:
                         if self._ready or self._timer.wait(0.0):
                             return self._take()
                     finally:
-                        self._pass_on()
+                        self._stop_leading()
                 await self._clock.wait_async(event, min(self._due, self._deadline()))
             finally:
                 with self._changed:
@@ -245,9 +247,9 @@ class Ticker:
         self.stop()
 
     def __repr__(self) -> str:
-        return f"<Ticker {'ended' if self._over() else 'ticking'}>"
+        return f"<Ticker {'ended' if self._is_over() else 'ticking'}>"
 
-    # ---- the one who leads
+    # ---- the leader
 
     def _take(self) -> float:
         """Take the tick that is there, and set the timer for the next one."""
@@ -266,14 +268,14 @@ class Ticker:
                 self._timer.stop()
         return now
 
-    def _pass_on(self) -> None:
-        """Lead no longer, and tell the other threads."""
+    def _stop_leading(self) -> None:
+        """Let another consumer be the leader."""
         with self._changed:
-            self._led = False
+            self._has_leader = False
             self._changed.notify_all()
 
-    def _wake(self) -> None:
-        """Make everybody look whether the ticker is over."""
+    def _wake_all(self) -> None:
+        """Make all who wait look whether the ticker has ended."""
         self._timer.stop()
         with self._changed:
             self._changed.notify_all()
@@ -281,7 +283,7 @@ class Ticker:
         for watcher in watchers:
             watcher()
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         cancelled = self._cancel is not None and self._cancel.cancelled
         return self._ended or (cancelled and not self._first)
 
@@ -296,17 +298,17 @@ class Ticker:
         left = None if self._cancel is None else self._cancel.remaining()
         return math.inf if left is None else self._clock.now() + left
 
-    def _left(self, until: float) -> float | None:
+    def _timeout_until(self, until: float) -> float | None:
         """Return for how long to wait for the timer at most; None for as long as it takes."""
         until = min(until, self._deadline())
         return None if until == math.inf else max(0.0, until - self._clock.now())
 
 
-def _late(limit: float | None) -> TimeoutError:
+def _timeout_error(limit: float | None) -> TimeoutError:
     return TimeoutError(f"no tick within {limit} s")
 
 
-def weakly(method: Callable[[], None]) -> Callable[[], None]:
+def weak_callback(method: Callable[[], None]) -> Callable[[], None]:
     """Return a function that calls *method* as long as its object lives."""
     reference = weakref.WeakMethod(method)
 

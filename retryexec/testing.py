@@ -174,6 +174,28 @@ class VirtualClock(EngineClock):
         self._participants.add(participant)
         return self._at_rest
 
+    def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait until *is_over*, or until everything is at rest, and refuse to wait any longer.
+
+        Only in the thread that owns the clock, and if something is due later: then it is that
+        thread which would have to move time, and cannot while it waits.
+        """
+        if threading.current_thread() is not self._owner:
+            return
+        while not is_over():
+            if self._busy() is None and not is_over():
+                if self._next_due() == math.inf:
+                    return  # it is not time that is waited for
+                msg = (
+                    f"this thread would wait for ever: it owns the VirtualClock, which stands at "
+                    f"{self._now:g} s until this thread moves it. Call "
+                    "clock.run_until(future.done) first"
+                )
+                raise RuntimeError(msg)
+            with self._rest:
+                # Whoever comes to rest notifies us; what is waited for may be over before.
+                self._rest.wait(0.001)
+
     def thread_busy(self) -> None:
         """Let time wait until this thread waits by the clock itself, is idle, or ends."""
         with self._lock:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.error import HTTPError
@@ -54,7 +55,9 @@ class BusyHandler(BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.answer(404, "no such page")
         elif self.asked[self.path] == 1:
-            self.answer(503, "come back soon", {"Retry-After": "1"})
+            # Seconds or a date: both are legal.
+            when = formatdate(usegmt=True) if self.path == "/weather" else "1"
+            self.answer(503, "come back soon", {"Retry-After": when})
         else:
             self.answer(200, f"all about {self.path.strip('/')}")
 

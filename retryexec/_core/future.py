@@ -112,7 +112,7 @@ class Waiters:
 
 
 class LazyFuture(Future[T]):
-    """A `concurrent.futures.Future` in every way, and ``await``-able on any running asyncio loop."""
+    """A standard Future in every way, and ``await``-able on any running asyncio loop."""
 
     __slots__ = ("_done_callbacks", "_failure", "_lock", "_result", "_state", "_threads_waiting")
 
@@ -171,7 +171,7 @@ class LazyFuture(Future[T]):
 
     @override
     def cancel(self) -> bool:
-        """Cancel the future, unless it is running or has finished; return whether it is cancelled."""
+        """Cancel the future unless it runs or has finished; return whether it is cancelled."""
         self._check_fork()
         # It is up to whoever runs the future to notify those who wait, as the standard library
         # has it: by set_running_or_notify_cancel.

@@ -400,6 +400,14 @@ class Job(RetryFuture[T]):
                 self.progress = JobProgress(self.started)
             return self.progress
 
+    @override
+    def _wait_for_end(self, timeout: float | None) -> None:
+        self._check_fork()
+        if timeout is None:
+            # In the thread that moves a virtual clock, raises if that would have to move.
+            self.settings.clock.before_endless_wait(self.done)
+        super()._wait_for_end(timeout)
+
     # ---- in a forked child
 
     @override

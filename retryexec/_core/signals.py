@@ -43,7 +43,7 @@ class _Started(Event):
         self._not_yet.release()
 
     @override
-    def wait(self, timeout: float | None = None) -> bool:  # Thread.start gives no timeout
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002  start() gives none
         with self._not_yet:
             return True
 

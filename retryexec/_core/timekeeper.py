@@ -178,7 +178,9 @@ class Timekeeper(Generic[E]):
                 failing = False
             except Exception:
                 # A clock of the user's, or no memory. The entries must not wait for ever for it.
-                if not reported:
+                if not reported and self._released:
+                    report("cannot release what is due; trying every %g s", _PAUSE)
+                elif not reported:
                     report("the clock failed; looking at it every %g s", _PAUSE)
                 failing = reported = True
         self._released.clear()

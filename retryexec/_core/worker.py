@@ -99,6 +99,8 @@ class Worker(StartableThread):
                 give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
                 return False
             progress.begin(now)
+        if settings.journal is not None:
+            settings.journal.note_start(job)
         call, args, kwargs = job.submitted, job.args, job.kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = job.context.copy()

@@ -8,12 +8,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from retryexec.cli._arguments import parser
-from retryexec.cli._misuse import Misuse
+from retryexec.cli.arguments import options_given, parse
+from retryexec.cli.options import UsageError
+from retryexec.cli.output import open_missing_streams, say
 
 __all__ = ["main"]
 
-EXIT_MISUSE = 2
+_EXIT_MISUSE = 2
 _EXIT_INTERRUPTED = 130  # as shells have it; before any job runs, one Ctrl-C is enough
 
 
@@ -22,50 +23,53 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: all succeeded. 1: some did not. 2: misuse, and nothing has run. 130: interrupted.
     """
+    open_missing_streams()
     try:
-        arguments = parser().parse_args(argv)
+        arguments = parse(argv)
+        if arguments is None:
+            return 0
         if arguments.command == "run":
-            return _start_run(arguments)
+            return _run(arguments, argv)
         if arguments.command == "journal":
-            return _look_into_journal(arguments)
-        return _show_plan(arguments)
-    except Misuse as error:
-        sys.stderr.write(f"retryexec: error: {' '.join(str(error).split())}\n")
-        return EXIT_MISUSE
+            return _journal(arguments)
+        return _plan(arguments)
+    except UsageError as error:
+        say(f"retryexec: error: {' '.join(str(error).split())}")
+        return _EXIT_MISUSE
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
 
 
-# The rooms below are entered late: they need the extras, of which `plan` and --help need none.
+# What needs an extra is imported late: `plan` and --help do not need any.
 
 
-def _start_run(arguments: Namespace) -> int:
+def _run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     try:
-        from retryexec.cli._run import Options, run
+        from retryexec.cli.run import RunOptions, run
     except ModuleNotFoundError as error:
         raise _lacking(error, "run", {"msgspec", "rich"}, "cli") from error
     if arguments.input is None and sys.stdin.isatty():
         msg = "INPUT is missing: name a file of records, or - to type them"
-        raise Misuse(msg)
+        raise UsageError(msg)
     fields = vars(arguments)
     del fields["command"]
     fields["input"] = arguments.input or "-"
     fields["retry_on"] = tuple(arguments.retry_on)
-    return run(Options(**fields))
+    return run(RunOptions(**fields, as_written=options_given(argv)))
 
 
-def _look_into_journal(arguments: Namespace) -> int:
+def _journal(arguments: Namespace) -> int:
     try:
-        from retryexec.cli._journal import journal
+        from retryexec.cli.journal import journal
     except ModuleNotFoundError as error:
         raise _lacking(error, "journal", {"msgspec", "rich"}, "cli") from error
     except ImportError as error:  # of the journal's own, which names the extra
-        raise Misuse(str(error)) from error
+        raise UsageError(str(error)) from error
     return journal(arguments)
 
 
-def _show_plan(arguments: Namespace) -> int:
-    from retryexec.cli._plan import plan
+def _plan(arguments: Namespace) -> int:
+    from retryexec.cli.plan import plan
 
     try:
         return plan(
@@ -80,8 +84,8 @@ def _show_plan(arguments: Namespace) -> int:
 
 
 def _lacking(error: ModuleNotFoundError, command: str, needed: set[str], extra: str) -> Exception:
-    """Return what to raise for a module that is not there: Misuse if an extra brings it."""
+    """Return what to raise for a module that is not there: UsageError if an extra brings it."""
     if (error.name or "").partition(".")[0] not in needed:
         return error
     msg = f'{command} needs {error.name}, which is an extra: pip install "retryexec[{extra}]"'
-    return Misuse(msg)
+    return UsageError(msg)

@@ -14,12 +14,13 @@ except ModuleNotFoundError as error:  # pragma: no cover  not where the tests ru
     msg = "retryexec.journal needs the file locks of POSIX (fcntl), which this system has not"
     raise ImportError(msg, name="fcntl") from error
 
-from retryexec.journal._dead import DeadLetter, DeadLetters
-from retryexec.journal._entry import Entry, ErrorText, Host
+from retryexec.journal._entry import Entry, Host
 from retryexec.journal._errors import JobRefused, JournalError, JournalFull
 from retryexec.journal._inspect import DirectoryStats, Inspector, Owner, UnfinishedJob
 from retryexec.journal._journal import Journal, JournalStats
+from retryexec.journal._letters import DeadLetter, DeadLetters
 from retryexec.journal._memory import MemoryJournal
+from retryexec.journal._rows import ErrorText
 
 __all__ = [
     "DeadLetter",

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from retryexec.journal._directory import DEAD
 from retryexec.journal._errors import JournalError
-from retryexec.journal._file import BUSY_MS
-from retryexec.journal._inspect import Inspector, check_dead_version, reading, size_of
+from retryexec.journal._inspect import Inspector
+from retryexec.journal._letter_file import LETTERS
+from retryexec.journal._sqlite import BUSY_MS, check_version, reading, size_of
 
 _ROUNDS = 5  # looks for owners that have come meanwhile
 
@@ -112,7 +113,7 @@ def _copy(source: Path, target: Path) -> bool:
 def _keep_moved(dead: Path, before: Path, copies: list[Path]) -> None:
     """Add to *dead* the letters of *before* that have left it for a file that was not copied."""
     with closing(sqlite3.connect(dead, isolation_level=None, timeout=BUSY_MS / 1000)) as sql:
-        if not check_dead_version(sql, dead):
+        if not check_version(sql, dead, LETTERS):
             return
         sql.execute("ATTACH ? AS old", (str(before),))
         query = "SELECT id FROM old.dead WHERE id NOT IN (SELECT id FROM main.dead)"

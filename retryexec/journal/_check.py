@@ -1,21 +1,21 @@
 """Whether a journal is sound: its directory, its files, and what is in them."""
 
+import os
 import re
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from retryexec.journal._directory import DEAD, _is_young, filesystem_of, is_network
-from retryexec.journal._file import Newer, check_version
-from retryexec.journal._inspect import (
-    Inspector,
-    Owner,
-    check_dead_version,
-    reading,
-    why_unreadable,
-)
+from retryexec.journal._directory import DEAD, filesystem_of, is_network, is_young
+from retryexec.journal._errors import Newer
+from retryexec.journal._file import JOBS
+from retryexec.journal._inspect import Inspector, Owner, why_unreadable
+from retryexec.journal._letter_file import LETTERS
+from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
+from retryexec.journal._sqlite import Format, check_content, check_version, is_plain, reading
 
 _OURS = re.compile(
     r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
@@ -60,10 +60,10 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
         yield from _check_name(directory / name)
     pragma = "integrity_check" if full else "quick_check"
     for owner in inspector.owners():
-        yield from _check_jobs(owner, pragma)
-    dead = directory / DEAD
-    if dead.exists():
-        yield from _check_content(dead, pragma, dead=True)
+        yield from _check_lock(owner)
+        yield from _check_file(owner.path, JOBS, pragma)
+    if os.path.lexists(directory / DEAD):
+        yield from _check_file(directory / DEAD, LETTERS, pragma)
 
 
 def _check_mode(path: Path, right: int) -> Iterator[Finding]:
@@ -93,51 +93,69 @@ def _check_name(path: Path) -> Iterator[Finding]:
                 "you miss anything, and remove it",
             )
     elif _PROBE.fullmatch(name):
-        if not _is_young(path):
+        if not is_young(path):
             yield Finding("foreign", path, "a process left it when it was starting: remove it")
     else:
-        yield Finding("foreign", path, "it is none of the journal's files: move it elsewhere")
+        yield Finding("foreign", path, "it is not a file of the journal: move it elsewhere")
 
 
-def _check_jobs(owner: Owner, pragma: str) -> Iterator[Finding]:
-    if not owner.path.with_suffix(".lock").exists() and owner.path.exists():
+def _check_lock(owner: Owner) -> Iterator[Finding]:
+    lock = owner.path.with_suffix(".lock")
+    if not is_plain(lock):
+        yield Finding(
+            "lock",
+            lock,
+            "it is not a plain file, so nobody can hold it: the next process to open the journal "
+            "moves it out of the way",
+        )
+    elif not lock.exists() and owner.path.exists():
         yield Finding(
             "lock",
             owner.path,
-            "its lock file is not there: its owner makes a new one within seconds, or others adopt "
-            "it after a minute",
+            "its lock file is not there: its owner makes a new one within seconds, or others take "
+            "it over after a minute",
         )
-    yield from _check_content(owner.path, pragma, dead=False)
 
 
-def _check_content(path: Path, pragma: str, *, dead: bool) -> Iterator[Finding]:
-    parked = 0
+def _check_file(path: Path, form: Format, pragma: str) -> Iterator[Finding]:
     try:
         with reading(path) as sql:
-            if dead:
-                check_dead_version(sql, path)
-            else:
-                check_version(sql, path)
-            words = [row[0] for row in sql.execute(f"PRAGMA {pragma}(5)")]
-            if words != ["ok"]:
-                yield Finding("damaged", path, f"{pragma} says: {'; '.join(words)}")
-            elif not dead and sql.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
-                (parked,) = sql.execute("SELECT count(parked) FROM job").fetchone()
-                reasons = sql.execute(
-                    "SELECT parked FROM job WHERE parked IS NOT NULL GROUP BY parked LIMIT 3"
-                ).fetchall()
-                if parked:
-                    yield Finding("parked", path, _of_parked(parked, [row[0] for row in reasons]))
+            if check_version(sql, path, form):
+                check_content(sql, form, pragma)
+                yield from _check_rows(sql, path, form)
     except Newer as error:
         yield Finding("version", path, f"{error}: upgrade the library, or leave it to who has")
     except sqlite3.Error as error:
-        if path.exists():
+        if os.path.lexists(path):
             yield Finding("damaged", path, why_unreadable(path, error))
 
 
-def _of_parked(count: int, reasons: list[str]) -> str:
+def _check_rows(sql: sqlite3.Connection, path: Path, form: Format) -> Iterator[Finding]:
+    """Yield what is wrong with single records."""
+    reasons: Counter[str] = Counter()
+    if form is JOBS:
+        for columns in sql.execute(f"SELECT {JOB_COLUMNS} FROM job"):  # noqa: S608  ours
+            row, wrong = read_job(columns)
+            if wrong is not None or row.parked is not None:
+                reasons[wrong or row.parked or ""] += 1
+        if reasons:
+            yield Finding("parked", path, _of_parked(reasons))
+        return
+    for columns in sql.execute(f"SELECT {LETTER_COLUMNS} FROM dead"):  # noqa: S608  ours
+        letter = read_letter(columns)
+        if letter.reason.startswith(DAMAGED):
+            reasons[letter.reason] += 1
+    if reasons:
+        count, words = reasons.total(), "; ".join(reason for reason, _ in reasons.most_common(3))
+        letters = "1 dead letter is" if count == 1 else f"{count:,} dead letters are"
+        text = f"{letters} not as written ({words}): discard what is of no use"
+        yield Finding("damaged", path, text)
+
+
+def _of_parked(reasons: Counter[str]) -> str:
+    count, words = reasons.total(), "; ".join(reason for reason, _ in reasons.most_common(3))
     records = "1 record is" if count == 1 else f"{count:,} records are"
     return (
-        f"{records} parked, since no job can be made of it ({'; '.join(reasons)}): open the "
-        "journal with a class registered that can"
+        f"{records} parked, since no job can be made of it ({words}): open the journal with a "
+        "class registered that can, or discard what is damaged"
     )

@@ -265,11 +265,6 @@ class Codec:
         )
 
 
-def fields_of_json(data: bytes | str) -> Any:
-    """Return what the JSON of a record says, for showing and editing."""
-    return msgspec.json.decode(data)
-
-
 def json_of(value: Any) -> bytes:
     """Return *value* as JSON."""
     return _encode(value)

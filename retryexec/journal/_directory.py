@@ -9,6 +9,8 @@ import errno
 import fcntl
 import logging
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,10 +18,12 @@ from pathlib import Path
 from uuid import uuid4
 
 from retryexec.journal._errors import JournalError
+from retryexec.journal._sqlite import set_aside
 
 logger = logging.getLogger("retryexec.journal")
 
 DEAD = "dead.db"
+OWNER = re.compile(r"[0-9a-f]{32}")
 _MOUNTS = Path("/proc/self/mountinfo")
 # Where a lock may not reach the other machine, or the memory that SQLite shares is not shared.
 _NETWORK = frozenset(
@@ -57,7 +61,7 @@ class Lock:
         self.database = directory / f"{owner}.db"
         self._fd = fd
         # Whether the machine has been started since the owner before wrote its name here.
-        self.machine_fell = False
+        self.rebooted = False
 
     def holds(self) -> bool:
         """Return whether the file with the lock is still the one that others would find."""
@@ -72,7 +76,7 @@ class Lock:
         if not (_try_lock(fd) and _same(fd, self.path)):
             os.close(fd)
             return False
-        _sign(fd)
+        _write_owner(fd)
         self.release()
         self._fd = fd
         return True
@@ -82,10 +86,6 @@ class Lock:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-
-    # In a forked child, closing lets go of nothing: the parent has it open. What must not happen
-    # is that the child, or a child of its own, keeps it when the parent dies.
-    forget_after_fork = release
 
     def remove(self) -> None:
         """Remove the database, which is closed and holds nothing more, and then the lock."""
@@ -147,29 +147,37 @@ class Directory:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Somebody who tidies up may have been quicker with the lock.
             if _try_lock(fd) and _same(fd, path):
-                _sign(fd)
+                _write_owner(fd)
                 return Lock(self.path, owner, fd)
             os.close(fd)
 
     def claim(self, owner: str) -> Lock | None:
-        """Return the lock of *owner* if that one is dead, and None if it lives."""
+        """Return the lock of *owner* if that one is dead, and None if it lives.
+
+        Raises:
+            OSError: that cannot be found out.
+        """
         path = self.path / f"{owner}.lock"
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            kind = path.lstat().st_mode
+            if not stat.S_ISREG(kind):  # nobody can hold it, and to open it might take for ever
+                aside = set_aside(path)
+                logger.error("%s is not a plain file, and is %s now", path, aside)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            if not (self.path / f"{owner}.db").exists():
+            if not os.path.lexists(self.path / f"{owner}.db"):
                 return None
             # Somebody has removed the lock alone. Its owner finds out, and moves; what is left
             # here then, or has nobody, is for whoever makes the lock anew.
-            if _is_young(self.path / f"{owner}.db"):
+            if is_young(self.path / f"{owner}.db"):
                 return None
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if _try_lock(fd) and _same(fd, path):
             lock = Lock(self.path, owner, fd)
             said = os.pread(fd, 200, 0).decode(errors="replace").split()
             boot = _boot()
-            lock.machine_fell = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
-            _sign(fd)
+            lock.rebooted = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
+            _write_owner(fd)
             return lock
         os.close(fd)
         return None
@@ -179,14 +187,14 @@ class Directory:
         names = set()
         for name in os.listdir(self.path):  # noqa: PTH208  a thousand names, as text
             owner, dot, suffix = name.partition(".")
-            if dot and suffix in {"db", "lock"} and len(owner) == 32:
+            if dot and suffix in {"db", "lock"} and OWNER.fullmatch(owner):
                 names.add(owner)
         yield from sorted(names)
 
     def pid_of(self, owner: str) -> int | None:
         """Return the process that says it holds *owner*'s lock, if it is known to have ended."""
         try:
-            said = (self.path / f"{owner}.lock").read_text().split()
+            said = (self.path / f"{owner}.lock").read_bytes()[:200].decode().split()
             if len(said) == 3 and said[1] == _boot() and _started(int(said[0])) != said[2]:
                 return int(said[0])
         except (OSError, ValueError):
@@ -240,7 +248,7 @@ def _same(fd: int, path: Path) -> bool:
         return False
 
 
-def _is_young(path: Path) -> bool:
+def is_young(path: Path) -> bool:
     """Return whether *path* was written to within the last minute, by either clock's word."""
     try:
         return abs(time.time() - path.stat().st_mtime) < 60
@@ -263,7 +271,7 @@ def _started(pid: int) -> str | None:
         return None
 
 
-def _sign(fd: int) -> None:
+def _write_owner(fd: int) -> None:
     """Write the owner's name into a lock: for the eyes of people, and no matter on a full disk."""
     with suppress(OSError):
         os.ftruncate(fd, 0)

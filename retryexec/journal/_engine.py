@@ -1,4 +1,4 @@
-"""An open journal: the writer, the adopter, and the thread that runs their errands."""
+"""An open journal: its writer, and the thread that takes over, looks after lanes and calls back."""
 
 import logging
 import random
@@ -6,101 +6,105 @@ import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import NamedTuple
 
-from retryexec.journal._adoption import Adopted, Adopter
-from retryexec.journal._codec import Codec
-from retryexec.journal._dead import DeadFile
-from retryexec.journal._directory import Directory
 from retryexec.journal._entry import Entry, Host
 from retryexec.journal._errors import JournalError
-from retryexec.journal._file import JournalFile
+from retryexec.journal._lanes import Lanes
+from retryexec.journal._store import Store, Taken
 from retryexec.journal._writer import Command, Writer
 
 logger = logging.getLogger("retryexec.journal")
 
-# With so many adopted jobs in hand a process takes one more file at each look, and not all there
+# With so many jobs in hand a process takes over one more lane at each look, and not all there
 # are: of several that start at the same time the first one should not have it all.
 ENOUGH = 10_000
 
-
-class Settings(NamedTuple):
-    """What does not change while a journal lives."""
-
-    directory: Directory
-    codec: Codec
-    dead: DeadFile
-    power: bool
-    max_crashes: int
-    poll: float
-    wall: Callable[[], float]
+OPENING_LIMIT = 5.0
+"""Seconds after which opening a journal begins with no further file; the rest is for later."""
 
 
 class Engine:
     """One opening of a journal, from `start` to `stop`."""
 
-    def __init__(self, settings: Settings, host: Host) -> None:
-        self._settings = settings
+    def __init__(
+        self, store: Store, host: Host, name: str, *, poll: float, wall: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._poll_seconds = poll
         self.host = host
         # What may wait for the writer, and so is not for the writer's thread; None ends it.
-        self._errands: SimpleQueue[Command | None] = SimpleQueue()
-        self.writer = Writer(
-            settings.directory,
-            settings.dead,
-            host,
-            self._errands.put,
-            power=settings.power,
-            wall=settings.wall,
-        )
-        self._adopter = Adopter(
-            settings.directory,
-            settings.codec,
-            settings.dead,
-            power=settings.power,
-            max_crashes=settings.max_crashes,
-            wall=settings.wall,
-        )
-        # Held while files are adopted, and by whoever forks; taken before the writer's io.
-        self.adopting = threading.RLock()
+        self.tasks: SimpleQueue[Command | None] = SimpleQueue()
+        self.lanes = Lanes(store, host, self.tasks.put, wall)
+        self.writer = Writer(self.lanes, name)
+        # Held while a lane is taken over, and by whoever forks; taken before the writer's io.
+        self.taking_over = threading.RLock()
         self._seen_batches = -1
-        self._tidied = -1
-        self._runner = threading.Thread(target=self._run, name="retryexec-journal-errands")
-        self._runner.daemon = True
+        self._truncated = -1
+        self._unreachable = False  # whether it has been told that the store cannot be looked into
+        self.runner = threading.Thread(target=self._run, name="retryexec-journal-tasks")
+        self.runner.daemon = True
         self.stopping = False
 
-    def start(self, *, adopt: bool) -> None:
-        """Adopt what dead processes have left, and begin to write."""
-        if adopt:
-            self.adopt()
+    def start(self, *, take_over: bool) -> None:
+        """Begin to write, and take over what dead processes have left."""
+        # Before anything is run: what becomes of a job must be on disk from the first one on.
         self.writer.thread.start()
-        self._runner.start()
+        self.runner.start()
+        if take_over:
+            self.take_over(within=OPENING_LIMIT)
 
-    def adopt(self) -> int:
-        """Adopt the files of dead owners, hand their jobs to the host, and return how many."""
-        count = 0
-        seen: set[str] = set()
+    # ---- taking over
+
+    def take_over(self, *, within: float | None = None) -> int:
+        """Take over what dead processes have left, hand it to the host, and return how many.
+
+        Args:
+            within: seconds after which nothing further is begun.
+        """
+        count, seen, begun = 0, set[str](), monotonic()
         while not self.stopping:
-            with self.adopting:
-                self._adopter.left_alone |= self.writer.left
-                adopted = self._adopter.next(seen)
-                if adopted is not None:
+            with self.taking_over:
+                taken = self._take(seen)
+                if taken is not None:
                     # Before any of its entries may end: then the writer looks for it here.
-                    self.writer.files.add(adopted.file)
-            if adopted is None:
+                    self.lanes.taken.add(taken.lane)
+            if taken is None:
                 break
-            count += self._hand_over(adopted)
-            if sum(len(file.live) for file in self.writer.files) >= ENOUGH:
+            count += self._hand_over(taken)
+            if sum(len(lane.live) for lane in [*self.lanes.taken]) >= ENOUGH:
                 break  # for now: there may be others, with less to do
+            if within is not None and monotonic() - begun > within:
+                logger.info(
+                    "%d jobs of dead processes have been taken over in %.1f s; what else there is "
+                    "in %s is taken over while they run",
+                    count,
+                    monotonic() - begun,
+                    self._name,
+                )
+                self.tasks.put(self.take_over)
+                break
         return count
 
-    def _hand_over(self, adopted: Adopted) -> int:
-        for entry in adopted.dead:
-            self.writer.show(entry)
-        count = len(adopted.free) + len(adopted.file.suspects)
-        file = adopted.file
-        self.writer.command(lambda: self.writer.look_after(file))
-        if adopted.free:
-            self._recover(adopted.free)
+    def _take(self, seen: set[str]) -> Taken | None:
+        try:
+            taken = self._store.take(seen, self.lanes.left)
+        except OSError as error:
+            if not self._unreachable:
+                logger.error("the journal in %s cannot be looked into: %s", self._name, error)  # noqa: TRY400
+            self._unreachable = True
+            return None
+        self._unreachable = False
+        return taken
+
+    def _hand_over(self, taken: Taken) -> int:
+        for entry in taken.dead:
+            self.writer.enqueue(entry)
+        lane = taken.lane
+        count = len(taken.free) + len(lane.suspects)
+        self.writer.command(lambda: self.lanes.release_next_suspect(lane))
+        if taken.free:
+            self._recover(taken.free)
         return count
 
     def _recover(self, entries: list[Entry]) -> None:
@@ -109,53 +113,44 @@ class Engine:
         except Exception:
             logger.exception("%d jobs of a dead process wait for the next start", len(entries))
 
+    # ---- the thread
+
     def _run(self) -> None:
         due = monotonic() + self._pause()
         while True:
             try:
-                errand = self._errands.get(timeout=max(0.0, due - monotonic()))
-                if errand is None:
+                task = self.tasks.get(timeout=max(0.0, due - monotonic()))
+                if task is None:
                     return
             except Empty:
-                errand = self._poll
+                task = self.poll
                 due = monotonic() + self._pause()
             try:
-                errand()
+                task()
             except Exception:
-                logger.exception("an errand of the journal failed")
-            del errand
+                logger.exception("a task of the journal failed")
+            del task
 
     def _pause(self) -> float:
         # Later rather than sooner, and not all processes at once.
-        return self._settings.poll * random.uniform(1.0, 1.3)  # noqa: S311
+        return self._poll_seconds * random.uniform(1.0, 1.3)  # noqa: S311
 
-    def _poll(self) -> None:
+    def poll(self) -> None:
         """Look after everything; the disk is written to only if there is something to write."""
-        self.adopt()
-        writer = self.writer
-        if self._needs_nudge():
-            writer.command(writer.nudge)
-        batches = writer.batches
-        if batches == self._seen_batches != self._tidied:
-            self._tidied = batches
-            if any(file.wal_bytes() for file in self.files()):
-                writer.command(writer.tidy)
+        self.take_over()
+        writer, lanes = self.writer, self.lanes
+        if not all(lane.is_in_place() for lane in lanes.all()) or any(
+            not entry.marked and entry.lane is not None for entry in self.host.running()
+        ):
+            writer.command(lanes.verify)
+        batches = lanes.batches
+        if batches == self._seen_batches != self._truncated:
+            self._truncated = batches
+            if any(lane.log_bytes() for lane in lanes.all()):
+                writer.command(lanes.truncate_logs)
         self._seen_batches = batches
 
-    def _needs_nudge(self) -> bool:
-        for file in self.files():
-            try:
-                file.check_place()
-            except Exception:
-                return True
-            if not file.lock.holds():
-                return True
-        return any(not e._marked and e._file is not None for e in self.host.running())
-
-    def files(self) -> list[JournalFile]:
-        """Return the files in this process's hands."""
-        own = self.writer.own
-        return [*self.writer.files, *([own] if own else [])]
+    # ---- ending
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until all that was shown before is on disk."""
@@ -165,22 +160,43 @@ class Engine:
             self.writer.refuse_rest(closed())
         return done.wait(timeout)
 
-    def stop(self) -> None:
-        """Write what there is, and leave the files to whoever comes."""
+    def stop(self, timeout: float | None = None) -> bool:
+        """Write what there is, and leave the lanes to whoever comes.
+
+        Args:
+            timeout: seconds after which it is left to itself, and what is unwritten runs again.
+
+        Returns:
+            whether it has come to its end.
+        """
+        due = None if timeout is None else monotonic() + timeout
         self.stopping = True
-        with self.adopting:
-            pass  # an adoption under way is finished first
-        self._errands.put(None)
-        if threading.current_thread() is not self._runner:
-            self._runner.join()
+        with self.taking_over:
+            pass  # a takeover under way is finished first
+        self.tasks.put(None)
+        if threading.current_thread() is not self.runner:
+            self.runner.join(_left(due))
         self.writer.command(self.writer.stop)
-        self.writer.thread.join()
+        self.writer.thread.join(_left(due))
+        if self.writer.thread.is_alive():
+            logger.error(
+                "the journal in %s could not be closed within %.1f s: what it has not written "
+                "runs again",
+                self._name,
+                timeout,
+            )
+            return False
         # Between the writer's last look and its end something may have come.
         self.writer.refuse_rest(closed())
+        return True
 
     def forget_after_fork(self) -> None:
         """In a forked child: leave everything to the parent."""
         self.writer.forget_after_fork()
+
+
+def _left(due: float | None) -> float | None:
+    return None if due is None else max(0.0, due - monotonic())
 
 
 def closed() -> JournalError:

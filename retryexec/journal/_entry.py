@@ -1,22 +1,28 @@
-"""The seam: an accepted job as executor and journal share it, and what each asks of the other."""
+"""An accepted job, as executor, writer and store share it."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from enum import Enum
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from retryexec.journal._errors import JournalError
-
-# An entry's `_row` while it has none: its story is over; the writer has not seen it; the file
-# that it was in is lost, and there is no other yet.
-OVER = 0
-UNSEEN = -1
-HOMELESS = -2
+from retryexec.journal._rows import ErrorText, JobRow, errors_json, errors_of
 
 
-class Past(NamedTuple):
-    """What failed attempts have left: to be on disk as a whole.
+class EntryState(Enum):
+    """Where an entry is, as far as the writer knows."""
+
+    NEW = "new"  # shown to the writer, or about to be; on no disk
+    WRITING = "being written"  # in a transaction that has not been committed
+    STORED = "on disk"  # on disk, as `row` of `lane`
+    HOMELESS = "homeless"  # its lane is lost, and it is to be written to another one
+    ENDED = "ended"  # nothing of it is on disk, or has to be
+
+
+class FailureRecord(NamedTuple):
+    """What the failed attempts of a job have left, to be on disk as a whole.
 
     Attributes:
         attempts: how many failed.
@@ -31,7 +37,15 @@ class Past(NamedTuple):
     first_at: float | None
     due_at: float
     delay: float
-    errors: tuple["ErrorText", ...]
+    errors: tuple[ErrorText, ...]
+
+    @classmethod
+    def of_row(cls, row: JobRow) -> "FailureRecord | None":
+        """Return what a record says of failed attempts; None if there were none."""
+        if row.attempts == 0 and row.errors is None:
+            return None
+        due_at = row.accepted_at if row.due_at is None else row.due_at
+        return cls(row.attempts, row.first_at, due_at, row.delay or 0.0, errors_of(row.errors))
 
     @property
     def elapsed(self) -> float:
@@ -41,27 +55,18 @@ class Past(NamedTuple):
         return max(0.0, self.due_at - self.delay - self.first_at)
 
 
-class ErrorText(NamedTuple):
-    """A failed attempt in words: its number, when, the exception's type and text."""
-
-    attempt: int
-    at: float
-    type: str
-    text: str
-
-
-class End(NamedTuple):
-    """How an entry ended: dead with a reason, or well (None), and the traceback's text."""
+class Outcome(NamedTuple):
+    """How a job ended: dead with a reason, or well (None), and its latest failures."""
 
     reason: str | None
     errors: tuple[ErrorText, ...] = ()
     attempts: int = 0
 
 
-DONE = End(None)
+DONE = Outcome(None)
 
-# Guards the birth of `Entry.accepted`; never held while a future is resolved.
-_birth = Lock()
+# Guards the making of `Entry.accepted`; never held while a future is resolved.
+_making = Lock()
 
 
 class Entry:
@@ -71,34 +76,43 @@ class Entry:
         id: its name through all attempts and crashes: a UUID (version 7) in hexadecimal.
         job: the job object.
         kind: what its class is registered as.
+        version, data: of its fields, and the fields as JSON.
         attempts: failed attempts so far, before any crash included.
         crashes: how often a process ended while this job was at work.
         due_in: of a recovered entry, seconds until its next attempt is due.
         elapsed: of a recovered entry, seconds from its first attempt to the end of the latest;
             time in which nobody ran it does not count.
+        refusal: why the journal has not taken it after all; None while it has, or may.
+        failures, outcome: set by the thread that has the job, before it shows the entry to the
+            writer. What follows is set by the writer's thread alone.
+        state, lane, row: where it is on disk, if it is.
+        marked: whether the disk says that it is at work.
+        suspect: whether it was at work in a process that died, and so has to be marked on disk
+            before each of its attempts.
+        waiter: a lock to release once it is on disk, or refused.
     """
 
-    # What begins with an underscore is the writer thread's, except: _past and _end are set
-    # by the thread that has the job, before the entry goes into the writer's queue.
     __slots__ = (
-        "_data",
-        "_end",
-        "_file",
-        "_future",
-        "_marked",
-        "_past",
-        "_row",
-        "_version",
-        "_waiter",
+        "_accepted",
         "accepted_at",
         "attempts",
         "crashes",
+        "data",
         "due_in",
         "elapsed",
+        "failures",
         "id",
         "job",
         "kind",
+        "lane",
+        "marked",
+        "outcome",
         "refusal",
+        "row",
+        "state",
+        "suspect",
+        "version",
+        "waiter",
     )
 
     def __init__(  # noqa: PLR0917  for each job, and keywords take time
@@ -107,44 +121,55 @@ class Entry:
         self.id = name
         self.job = job
         self.kind = kind
+        self.version = version
+        self.data = data
+        self.accepted_at = accepted_at
         self.attempts = 0
         self.crashes = 0
         self.due_in = 0.0
         self.elapsed = 0.0
-        self.accepted_at = accepted_at
-        # Why the journal has not taken it after all; None while it has, or may.
         self.refusal: JournalError | None = None
-        self._version = version
-        self._data = data
-        self._row = UNSEEN
-        self._file: Any = None
-        self._past: Past | None = None
-        self._end: End | None = None
-        self._marked = False
-        self._waiter: Any = None
-        self._future: Future[None] | None = None
+        self.failures: FailureRecord | None = None
+        self.outcome: Outcome | None = None
+        self.state = EntryState.NEW
+        self.lane: Any = None
+        self.row: int | None = None
+        self.marked = False
+        self.suspect = False
+        self.waiter: Any = None
+        self._accepted: Future[None] | None = None
 
     @property
     def errors(self) -> tuple[ErrorText, ...]:
-        """The latest failures, in words."""
-        return () if self._past is None else self._past.errors
+        """The latest failures, as text."""
+        return () if self.failures is None else self.failures.errors
+
+    @property
+    def text(self) -> str:
+        """The fields, as JSON."""
+        return self.data if isinstance(self.data, str) else self.data.decode()
 
     @property
     def accepted(self) -> "Future[None]":
         """Resolved when the entry is on disk; made when first asked for."""
-        if self._future is None:
+        if self._accepted is None:
             future: Future[None] = Future()
             future.set_running_or_notify_cancel()
-            with _birth:
-                if self._future is None:
-                    self._future = future
-            self._tell()
-        return self._future
+            with _making:
+                if self._accepted is None:
+                    self._accepted = future
+            self.resolve()
+        return self._accepted
 
-    def _tell(self) -> None:
-        """Resolve the future, if there is one and the answer is known; harmless if it was."""
-        future = self._future
-        if future is None or self._row < OVER or (self._file is None and self._row > OVER):
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody has asked for `accepted`."""
+        return self._accepted is not None
+
+    def resolve(self) -> None:
+        """Resolve `accepted`, if it was asked for and the answer is known; harmless if it was."""
+        future = self._accepted
+        if future is None or self.state not in {EntryState.STORED, EntryState.ENDED}:
             return
         # Asked for and answered at the same moment, both sides may find each other.
         with suppress(InvalidStateError):
@@ -153,9 +178,21 @@ class Entry:
             else:
                 future.set_exception(self.refusal)
 
+    def as_row(self, seq: int) -> JobRow:
+        """Return it as the record of row *seq*."""
+        row = JobRow(seq, self.id, self.kind, self.version, self.text)
+        row.attempts, row.crashes = self.attempts, self.crashes
+        row.started, row.accepted_at = int(self.marked), self.accepted_at
+        if self.failures is not None:
+            row.attempts, row.first_at, row.due_at, row.delay, errors = self.failures
+            row.errors = errors_json(errors)
+        return row
+
     def __repr__(self) -> str:
-        where = "accepting" if self._row < OVER else "over" if self._row == OVER else "on disk"
-        return f"<Entry {self.id} of {self.kind!r}: {self.attempts} failed attempts, {where}>"
+        return (
+            f"<Entry {self.id} of {self.kind!r}: {self.attempts} failed attempts, "
+            f"{self.state.value}>"
+        )
 
 
 class Host(Protocol):
@@ -166,5 +203,5 @@ class Host(Protocol):
         ...
 
     def running(self) -> Iterable[Entry]:
-        """Return the entries in a worker's hand at this moment; quick, and takes no lock long."""
+        """Return the entries that workers run at this moment; quick, and takes no lock long."""
         ...

@@ -1,4 +1,4 @@
-"""What a journal may say no with."""
+"""Exceptions raised by the journal."""
 
 
 class JournalError(Exception):
@@ -15,3 +15,11 @@ class JobRefused(JournalError, TypeError):
 
 class Undecodable(JournalError):
     """A record that no registered class can be made of; it is kept until one can."""
+
+
+class Newer(JournalError):
+    """A later version of the library has written this file."""
+
+
+class Lost(Exception):
+    """A lane is gone or damaged: what is written to it nobody would find."""

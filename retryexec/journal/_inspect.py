@@ -7,11 +7,10 @@ connection that cannot write: a log may always be checkpointed, and no lock is h
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -19,24 +18,26 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from retryexec.journal import _dead
-from retryexec.journal._codec import fields_of_json
-from retryexec.journal._dead import DeadLetter, plain_id
-from retryexec.journal._directory import DEAD
-from retryexec.journal._entry import ErrorText
-from retryexec.journal._errors import JournalError
-from retryexec.journal._file import _SELECT as _SELECT_JOBS
-from retryexec.journal._file import (
-    BUSY_MS,
-    Newer,
-    Row,
-    check_version,
+from retryexec.journal._directory import DEAD, OWNER
+from retryexec.journal._errors import JournalError, Newer
+from retryexec.journal._file import JOBS
+from retryexec.journal._letter_file import LETTERS
+from retryexec.journal._letters import SELECT, DeadLetter, is_prefix, letter_of, plain_id
+from retryexec.journal._rows import (
+    JOB_COLUMNS,
+    ErrorText,
+    JobRow,
     errors_of,
-    is_corrupt,
+    fields_of,
+    printable,
+    read_job,
+    read_letter,
 )
+from retryexec.journal._sqlite import Format, check_version, is_damaged, reading, size_of
 
 _PAGE = 500  # rows in one statement
-_READONLY = 8  # SQLite's code for what a reader may not do
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+_JOBS = f"SELECT {JOB_COLUMNS} FROM job"  # noqa: S608  ours
 T = TypeVar("T")
 
 
@@ -56,8 +57,7 @@ class Owner(NamedTuple):
     pid: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class UnfinishedJob:
+class UnfinishedJob(msgspec.Struct, frozen=True):
     """An accepted job that has not ended, as it is on disk.
 
     Attributes:
@@ -79,7 +79,7 @@ class UnfinishedJob:
     id: str
     kind: str
     version: int
-    fields: Any = field(repr=False)  # which logs must not show
+    fields: Any
     state: str
     attempts: int
     crashes: int
@@ -88,12 +88,18 @@ class UnfinishedJob:
     due_at: float | None
     delay: float | None
     parked: str | None
-    errors: tuple[ErrorText, ...] = field(repr=False)
+    errors: tuple[ErrorText, ...]
     owner: Owner
 
+    def __repr__(self) -> str:
+        # Without the fields and errors, which logs must not show.
+        return (
+            f"UnfinishedJob(id={self.id!r}, kind={self.kind!r}, state={self.state!r}, "
+            f"attempts={self.attempts}, crashes={self.crashes}, parked={self.parked!r})"
+        )
 
-@dataclass(frozen=True, slots=True)
-class FileStats:
+
+class FileStats(msgspec.Struct, frozen=True):
     """One file of jobs: whose, how many jobs by kind, how many of them parked, its bytes."""
 
     owner: Owner
@@ -104,8 +110,7 @@ class FileStats:
     wal_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryStats:
+class DirectoryStats(msgspec.Struct, frozen=True):
     """A whole journal: its files of jobs, and the dead letters by kind, with their bytes."""
 
     files: tuple[FileStats, ...]
@@ -173,8 +178,12 @@ class Inspector:
         owners = []
         for name in self.names():
             stem, dot, suffix = name.partition(".")
-            if dot and suffix == "db" and len(stem) == 32:
-                alive, pid = holder(self.path / f"{stem}.lock")
+            if dot and suffix == "db" and OWNER.fullmatch(stem):
+                try:
+                    alive, pid = holder(self.path / f"{stem}.lock")
+                except JournalError as error:
+                    self.unreadable[self.path / f"{stem}.lock"] = str(error)
+                    alive, pid = False, None
                 owners.append(Owner(stem, self.path / name, alive, pid))
         return owners
 
@@ -193,47 +202,49 @@ class Inspector:
 
     def _jobs_of(self, owner: Owner, kind: str | None, size: int) -> Iterator[UnfinishedJob]:
         where, values = ("", ()) if kind is None else ("AND kind=? ", (kind,))
-        query = f"{_SELECT_JOBS} WHERE seq>? AND seq<=? {where}ORDER BY seq LIMIT ?"
+        query = f"{_JOBS} WHERE seq>=? AND seq<=? {where}ORDER BY seq LIMIT ?"
 
         def page(sql: sqlite3.Connection, after: int, to: int) -> list[Any]:
             return sql.execute(query, (after, to, *values, size)).fetchall()
 
         # A loaded owner adds faster than anybody reads: what comes later is not looked at.
         last = self._ask(owner, lambda sql: sql.execute("SELECT max(seq) FROM job").fetchone()[0])
-        after = 0
-        while last is not None:
-            rows = self._ask(owner, lambda sql, after=after, to=last: page(sql, after, to)) or []  # type: ignore[misc]
-            for values_of_row in rows:
-                yield self._job(Row._make(values_of_row), owner)
+        start = _LOWEST
+        while isinstance(last, int) and start <= _HIGHEST:
+            rows = self._ask(owner, lambda sql, start=start, to=last: page(sql, start, to)) or []  # type: ignore[misc]
+            for columns in rows:
+                yield self._job(columns, owner)
             if len(rows) < size:
                 return
-            after = rows[-1][0]
+            start = rows[-1][0] + 1
 
-    def _job(self, row: Row, owner: Owner) -> UnfinishedJob:
-        if row.parked is not None:
-            state = "parked"
-        elif row.started and owner.alive:
-            state = "running"
-        elif row.due_at is not None and row.due_at > self._wall():
-            state = "waiting"
-        else:
-            state = "queued"
+    def _job(self, columns: Any, owner: Owner) -> UnfinishedJob:
+        row, wrong = read_job(columns)
         return UnfinishedJob(
             row.id,
             row.kind,
             row.ver,
-            _fields(row.data),
-            state,
+            fields_of(row.data),
+            self._state(row, owner, wrong),
             row.attempts,
             row.crashes,
             row.accepted_at,
             row.first_at,
             row.due_at,
             row.delay,
-            row.parked,
+            row.parked if wrong is None else wrong,
             errors_of(row.errors),
             owner,
         )
+
+    def _state(self, row: JobRow, owner: Owner, wrong: str | None) -> str:
+        if row.parked is not None or wrong is not None:
+            return "parked"
+        if row.started and owner.alive:
+            return "running"
+        if row.due_at is not None and row.due_at > self._wall():
+            return "waiting"
+        return "queued"
 
     # ---- dead letters
 
@@ -245,16 +256,14 @@ class Inspector:
             limit: at most so many.
         """
         where, of_kind = ("", ()) if kind is None else ("AND kind=? ", (kind,))
-        query = (
-            f"{_dead._SELECT} WHERE (died_at,id)<(?,?) {where}ORDER BY died_at DESC,id DESC LIMIT ?"
-        )
+        query = f"{SELECT} WHERE (died_at,id)<(?,?) {where}ORDER BY died_at DESC,id DESC LIMIT ?"
         before: tuple[float, str] = (float("inf"), "")
         left = limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
             values = (*before, *of_kind, size)
             rows = self._ask_dead(lambda sql, v=values: sql.execute(query, v).fetchall()) or []  # type: ignore[misc]
-            yield from map(_dead._letter, rows)
+            yield from (letter_of(read_letter(row)) for row in rows)
             if len(rows) < size:
                 return
             before = (rows[-1][8], rows[-1][0])
@@ -263,19 +272,20 @@ class Inspector:
     # ---- one of either
 
     def find(self, job_id: str, /) -> "list[UnfinishedJob | DeadLetter]":
-        """Return what is known of *job_id*; empty if nothing is, or nothing any more.
+        """Return what is known of *job_id*, an id or its first digits; empty if nothing is.
 
         In the moment between two files a job is in both of them.
         """
         name = plain_id(job_id)
+        where, value = ("id GLOB ?", f"{name}*") if is_prefix(name) else ("id=?", name)
         found: list[UnfinishedJob | DeadLetter] = []
         for owner in self.owners():
-            query = f"{_SELECT_JOBS} WHERE id=?"
-            rows = self._ask(owner, lambda sql, q=query: sql.execute(q, (name,)).fetchall())  # type: ignore[misc]
-            found += [self._job(Row._make(row), owner) for row in rows or ()]
-        query = f"{_dead._SELECT} WHERE id=?"
-        rows = self._ask_dead(lambda sql: sql.execute(query, (name,)).fetchall())
-        return [*found, *map(_dead._letter, rows or ())]
+            query = f"{_JOBS} WHERE {where}"
+            rows = self._ask(owner, lambda sql, q=query: sql.execute(q, (value,)).fetchall())  # type: ignore[misc]
+            found += [self._job(row, owner) for row in rows or ()]
+        query = f"{SELECT} WHERE {where}"
+        letters = self._ask_dead(lambda sql: sql.execute(query, (value,)).fetchall())
+        return [*found, *(letter_of(read_letter(row)) for row in letters or ())]
 
     # ---- counts
 
@@ -286,117 +296,46 @@ class Inspector:
         )
         return DirectoryStats(
             tuple(self._file_stats(owner) for owner in self.owners()),
-            Counter(dict(dead or ())),
+            Counter({_text(kind): count for kind, count in dead or ()}),
             size_of(self.path / DEAD),
         )
 
     def _file_stats(self, owner: Owner) -> FileStats:
         query = "SELECT kind,count(*),count(parked),min(accepted_at) FROM job GROUP BY kind"
         rows = self._ask(owner, lambda sql: sql.execute(query).fetchall()) or []
+        times = [oldest for *_, oldest in rows if isinstance(oldest, (int, float))]
         return FileStats(
             owner,
-            Counter({kind: count for kind, count, _, _ in rows}),
+            Counter({_text(kind): count for kind, count, _, _ in rows}),
             sum(parked for _, _, parked, _ in rows),
-            min((oldest for *_, oldest in rows), default=None),
+            min(times, default=None),
             size_of(owner.path),
-            size_of(Path(f"{owner.path}-wal")),
+            size_of(f"{owner.path}-wal"),
         )
 
     # ---- looking
 
     def _ask(self, owner: Owner, ask: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what *ask* reads in the file of *owner*; None if it has gone or cannot be read."""
-
-        def asked(sql: sqlite3.Connection) -> T | None:
-            check_version(sql, owner.path)
-            blank = sql.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is None
-            return None if blank else ask(sql)
-
-        return self._guarded(owner.path, asked)
+        return self._guarded(owner.path, JOBS, ask)
 
     def _ask_dead(self, ask: Callable[[sqlite3.Connection], T]) -> T | None:
         """Return what *ask* reads of the dead letters; None if there are none, or no reading."""
-
-        def asked(sql: sqlite3.Connection) -> T | None:
-            return ask(sql) if check_dead_version(sql, path) else None
-
         path = self.path / DEAD
-        return self._guarded(path, asked)
+        return self._guarded(path, LETTERS, ask) if os.path.lexists(path) else None
 
-    def _guarded(self, path: Path, ask: Callable[[sqlite3.Connection], T | None]) -> T | None:
+    def _guarded(
+        self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
+    ) -> T | None:
         try:
             with reading(path) as sql:
-                return ask(sql)
+                return ask(sql) if check_version(sql, path, form) else None
         except Newer as error:
             self.unreadable[path] = str(error)
         except sqlite3.Error as error:
-            if path.exists():  # else its owner is done with it
+            if os.path.lexists(path):  # else its owner is done with it
                 self.unreadable[path] = why_unreadable(path, error)
         return None
-
-
-@contextmanager
-def reading(path: Path) -> Generator[sqlite3.Connection]:
-    """Open *path* for looking only.
-
-    A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
-    """
-    try:
-        with closing(_read_only(path)) as sql:
-            try:
-                sql.execute("PRAGMA user_version")
-            except sqlite3.OperationalError as error:
-                if _code(error) != _READONLY:
-                    raise
-            else:
-                yield sql
-                return
-        # Somebody died in the middle of a transaction, and whoever opens the file next takes it
-        # back; a reader may not, and so opens it like the others.
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as sql:
-            yield sql
-    finally:
-        _tidy_after(path)
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    sql = sqlite3.connect(
-        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
-    )
-    try:
-        sql.execute("PRAGMA trusted_schema=OFF")
-    except BaseException:
-        sql.close()
-        raise
-    return sql
-
-
-def _tidy_after(path: Path) -> None:
-    """Remove what SQLite has made for a file that was removed while it was being opened.
-
-    Even a reader makes an empty log, and the memory that goes with it. A log that holds anything
-    is somebody's.
-    """
-    if path.exists():
-        return
-    wal = Path(f"{path}-wal")
-    with suppress(OSError):
-        if not wal.exists() or wal.stat().st_size == 0:
-            wal.unlink(missing_ok=True)
-            Path(f"{path}-shm").unlink(missing_ok=True)
-
-
-def check_dead_version(sql: sqlite3.Connection, path: Path) -> bool:
-    """Return whether the file of dead letters holds anything yet.
-
-    Raises:
-        Newer: it is not for this version to read.
-    """
-    (version,) = sql.execute("PRAGMA user_version").fetchone()
-    if version > _dead._VERSION:
-        msg = f"{path} is of version {version}, and this library knows up to {_dead._VERSION}"
-        raise Newer(msg)
-    return bool(version)
 
 
 def holder(lock: Path) -> tuple[bool, int | None]:
@@ -406,6 +345,9 @@ def holder(lock: Path) -> tuple[bool, int | None]:
         JournalError: that cannot be found out.
     """
     try:
+        if not stat.S_ISREG(lock.lstat().st_mode):
+            msg = f"{lock} is not a plain file: nobody can hold it"
+            raise JournalError(msg)
         fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False, None
@@ -426,7 +368,7 @@ def holder(lock: Path) -> tuple[bool, int | None]:
 
 def why_unreadable(path: Path, error: sqlite3.Error) -> str:
     """Return why *path* cannot be read, and the way out."""
-    if is_corrupt(error):
+    if is_damaged(error):
         return (
             f"{path} is damaged ({error}): the next process to open the journal saves what can "
             "be read of it, and sets the file aside"
@@ -434,20 +376,5 @@ def why_unreadable(path: Path, error: sqlite3.Error) -> str:
     return f"{path} cannot be read: {error}"
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of *path*; 0 if it is not there."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def _code(error: sqlite3.Error) -> int:
-    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-def _fields(data: str) -> Any:
-    try:
-        return fields_of_json(data)
-    except msgspec.DecodeError:
-        return data
+def _text(kind: object) -> str:
+    return printable("" if kind is None else kind)

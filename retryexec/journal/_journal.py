@@ -16,15 +16,17 @@ from typing import Any, Literal, NamedTuple, Self
 from retryexec._outcome import text_of
 from retryexec._validate import callable_or_none, seconds, whole_number
 from retryexec.journal._codec import Codec
-from retryexec.journal._dead import DeadFile, DeadLetters, Redact
 from retryexec.journal._directory import Directory
-from retryexec.journal._engine import Engine, Settings, closed
-from retryexec.journal._entry import DONE, End, Entry, ErrorText, Host, Past
+from retryexec.journal._engine import Engine, closed
+from retryexec.journal._entry import DONE, Entry, FailureRecord, Host, Outcome
 from retryexec.journal._errors import JournalError
-from retryexec.journal._file import tell_of_sqlite
+from retryexec.journal._letters import DeadLetters, Redact
+from retryexec.journal._rows import ErrorText, bounded, printable
+from retryexec.journal._sqlite import tell_of_sqlite
+from retryexec.journal._sqlite_store import SQLiteStore
 
 ERRORS_KEPT = 10
-_TRACEBACK_LIMIT = 8000
+_TRACEBACK_LIMIT, _TYPE_LIMIT = 8000, 500  # characters
 
 
 class JournalStats(NamedTuple):
@@ -96,10 +98,9 @@ class Journal:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         power = one_of("durability", durability, "power", "process") == "power"
-        self._waits = one_of("accept", accept, "wait", "async") == "wait"
-        limit = whole_number("max_bytes", max_bytes, least=1)
-        self._codec = Codec(jobs, max_bytes=limit)
-        most = whole_number("max_crashes", max_crashes, least=1)
+        waits = one_of("accept", accept, "wait", "async") == "wait"
+        codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
+        crashes = whole_number("max_crashes", max_crashes, least=1)
         callable_or_none("redact", redact)
         pause = seconds("poll", poll)
         if pause == 0.0:
@@ -110,26 +111,46 @@ class Journal:
             msg = f"directory takes a path (got {directory!r})"
             raise TypeError(msg)
         place = Directory(directory, allow_network=allow_network)
-        dead = DeadFile(place)
-        self._settings = Settings(place, self._codec, dead, power, most, pause, wall_clock)
-        self._wall = wall_clock
+        store = SQLiteStore(place, codec, power=power, max_crashes=crashes, wall=wall_clock)
+        self._directory = place.path
+        self._set_up(store, codec, waits, pause, redact, wall_clock)
+
+    def _set_up(  # noqa: PLR0917  for the one in memory, too
+        self,
+        store: Any,
+        codec: Codec,
+        waits: bool,
+        poll: float,
+        redact: Redact | None,
+        wall: Callable[[], float],
+    ) -> None:
+        self._waits = waits
+        self._store = store
+        self._codec = codec
+        self._poll = poll
+        self._wall = wall
         self._new_id = ids()
         # Guards _engine and _host. Nothing is waited for while it is held.
         self._lock = threading.RLock()
         self._engine: Engine | None = None
         self._host: Host | None = None  # whoever opened it, so that a forked child can
-        self._dead = DeadLetters(dead, place, self._codec, self._adopt_if_open, redact)
+        self._dead = DeadLetters(store, codec, self.poll, redact)
         _journals.add(self)
 
     @property
-    def directory(self) -> "os.PathLike[str]":
+    def directory(self) -> "PathLike[str]":
         """Where it is."""
-        return self._settings.directory.path
+        return self._directory
 
     @property
     def dead(self) -> DeadLetters:
         """The jobs that finally failed."""
         return self._dead
+
+    @property
+    def engine(self) -> Engine | None:
+        """What writes while the journal is open; for the tests of its inside."""
+        return self._engine
 
     # ---- opening and closing
 
@@ -143,23 +164,35 @@ class Journal:
             if self._engine is not None:
                 msg = f"{self!r} is open already: one executor has one journal object"
                 raise JournalError(msg)
-            engine = self._engine = Engine(self._settings, host)
+            engine = self._engine = self._new_engine(host)
             self._host = host
         tell_of_sqlite()
         try:
-            engine.start(adopt=True)
+            engine.start(take_over=True)
         except BaseException:
-            with self._lock:
-                self._engine = self._host = None
+            self.close()
             raise
 
-    def close(self) -> None:
-        """Write down what has ended, and leave the rest to whoever opens the directory next."""
+    def _new_engine(self, host: Host) -> Engine:
+        return Engine(self._store, host, self._name, poll=self._poll, wall=self._wall)
+
+    @property
+    def _name(self) -> str:
+        return str(self._directory)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Write down what has ended, and leave the rest to whoever opens the directory next.
+
+        Args:
+            timeout: seconds after which that is given up; what is not written down runs again.
+
+        Returns:
+            whether all is written down.
+        """
         with self._lock:
             engine, self._engine = self._engine, None
             self._host = None
-        if engine is not None:
-            engine.stop()
+        return True if engine is None else engine.stop(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -180,8 +213,8 @@ class Journal:
                 return engine
             if host is None:
                 raise closed()
-            engine = self._engine = Engine(self._settings, host)
-            engine.start(adopt=False)
+            engine = self._engine = self._new_engine(host)
+            engine.start(take_over=False)
             return engine
 
     # ---- for executors
@@ -198,24 +231,39 @@ class Journal:
         entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
         engine = self._engine or self._running_engine()
         if not self._waits:
-            engine.writer.show(entry)
-            if engine.writer.stopped:
-                engine.writer.refuse_rest(closed())
+            self._show(entry, engine)
             return entry
-        waiter = entry._waiter = allocate_lock()
-        waiter.acquire()
-        engine.writer.show(entry)
-        if engine.writer.stopped:
-            engine.writer.refuse_rest(closed())
         try:
-            waiter.acquire()
+            self._show_and_wait(entry, engine)
         except BaseException:  # a Ctrl-C: the caller will never hear of it
             self._end(entry, DONE)
             raise
-        entry._waiter = None
         if entry.refusal is not None:
             raise entry.refusal
         return entry
+
+    def _show(self, entry: Entry, engine: Engine) -> None:
+        engine.writer.enqueue(entry)
+        if engine.writer.stopped:
+            engine.writer.refuse_rest(closed())
+
+    def _show_and_wait(self, entry: Entry, engine: Engine) -> None:
+        """Return once the writer has done what is to be done for *entry*, or refused to."""
+        waiter = entry.waiter = allocate_lock()
+        waiter.acquire()
+        self._show(entry, engine)
+        waiter.acquire()
+        entry.waiter = None
+
+    def starting(self, entry: Entry) -> None:
+        """Note that an attempt of *entry* is about to start; return once it may.
+
+        For most that is nothing. One that was at work when a process died has to be marked on
+        disk first, so that the next death can be held against it, and against nobody else.
+        """
+        engine = self._engine
+        if entry.suspect and not entry.marked and engine is not None:
+            self._show_and_wait(entry, engine)
 
     def retrying(
         self,
@@ -234,15 +282,17 @@ class Journal:
             error: what it raised, if it raised anything.
             elapsed: seconds since the first attempt began.
         """
-        entry._past = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
+        entry.failures = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
         entry.attempts = attempts
-        self._show(entry)
+        engine = self._engine
+        if engine is not None:  # else the job runs again, which is all there is to do
+            engine.writer.enqueue(entry)
 
     def succeeded(self, entry: Entry) -> None:
         """Note that *entry* has done its work."""
-        if entry._end is None and (engine := self._engine) is not None:  # as _end, for each job
-            entry._end = DONE
-            engine.writer.show(entry)
+        if entry.outcome is None and (engine := self._engine) is not None:  # as _end, for each job
+            entry.outcome = DONE
+            engine.writer.enqueue(entry)
 
     def cancelled(self, entry: Entry) -> None:
         """Note that *entry* is not wanted any more."""
@@ -260,15 +310,12 @@ class Journal:
         """
         self._end(entry, death(entry, reason, attempts, error, self._wall()))
 
-    def _end(self, entry: Entry, end: End) -> None:
-        if entry._end is None:  # its first end is the one that counts
-            entry._end = end
-            self._show(entry)
-
-    def _show(self, entry: Entry) -> None:
+    def _end(self, entry: Entry, outcome: Outcome) -> None:
         engine = self._engine
-        if engine is not None:  # else the job runs again, which is all there is to do
-            engine.writer.show(entry)
+        # Its first end is the one that counts, and after the close the job runs again.
+        if entry.outcome is None and engine is not None:
+            entry.outcome = outcome
+            engine.writer.enqueue(entry)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
@@ -276,51 +323,51 @@ class Journal:
         return True if engine is None else engine.flush(timeout)
 
     def poll(self) -> int:
-        """Adopt now what dead processes have left, and return how many jobs that is."""
+        """Take over now what dead processes have left, and return how many jobs that is."""
         engine = self._engine
-        return 0 if engine is None else engine.adopt()
-
-    def _adopt_if_open(self) -> None:
-        self.poll()
+        return 0 if engine is None else engine.take_over()
 
     def stats(self) -> JournalStats:
         """Return how it is."""
         engine = self._engine
-        files = [] if engine is None else engine.files()
+        lanes = [] if engine is None else engine.lanes.all()
         return JournalStats(
-            unfinished=sum(len(file.live) for file in files),
-            parked=sum(file.parked for file in files),
+            unfinished=sum(len(lane.live) for lane in lanes),
+            parked=sum(lane.parked for lane in lanes),
             dead=len(self._dead),
-            files=len(files),
-            wal_bytes=sum(file.wal_bytes() for file in files),
-            batches=0 if engine is None else engine.writer.batches,
-            healthy=engine is None or engine.writer.error is None,
+            files=len(lanes),
+            wal_bytes=sum(lane.log_bytes() for lane in lanes),
+            batches=0 if engine is None else engine.lanes.batches,
+            healthy=engine is None or engine.writer.healthy,
         )
 
     def __repr__(self) -> str:
         state = "closed" if self._engine is None else "open"
-        return f"<{type(self).__name__} {str(self._settings.directory.path)!r}: {state}>"
+        return f"<{type(self).__name__} {self._name!r}: {state}>"
 
     # ---- fork
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """Let nothing be under way that a child could not go on with."""
         self._lock.acquire()
         if self._engine is not None:
-            self._engine.adopting.acquire()
+            self._engine.taking_over.acquire()
             self._engine.writer.io.acquire()
-        self._settings.dead.io.acquire()
+        self._store.letters.io.acquire()
 
-    def _after_fork(self) -> None:
-        self._settings.dead.io.release()
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        self._store.letters.io.release()
         if self._engine is not None:
             self._engine.writer.io.release()
-            self._engine.adopting.release()
+            self._engine.taking_over.release()
         self._lock.release()
 
-    def _in_child(self) -> None:
+    def in_child(self) -> None:
+        """In the child: begin anew, and leave what there is to the parent."""
         # The threads that could use the old ones are not here.
         engine, self._engine = self._engine, None
-        self._settings.dead.io = threading.RLock()
+        self._store.forget_after_fork()
         self._lock = threading.RLock()
         self._new_id = ids()
         if engine is not None:
@@ -356,7 +403,7 @@ def ids() -> Callable[[float], str]:
     return new
 
 
-def in_words(
+def error_text(
     attempt: int, at: float, error: BaseException | None, *, whole: bool = False
 ) -> ErrorText:
     """Return a failed attempt as text, with the *whole* of its traceback or without."""
@@ -369,7 +416,7 @@ def in_words(
             text = "".join(lines)[-_TRACEBACK_LIMIT:]
         except Exception:  # noqa: S110  of the user's own making; the text will do
             pass
-    return ErrorText(attempt, at, type(error).__qualname__, text)
+    return ErrorText(attempt, at, printable(type(error).__qualname__, _TYPE_LIMIT), printable(text))
 
 
 def failed(
@@ -380,21 +427,24 @@ def failed(
     *,
     elapsed: float,
     now: float,
-) -> Past:
+) -> FailureRecord:
     """Return what is kept of *entry*'s failures, the latest one included."""
-    errors = (*entry.errors, in_words(attempts, now, error))[-ERRORS_KEPT:]
-    first_at = None if entry._past is None else entry._past.first_at
+    errors = (*entry.errors, error_text(attempts, now, error))[-ERRORS_KEPT:]
+    first_at = None if entry.failures is None else entry.failures.first_at
     if first_at is None:
         first_at = now - elapsed
-    return Past(attempts, first_at, now + delay, delay, errors)
+    delay = bounded(delay)
+    return FailureRecord(attempts, first_at, now + delay, delay, errors)
 
 
-def death(entry: Entry, reason: str, attempts: int, error: BaseException | None, now: float) -> End:
-    """Return the end of an *entry* that has finally failed."""
+def death(
+    entry: Entry, reason: str, attempts: int, error: BaseException | None, now: float
+) -> Outcome:
+    """Return the outcome of an *entry* that has finally failed."""
     errors = [known for known in entry.errors if known.attempt != attempts or error is None]
     if error is not None or not errors:
-        errors.append(in_words(attempts, now, error, whole=True))
-    return End(str(reason), tuple(errors[-ERRORS_KEPT:]), attempts)
+        errors.append(error_text(attempts, now, error, whole=True))
+    return Outcome(str(reason), tuple(errors[-ERRORS_KEPT:]), attempts)
 
 
 _journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
@@ -405,18 +455,18 @@ _forgotten: list[Engine] = []  # the parent's, in a child; never to be finalized
 def _before_fork() -> None:
     _held[:] = _journals
     for journal in _held:
-        journal._before_fork()
+        journal.before_fork()
 
 
 def _after_fork() -> None:
     for journal in _held:
-        journal._after_fork()
+        journal.after_fork()
     _held.clear()
 
 
 def _in_child() -> None:
     for journal in _held:
-        journal._in_child()
+        journal.in_child()
     _held.clear()
 
 

@@ -1,27 +1,33 @@
 """A journal that is gone with its process: for tests, and to show the contract without a disk.
 
-It takes and refuses the same jobs as the one on disk, and hands over what was left unfinished
-when it is opened again.
+It is the journal, on SQLite databases in memory in the place of files.
 """
 
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
-from retryexec._validate import whole_number
-from retryexec.journal._codec import Codec, fields_of_json
-from retryexec.journal._dead import DeadLetter, edited, no_letter, plain_id
-from retryexec.journal._engine import closed
-from retryexec.journal._entry import DONE, OVER, End, Entry, Host
-from retryexec.journal._errors import JournalError
-from retryexec.journal._journal import death, failed, ids
+from retryexec._validate import callable_or_none, whole_number
+from retryexec.journal._codec import Codec
+from retryexec.journal._file import JOBS, JournalFile
+from retryexec.journal._journal import Journal
+from retryexec.journal._letter_file import LETTERS, LetterFile
+from retryexec.journal._sqlite import make_tables, open_database, transaction
+from retryexec.journal._store import Lane, Taken
+from retryexec.journal._takeover import NOBODY, findings, revive, sort
 
-_KEPT = 1  # an entry's `_row` while it is kept here
+_MEMORY = ":memory:"
 
 
-class MemoryJournal:
-    """A journal in memory, with the methods of `Journal` that an executor uses.
+class MemoryJournal(Journal):
+    """A journal in memory, with the methods of `Journal`.
+
+    What was left unfinished is handed over when it is opened again.
 
     Args:
         jobs, max_bytes, wall_clock: as `Journal` has them.
@@ -34,217 +40,114 @@ class MemoryJournal:
         max_bytes: int = 1024 * 1024,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
-        self._wall = wall_clock
-        self._new_id = ids()
-        # Guards _kept, _host and the letters; never held while the host is told anything.
-        self._lock = threading.RLock()
-        self._kept: dict[str, Entry] = {}
-        self._host: Host | None = None
-        self.dead = MemoryDeadLetters(self._codec, self._lock, self._revive)
+        codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
+        callable_or_none("wall_clock", wall_clock)
+        self._directory = Path(_MEMORY)
+        self._set_up(MemoryStore(codec, wall_clock), codec, True, 3600.0, None, wall_clock)
 
-    def open(self, host: Host) -> None:
-        """Begin to keep jobs, for *host*; what is unfinished is handed to it at once."""
-        with self._lock:
-            if self._host is not None:
-                msg = "the journal is open already: one executor has one journal object"
-                raise JournalError(msg)
-            self._host = host
-            left = [self._recalled(entry) for entry in self._kept.values()]
-            self._kept = {entry.id: entry for entry in left}
-        if left:
-            host.recover(left)
 
-    def close(self) -> None:
-        """Take no more jobs; what has not ended is kept."""
-        with self._lock:
-            self._host = None
+class MemoryStore:
+    """Lanes and dead letters that are databases in memory."""
 
-    def _recalled(self, entry: Entry) -> Entry:
-        job = self._codec.decode(entry.kind, entry._version, entry._data)
-        new = Entry(entry.id, job, entry.kind, entry._version, entry._data, entry.accepted_at)
-        new._row, new._file, new._past = _KEPT, self, entry._past
-        if (past := entry._past) is not None:
-            now = self._wall()
-            new.attempts = past.attempts
-            new.due_in = min(max(0.0, past.due_at - now), past.delay)
-            if past.first_at is not None:
-                new.elapsed = past.elapsed
-        return new
+    def __init__(self, codec: Codec, wall: Callable[[], float]) -> None:
+        self._codec = codec
+        self._wall = wall
+        self._left: list[MemoryLane] = []  # by the journal that was open before
+        self.letters = MemoryLetters()
 
-    def accept(self, job: Any) -> Entry:
-        """Take *job*, and return it as an entry.
+    def new_lane(self) -> "MemoryLane":
+        """Make a lane."""
+        sql = open_database(_MEMORY, JOBS, new=True)
+        with transaction(sql):
+            make_tables(sql, JOBS)
+        return MemoryLane(sql, self._left)
 
-        Raises:
-            JobRefused: it would not come back as it is.
-            JournalError: the journal is not open.
-        """
-        kind, data = self._codec.encode(job)
-        now = self._wall()
-        entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
-        with self._lock:
-            if self._host is None:
-                raise closed()
-            entry._row, entry._file = _KEPT, self
-            self._kept[entry.id] = entry
-        return entry
+    def take(self, seen: set[str], left: AbstractSet[str]) -> Taken | None:  # noqa: ARG002
+        """Take over a lane that was left."""
+        while self._left:
+            lane = self._left.pop(0)
+            found = revive(lane, lane.rows(), self._codec, self._wall())
+            lane.taken_over(findings(found, NOBODY, None))
+            if lane.live:
+                return sort(lane, NOBODY, 1)
+        return None
 
-    def retrying(
-        self,
-        entry: Entry,
-        attempts: int,
-        delay: float,
-        error: BaseException | None,
-        *,
-        elapsed: float = 0.0,
-    ) -> None:
-        """Note that an attempt of *entry* failed, and that the next one follows."""
-        entry._past = failed(entry, attempts, delay, error, elapsed=elapsed, now=self._wall())
-        entry.attempts = attempts
+    def set_aside(self, lane: Lane, error: Exception) -> None:
+        """Do nothing: there is nobody else in whose way it is."""
 
-    def succeeded(self, entry: Entry) -> None:
-        """Note that *entry* has done its work."""
-        self._end(entry, DONE)
+    def is_rerun_pending(self, owner: str) -> bool:  # noqa: ARG002  as the store of files has it
+        """Return False: a rerun is never cut off."""
+        return False
 
-    def cancelled(self, entry: Entry) -> None:
-        """Note that *entry* is not wanted any more."""
-        self._end(entry, DONE)
+    def is_unavailable(self, error: Exception) -> bool:  # noqa: ARG002
+        """Return False: there is no disk."""
+        return False
 
-    def died(
-        self, entry: Entry, reason: str, attempts: int, error: BaseException | None = None
-    ) -> None:
-        """Note that *entry* has finally failed: it becomes a dead letter."""
-        now = self._wall()
-        end = death(entry, reason, attempts, error, now)
-        if self._end(entry, end):
-            self.dead.bury(entry, end, now)
+    def is_full(self, error: Exception) -> bool:  # noqa: ARG002
+        """Return False: there is no disk."""
+        return False
 
-    def _end(self, entry: Entry, end: End) -> bool:
-        with self._lock:
-            if self._host is None or self._kept.get(entry.id) is not entry:
-                return False  # closed by now: it is run again
-            del self._kept[entry.id]
-            entry._end, entry._row = end, OVER
-            return True
+    def forget_after_fork(self) -> None:
+        """In a forked child: begin with nothing."""
+        self._left = []
+        self.letters = MemoryLetters()
 
-    def flush(self, timeout: float | None = None) -> bool:  # noqa: ARG002  nothing to wait for
-        """Return True: there is no disk."""
+
+class MemoryLane(JournalFile):
+    """A database in memory, which stays when it is left."""
+
+    def __init__(self, sql: sqlite3.Connection, left: "list[MemoryLane]") -> None:
+        self.name = uuid4().hex
+        self.path = Path(_MEMORY)
+        self.sql = sql
+        self._left = left
+        self.begin()
+
+    def leave(self) -> None:
+        """Keep it for the next opening, unless nothing is in it."""
+        if self.live or self.parked:
+            self.begin()
+            self._left.append(self)
+
+    def abandon(self) -> None:
+        """Forget it."""
+
+    def verify(self) -> None:
+        """Do nothing: nobody else can have touched it."""
+
+    def verify_path(self) -> None:
+        """Do nothing: nobody else can have touched it."""
+
+    def is_in_place(self) -> bool:
+        """Return True."""
         return True
 
-    def poll(self) -> int:
-        """Return 0: nobody else leaves anything here."""
+    def log_bytes(self) -> int:
+        """Return 0: it has none."""
         return 0
 
-    def _revive(self, letter: DeadLetter, data: bytes | str) -> None:
-        entry = Entry(letter.id, None, letter.kind, letter.version, data, letter.accepted_at)
-        recalled = self._recalled(entry)
-        with self._lock:
-            self._kept[entry.id] = recalled
-            host = self._host
-        if host is not None:
-            host.recover([recalled])
 
+class MemoryLetters(LetterFile):
+    """Dead letters in memory."""
 
-class MemoryDeadLetters:
-    """The jobs of a `MemoryJournal` that finally failed."""
-
-    def __init__(
-        self,
-        codec: Codec,
-        lock: "threading.RLock",
-        revive: Callable[[DeadLetter, bytes | str], None],
-    ) -> None:
-        self._codec = codec
-        self._lock = lock
-        self._revive = revive
-        self._letters: dict[str, tuple[DeadLetter, bytes | str]] = {}
-
-    def bury(self, entry: Entry, end: End, now: float) -> None:
-        """Add *entry*."""
-        assert end.reason is not None
-        letter = DeadLetter(
-            entry.id,
-            entry.kind,
-            entry._version,
-            fields_of_json(entry._data),
-            end.reason,
-            end.attempts,
-            entry.crashes,
-            entry.accepted_at,
-            now,
-            end.errors,
-        )
-        with self._lock:
-            self._letters[entry.id] = (letter, entry._data)
-
-    def list(self, kind: str | None = None, *, limit: int | None = None) -> "list[DeadLetter]":
-        """Return the letters, the latest first."""
-        with self._lock:
-            letters = [letter for letter, _ in self._letters.values()]
-        found = [letter for letter in reversed(letters) if kind in (None, letter.kind)]
-        return found[:limit]
-
-    def __iter__(self) -> Iterator[DeadLetter]:
-        return iter(self.list())
-
-    def __len__(self) -> int:
-        return len(self._letters)
+    def __init__(self) -> None:
+        self.path = Path(_MEMORY)
+        self.io = threading.RLock()
+        self._sql = open_database(_MEMORY, LETTERS, new=True)
+        with transaction(self._sql):
+            make_tables(self._sql, LETTERS)
 
     def __bool__(self) -> bool:
         return True
 
-    def get(self, letter_id: str, /) -> DeadLetter:
-        """Return the letter *letter_id*; LookupError if there is none."""
-        return self._found(letter_id)[0]
+    @contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        """Make one transaction."""
+        with self.io, transaction(self._sql):
+            yield self._sql
 
-    def _found(self, letter_id: str, /) -> tuple[DeadLetter, bytes | str]:
-        try:
-            return self._letters[plain_id(letter_id)]
-        except KeyError:
-            raise no_letter(letter_id) from None
-
-    def rerun(self, letter_id: str, /) -> None:
-        """Give the job of letter *letter_id* all its attempts again, under the same id."""
-        with self._lock:
-            letter, data = self._found(letter_id)
-            del self._letters[letter.id]
-        self._revive(letter, data)
-
-    def rerun_all(self, kind: str | None = None) -> int:
-        """Rerun all letters, or all of one kind; return how many."""
-        letters = self.list(kind)
-        for letter in letters:
-            self.rerun(letter.id)
-        return len(letters)
-
-    def edit(self, letter_id: str, /, **changes: Any) -> DeadLetter:
-        """Change fields of letter *letter_id*, and return it as it is then."""
-        letter, _ = self._found(letter_id)
-        version, data = edited(self._codec, letter, changes)
-        new = DeadLetter(
-            letter.id,
-            letter.kind,
-            version,
-            fields_of_json(data),
-            letter.reason,
-            letter.attempts,
-            letter.crashes,
-            letter.accepted_at,
-            letter.died_at,
-            letter.errors,
-        )
-        with self._lock:
-            self._letters[letter.id] = (new, data)
-        return new
-
-    def discard(self, letter_id: str, /) -> None:
-        """Remove letter *letter_id* for good."""
-        with self._lock:
-            del self._letters[self._found(letter_id)[0].id]
-
-    def discard_all(self, kind: str | None = None) -> int:
-        """Remove all letters, or all of one kind, for good; return how many."""
-        letters = self.list(kind)
-        for letter in letters:
-            self.discard(letter.id)
-        return len(letters)
+    @contextmanager
+    def reading(self) -> Generator[sqlite3.Connection | None]:
+        """Read."""
+        with self.io:
+            yield self._sql

@@ -194,7 +194,7 @@ def test_many_callbacks_share_one_scheduled_deadline(clock: VirtualClock) -> Non
     token.on_cancel(list)
     for _ in range(100):
         token.on_cancel(list)()
-    assert (len(token._unhook), len(clock._calls)) == (1, 1)
+    assert (len(token._registrations), len(clock._calls)) == (1, 1)
 
 
 # ---- parents and children

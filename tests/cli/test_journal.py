@@ -19,8 +19,8 @@ import pytest
 from helpers.command import Result, start
 from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
 
-from retryexec.cli._journal_list import last_error
-from retryexec.cli._table import clean, size
+from retryexec.cli.journal import last_error
+from retryexec.cli.output import clean, format_size
 from retryexec.journal import ErrorText, Inspector, Journal
 from retryexec.journal import _backup as backups
 
@@ -264,7 +264,7 @@ def test_fields_without_names_are_not_shown_to_people_who_want_them_redacted(
         sql.execute("UPDATE dead SET data='[\"john@example.com\",1]'")
     sql.close()
     result = command("journal", "show", "journal", dead, "--redact", "redactors:hidden")
-    assert "fields    not shown: they have no names" in result.out
+    assert "fields    not shown: they do not have names" in result.out
     assert 'fields    ["john@example.com", 1]' in command("journal", "show", "journal", dead).out
 
 
@@ -353,7 +353,7 @@ def test_nothing_is_changed_for_an_id_that_is_no_letter(
     for action in (("rerun",), ("discard", "--yes")):
         for name, expected in {
             "nope": "there is no dead letter 'nope' in",
-            alive.id: "is no dead letter: it has not ended yet; nothing was changed",
+            alive.id: "is not a dead letter: it has not ended yet; nothing was changed",
         }.items():
             result = command("journal", *action, directory, dead, name)
             assert result.status == 2
@@ -364,9 +364,9 @@ def test_nothing_is_changed_for_an_id_that_is_no_letter(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ((), "which ones? name IDs, as `dead` lists them, or say --all"),
-        (("x", "--all"), "IDs and --all exclude each other"),
-        (("x", "--kind", "save"), "--kind goes with --all"),
+        ((), "which ones? name IDs, as `dead` lists them, or say --kind, --error, --"),
+        (("x", "--all"), "IDs exclude --all, --kind, --error and --before"),
+        (("x", "--kind", "save"), "IDs exclude --all, --kind, --error and --before"),
     ],
 )
 def test_which_letters_must_be_said(
@@ -376,6 +376,74 @@ def test_which_letters_must_be_said(
         result = command("journal", action, tmp_path, *arguments)
         assert result.status == 2
         assert expected in result.err
+
+
+def test_letters_are_chosen_by_what_they_are_like(command: Command, directory: Path) -> None:
+    journal, _ = opened(directory)
+    ids = die(journal, Save("1"), Save("2"), Call("3"))
+    by_error = ("--error", "ConnectionError", "--kind", "save")
+    listed = documents(command("journal", "dead", directory, *by_error, "--json"))
+    assert {letter["id"] for letter in listed} == set(ids[:2])
+    assert command("journal", "dead", directory, "--error", "Timeout").out == "no dead letters\n"
+    assert command("journal", "dead", directory, "--before", "1h").out == "no dead letters\n"
+    result = command("journal", "discard", directory, "--before", "2000-01-01", "--yes")
+    assert result.out == "0 dead letters discarded\n"
+    assert "discard: 0 dead letters from before 2000-01-01 00:00:00Z\n" in result.err
+    result = command("journal", "discard", directory, *by_error, "--before", "0s", "--yes")
+    assert result.out == "2 dead letters discarded\n"
+    assert "2 dead letters of kind 'save' with error 'ConnectionError' from before" in result.err
+    result = command("journal", "rerun", directory, "--error", "no Call")
+    assert result.err == "rerun: 1 dead letter with error 'no Call'\n"
+    assert len(journal.dead) == 0
+    result = command("journal", "dead", directory, "--before", "soon")
+    assert "'soon' is not a time: 2026-11-22, 2026-11-22T02:19:23Z, or how long ago" in result.err
+    journal.close()
+
+
+def test_the_beginning_of_an_id_will_do(command: Command, directory: Path) -> None:
+    journal, _ = opened(directory)
+    first, second = die(journal, Save("1"), Save("2"))
+    same = next(place for place in range(32) if first[place] != second[place])
+    common = first[:same]
+    result = command("journal", "show", directory, common[:6])
+    assert result.status == 2
+    assert f"{common[:6]!r} is the beginning of 2 ids ({first}, {second})" in result.err
+    assert "is the beginning of 2 ids" in command("journal", "rerun", directory, common[:6]).err
+    unique = second[: len(common) + 1]
+    assert second in command("journal", "show", directory, unique).out
+    assert command("journal", "discard", directory, unique, "--yes").status == 0
+    assert [letter.id for letter in journal.dead] == [first]
+    assert command("journal", "rerun", directory, first[:6]).status == 0
+    journal.close()
+
+
+def test_a_letter_is_edited(
+    command: Command, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "savers.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Save:\n    email: str\n"
+        "    n: int = 0\n    def exec(self): ...\n"
+    )
+    journal, _ = opened(directory)
+    (dead,) = die(journal, Save("1"))
+    edit = ("journal", "edit", directory, dead[:20])
+    result = command(*edit, "email=7", "n=12", "--class", "savers.py:Save")
+    assert result.out == f"{dead} is changed; `rerun` gives it all its attempts again\n"
+    assert journal.dead.get(dead).fields == {"email": "7", "n": 12}
+    result = command(*edit, "email=a=b", "--class", "savers:Save", "--json")
+    assert documents(result) == [{"id": dead, "fields": {"email": "a=b", "n": 12}}]
+    for change, said in {
+        "n=many": "nothing was changed",
+        "nope=1": "does not have a field 'nope'",
+        "email": "'email' is not a change: expected FIELD=VALUE",
+    }.items():
+        result = command(*edit, change, "--class", "savers.py:Save")
+        assert result.status == 2
+        assert said in result.err
+    assert journal.dead.get(dead).fields == {"email": "a=b", "n": 12}
+    assert "the following arguments are required: --class" in command(*edit, "n=1").err
+    journal.close()
 
 
 # ---- check, stats, backup
@@ -411,7 +479,7 @@ def test_check_finds_what_is_wrong(command: Command, directory: Path) -> None:
     script = """
     for n in range(300):
         journal.accept(Save('x' * 50, n))
-    journal._engine.writer.tidy()
+    journal._engine.lanes.truncate_logs()
     """
     killed(directory, script)
     journal, _ = opened(directory)
@@ -431,7 +499,7 @@ def test_check_finds_what_is_wrong(command: Command, directory: Path) -> None:
         Path(f"{database}{suffix}").chmod(0o600)
     (directory / "notes.txt").touch(0o600)
     assert findings(command, directory) == {
-        "foreign": "notes.txt: it is none of the journal's files: move it elsewhere"
+        "foreign": "notes.txt: it is not a file of the journal: move it elsewhere"
     }
     (directory / "notes.txt").rename(directory / f"{database.name}.corrupt-20260101-000000")
     assert "it was damaged and has been set aside" in findings(command, directory)["aside"]
@@ -499,8 +567,8 @@ def test_letters_of_a_newer_library_are_left_alone(command: Command, directory: 
         assert "dead.db is of version 99, and this library knows up to 1" in result.err
     (directory / "dead.db").write_bytes(b"no database at all " * 100)
     result = command("journal", "rerun", directory, "--all")
-    assert result.status == 1
-    assert "file is not a database" in result.err
+    assert (result.status, result.out) == (0, "0 dead letters to be run again\n")
+    assert len([*directory.glob("dead.db.corrupt-*")]) == 1
 
 
 def test_a_network_file_system_is_told(
@@ -606,7 +674,9 @@ def test_a_transaction_that_died_is_taken_back_for_the_reader(
     (dead,) = die(journal, Save("1"))
     journal.close()
     script = """
-    sql = journal._settings.dead._open()
+    from retryexec.journal._letter_file import LETTERS
+    from retryexec.journal._sqlite import open_database
+    sql = open_database(Path(sys.argv[1]) / "dead.db", LETTERS)
     sql.execute("PRAGMA cache_size=1")
     sql.execute("PRAGMA cache_spill=1")
     sql.execute("BEGIN IMMEDIATE")
@@ -642,7 +712,7 @@ while not Path(sys.argv[1] + ".stop").exists():
             journal.died(entry, "permanent", 1, ValueError("x")); died += 1
         elif len(kept) > 1000:
             journal.succeeded(kept.popleft())
-    biggest = max(biggest, max((f.wal_bytes() for f in journal._engine.files()), default=0))
+    biggest = max(biggest, max((f.log_bytes() for f in journal._engine.lanes.all()), default=0))
 assert journal.flush(30)
 say("counts", count, died, biggest, journal.stats().healthy)
 journal.close()
@@ -702,7 +772,7 @@ def test_nothing_plays_with_the_terminal(text: str, expected: str) -> None:
 
 
 def test_sizes_are_told_in_units() -> None:
-    assert [size(n) for n in (0, 999, 4096, 5 * 10**6, 10**12, 3 * 10**15)] == [
+    assert [format_size(n) for n in (0, 999, 4096, 5 * 10**6, 10**12, 3 * 10**15)] == [
         *("0 B", "999 B", "4.1 kB", "5.0 MB", "1.0 TB", "3000.0 TB"),
     ]
 

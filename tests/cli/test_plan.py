@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from helpers.command import Result
 
-from retryexec.cli._schedule import Plan, simulate
+from retryexec.cli.plan import Plan, simulate
 
 Command = Callable[..., Result]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -118,8 +118,8 @@ def test_odd_plans_are_drawn_too(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("plan.gif", "--plot 'plan.gif' is no picture: its name ends in .svg or .png"),
-        ("plan", "--plot 'plan' is no picture"),
+        ("plan.gif", "--plot 'plan.gif' is not a picture: its name ends in .svg or .png"),
+        ("plan", "--plot 'plan' is not a picture"),
         ("no/where.svg", "--plot 'no/where.svg' cannot be written: No such file or directory"),
     ],
 )

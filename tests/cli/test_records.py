@@ -101,7 +101,7 @@ def test_an_unknown_field_is_left_out_and_told_of_once(run: Run) -> None:
     assert result.status == 0
     assert result.err == (
         "in.jsonl:2: note: Save has no field 'nmae'; it is left out from here on "
-        "(--forbid-unknown refuses it)\n"
+        "(--forbid-unknown refuses such records)\n"
     )
 
 
@@ -121,7 +121,7 @@ def test_strict_stops_at_the_first_bad_record(run: Run, ran: Ran) -> None:
 
 
 def test_a_file_of_something_else_is_told_so(run: Run) -> None:
-    result = run(b"id,name\n1,x\n")
+    result = run(b"nope\n1,x\n")
     assert (
         "no record of in.jsonl was good: expected JSON Lines, one object per line; " in result.err
     )
@@ -162,7 +162,7 @@ class Cells:
         RAN.append(self)
 """
     jobs.write_text(jobs.read_text() + more)
-    run(b"text,number,default\n,,\n", name="in.csv", target="jobs.py:Cells")
+    run(b"text,number,default,note\n,,,n\n", name="in.csv", target="jobs.py:Cells")
     (job,) = ran()
     assert (job.text, job.number, job.default) == ("", None, 7)
 
@@ -174,9 +174,7 @@ class Cells:
         (b"1", 4, "1 cell where the header has 2"),
         (b"1,n,2", 4, "3 cells where the header has 2"),
         (b"1,\xff", 4, "not UTF-8 text"),
-        (b'1,"n" x', 4, "not CSV: ',' expected after '\"'"),
         (b"1,a\rb", 4, "not CSV: new-line character seen in unquoted field"),
-        (b"1," + b"x" * 140_000, 4, "not CSV: field larger than field limit (131072)"),
         (b",n", 4, "id: expected int, got str ('')"),
     ],
 )
@@ -199,9 +197,9 @@ def test_a_quote_that_never_ends_is_one_bad_record(run: Run, ran: Ran) -> None:
     ("header", "said"),
     [
         (b"name,id,name", "the header of INPUT has column 'name' twice"),
-        (b"a;id", "the header of INPUT has no column 'id', which Save requires (its columns, sep"),
-        (b"\xff\xfei\x00d\x00", "the header of INPUT is not UTF-8 text: save the file as UTF-8"),
-        (b'"id" x', "the header of INPUT, in its line 1, is no CSV: "),
+        (b"a^id", "the header of INPUT has no column 'id', which Save requires (its columns: "),
+        (b"id,n\xe4me", "the header of INPUT is not UTF-8 text: --encoding names another"),
+        (b'"id" x', "the header of INPUT, in its line 1, is not CSV: "),
     ],
 )
 def test_a_header_that_cannot_be_right(header: bytes, said: str, run: Run) -> None:

@@ -5,20 +5,22 @@ import io
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from helpers.command import Result, Stdin, read_jsonl
 
 from retryexec import RetryingExecutor
 from retryexec.cli import main
-from retryexec.cli._failures import Failure, FailureFile
-from retryexec.cli._feed import Feed
-from retryexec.cli._progress import Quiet, Snapshot
-from retryexec.cli._records import Record
-from retryexec.cli._summary import describe, ordinal, span
-from retryexec.cli._tally import Tally
+from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.output import describe, format_duration, ordinal
+from retryexec.cli.pipeline import Pipeline
+from retryexec.cli.progress import Quiet, Snapshot
+from retryexec.cli.records import Record, RecordType
+from retryexec.cli.stats import RunStats
 
 Run = Callable[..., Result]
 Ran = Callable[[], list[Any]]
@@ -51,9 +53,9 @@ def test_late_successes_share_a_row(run: Run) -> None:
 
 
 def test_the_commonest_errors_come_first_and_the_rest_together(run: Run) -> None:
-    records = [{"id": n, "fails": 1 + n, "error": f"e{n}\nx"} for n in range(7)]
+    records = [{"id": n, "fails": 1 + n, "error": f"{'abcdefg'[n]}\nx"} for n in range(7)]
     errors = run(records).out.split("commonest errors, by failed attempts\n")[1].splitlines()
-    assert errors[0] == "             7  ConnectionError: e6 x"
+    assert errors[0] == "             7  ConnectionError: g x"
     assert errors[5] == "             3  others, 2 of them"
 
 
@@ -74,7 +76,8 @@ def test_a_failures_file_can_be_fed_back(run: Run, ran: Ran, tmp_path: Path) -> 
     ]
     result = run(records, "--attempts", "1", "--failures", "failed.jsonl")
     assert result.err.splitlines()[-1] == (
-        "2 records are in failed.jsonl; to try again: retryexec run jobs.py:Save failed.jsonl"
+        "2 records are in failed.jsonl; to try again: retryexec run jobs.py:Save failed.jsonl "
+        "--backoff zero --attempts 1 --failures failed-2.jsonl"
     )
     story = {"reason": "max_attempts", "attempts": 1, "error": "ConnectionError: try again"}
     told = sorted(read_jsonl(tmp_path / "failed.jsonl"), key=lambda record: record["id"])
@@ -189,23 +192,25 @@ def test_a_full_disk_stops_the_run(run: Run, jobs: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "the following arguments are required: COMMAND (see retryexec --help)"),
         (["walk"], "argument COMMAND: invalid choice: 'walk' (choose from "),
         (["run"], "the following arguments are required: TARGET (see retryexec run --help)"),
         (["run", "a", "b", "c"], "unrecognized arguments: c"),
-        (["run", "a", "--workers", "0"], "argument --workers: '0' is no whole number from 1 up"),
-        (["run", "a", "--workers", "1.5"], "argument --workers: '1.5' is no whole number"),
-        (["run", "a", "--attempts", "0"], "--max-attempts: '0' is no whole number from 1 up"),
-        (["run", "a", "--attempts", "2.5"], "'2.5' is no whole number from 1 up"),
+        (["run", "a", "--workers", "0"], "argument --workers: '0' is not a whole number from 1 up"),
+        (["run", "a", "--workers", "1.5"], "argument --workers: '1.5' is not a whole number"),
+        (["run", "a", "--attempts", "0"], "--max-attempts: '0' is not a whole number from 1 up"),
+        (["run", "a", "--attempts", "2.5"], "'2.5' is not a whole number from 1 up"),
         (["run", "a", "--max-elapsed", "-1"], "argument --max-elapsed: "),
-        (["run", "a", "--max-elapsed=-1"], "argument --max-elapsed: '-1' is no span of time"),
-        (["run", "a", "--max-elapsed", "nan"], "'nan' is no span of time: seconds from 0 up, or"),
-        (["run", "a", "--max-pending", "0"], "argument --max-pending: '0' is no whole number"),
-        (["run", "a", "--backoff", "foo"], "argument --backoff: 'foo' is no backoff: expected"),
+        (["run", "a", "--max-elapsed=-1"], "argument --max-elapsed: '-1' is not a span of time"),
+        (
+            ["run", "a", "--max-elapsed", "nan"],
+            "'nan' is not a span of time: seconds from 0 up",
+        ),
+        (["run", "a", "--max-pending", "0"], "argument --max-pending: '0' is not a whole number"),
+        (["run", "a", "--backoff", "foo"], "argument --backoff: 'foo' is not a backoff: expected"),
         (["run", "a", "--backoff", "constant:inf"], "interval takes seconds from 0 up, finite"),
         (["run", "a", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
         (["run", "jobs.py:Save", "jobs.py", "--retry-on", "Foo"], "no exception 'Foo' is known"),
-        (["run", "jobs.py:Save", "jobs.py", "--retry-on", "int"], "int is no type of exception"),
+        (["run", "jobs.py:Save", "jobs.py", "--retry-on", "int"], "int is not a type of exception"),
         (["run", "jobs.py:Save", "jobs.py", "--failures", "."], "--failures '.' cannot be written"),
         (
             ["run", "jobs.py:Save", "jobs.py", "--failures", "no/where"],
@@ -220,7 +225,7 @@ def test_a_full_disk_stops_the_run(run: Run, jobs: Path) -> None:
             "--failures 'jobs.py' is TARGET itself: name another file",
         ),
         (["plan"], "the following arguments are required: BACKOFF (see retryexec plan --help)"),
-        (["plan", "x", "--attempts", "0"], "'0' is no whole number from 1 up"),
+        (["plan", "x", "--attempts", "0"], "'0' is not a whole number from 1 up"),
         (["plan", "x", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     ],
 )
@@ -266,9 +271,10 @@ def test_without_the_extra_run_says_what_to_install(
     module: str, jobs: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Result]
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith("retryexec.cli._") and name not in {
-            "retryexec.cli._misuse",
-            "retryexec.cli._arguments",
+        if name.startswith("retryexec.cli.") and name not in {
+            "retryexec.cli.options",
+            "retryexec.cli.output",
+            "retryexec.cli.arguments",
         }:
             monkeypatch.delitem(sys.modules, name)
     for name in list(sys.modules):
@@ -298,7 +304,7 @@ class _Without:
 def test_a_module_that_no_extra_brings_is_no_misuse(
     jobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "retryexec.cli._run", raising=False)
+    monkeypatch.delitem(sys.modules, "retryexec.cli.run", raising=False)
     monkeypatch.setattr(sys, "meta_path", [_Without("retryexec"), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match="retryexec"):
         main(["run", "jobs.py:Save", "-"])
@@ -315,7 +321,7 @@ def test_progress_of_a_stream_is_known_once_it_is_read(
     class Watcher(Quiet):
         def update(self, now: Snapshot) -> None:
             seen.append(now)
-            (at_end if now.fraction is None else done).set()
+            (at_end if now.total is None else done).set()
 
     class Slow(Stdin):
         def read(self, size: int = -1) -> bytes:
@@ -323,12 +329,12 @@ def test_progress_of_a_stream_is_known_once_it_is_read(
                 at_end.wait(10)
             return super().read(size)
 
-    monkeypatch.setattr("retryexec.cli._run.for_terminal", lambda **_: Watcher())
+    monkeypatch.setattr("retryexec.cli.run.for_terminal", lambda **_: Watcher())
     monkeypatch.setattr("builtins.DONE", done, raising=False)
     monkeypatch.setattr(sys, "stdin", Slow(b'{"id": 1}\n'))
     assert command("run", "jobs.py:Save", "-").status == 0
-    assert seen[0].fraction is None
-    assert seen[-1].fraction == 0.0
+    assert seen[0].total is None
+    assert (seen[-1].done, seen[-1].total) == (0, 1)
     assert seen[-1].running == 1
 
 
@@ -340,22 +346,27 @@ def test_what_is_abandoned_is_written_down_once(tmp_path: Path) -> None:
             began.set()
             gate.wait(10)
 
-    failures = FailureFile(tmp_path / "f.jsonl")
-    reader = iter([Record(1, 9, Job(), b'{"id":1}')])
-    feed = Feed("in", reader, strict=False, tally=Tally(), progress=Quiet(), failures=failures)
+    @dataclass
+    class Fields:
+        id: int
+
+    failures = FailuresFile(tmp_path / "f.jsonl", RecordType(Fields))
+    record = Record(1, 9, Job(), {"id": msgspec.Raw(b"1")})
+    said: list[str] = []
+    pipeline = Pipeline("in", iter([record]), stats=RunStats(), say=said.append, failures=failures)
     with RetryingExecutor(1) as executor:
-        feed.start(executor)
+        pipeline.start(executor)
         assert began.wait(10)
-        feed.abandon()
+        pipeline.abandon()
         gate.set()
     failures.close()
-    failures.write(Record(2, 9, Job(), b"{}"), Failure("late", 0, None, 2))  # too late to matter
+    failures.write(record, FailedRecord("late", 0, None, 2))  # too late to matter
     (record,) = read_jsonl(tmp_path / "f.jsonl")
     assert record["_retryexec"]["reason"] == "interrupted"
 
 
 def test_an_error_of_our_own_leaves_no_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Feed, "wait", lambda *_: 1 / 0)
+    monkeypatch.setattr(Pipeline, "wait", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run([{"id": 1}])
 
@@ -400,7 +411,7 @@ def test_output_that_cannot_encode_a_character_shows_its_code(
     ],
 )
 def test_spans_are_for_people(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_ordinals() -> None:
@@ -410,7 +421,7 @@ def test_ordinals() -> None:
     )
 
 
-def test_errors_are_described_on_one_line() -> None:
+def test_errors_are_described_backoffs_on_one_line() -> None:
     import sqlite3
 
     assert describe(sqlite3.OperationalError("no\n  such table")) == (

@@ -74,14 +74,14 @@ def test_annotations_may_be_text(run: Callable[..., Any], tmp_path: Path) -> Non
         (":Save", "':Save' names no file or module"),
         ("", "'' names no file or module"),
         ("..x:Save", "'..x:Save' names no file or module"),
-        ("jobs.py:Sav", "jobs.py has no class 'Sav'; did you mean jobs.py:Save or jobs.py:Fatal"),
+        ("jobs.py:Sav", "jobs.py has no class 'Sav'; did you mean 'Save'?"),
         ("jobs.py", "'jobs.py' names no class: expected file.py:Class or package.module:Class, "),
         ("jobs.py:", "'jobs.py:' names no class"),
         ("jobs", "; did you mean jobs:Save or "),
         ("json:Save", "json has no class 'Save': expected file.py:Class"),
-        ("json:loads", "loads is no class but <function loads"),
-        ("jobs.py:RAN", "RAN is no class but []"),
-        ("json:JSONDecoder", "JSONDecoder is no dataclass: decorate it with @dataclass"),
+        ("json:loads", "loads is not a class but <function loads"),
+        ("jobs.py:RAN", "RAN is not a class but []"),
+        ("json:JSONDecoder", "JSONDecoder is not a dataclass: decorate it with @dataclass"),
     ],
 )
 def test_bad_targets_are_refused(target: str, said: str, refused: Refused) -> None:
@@ -111,6 +111,69 @@ def test_targets_that_are_not_jobs_are_refused(
 ) -> None:
     jobs.write_text(f"from dataclasses import dataclass\n@dataclass\nclass Job:\n{body}\n")
     assert said in refused("jobs.py:Job")
+
+
+@pytest.mark.parametrize(
+    ("exec_", "said"),
+    [
+        ("def exec(self, x): ...", "Job.exec(self, x) cannot be called as exec(), without argum"),
+        ("def exec(): ...", "Job.exec() cannot be called as exec(), without arguments"),
+        ("def exec(self, *, key): ...", "missing a required argument: 'key'"),
+        ("@classmethod\n    def exec(cls, x): ...", "cannot be called as exec()"),
+        ("@staticmethod\n    def exec(x): ...", "cannot be called as exec()"),
+        ("exec: str = ''", "Job has no exec(): give it the method that does the work"),
+    ],
+)
+def test_an_exec_that_takes_arguments_is_refused(
+    exec_: str, said: str, refused: Refused, jobs: Path
+) -> None:
+    jobs.write_text(f"from dataclasses import dataclass\n@dataclass\nclass Job:\n    {exec_}\n")
+    assert said in refused("jobs.py:Job")
+
+
+def test_an_abstract_class_is_refused(refused: Refused, jobs: Path) -> None:
+    jobs.write_text(
+        "import abc\nfrom dataclasses import dataclass\n@dataclass\nclass Job(abc.ABC):\n"
+        "    def exec(self): self.save()\n    @abc.abstractmethod\n    def save(self): ...\n"
+    )
+    assert "Job is abstract: name a class that defines save" in refused("jobs.py:Job")
+
+
+@pytest.mark.parametrize(
+    "exec_",
+    [
+        "def exec(self, x=1): ...",
+        "def exec(self, *args, **kwargs): ...",
+        "@staticmethod\n    def exec(): ...",
+        "@classmethod\n    def exec(cls): ...",
+        "exec = functools.partialmethod(print, 'x')",
+        "@given\n    def exec(self, connection): ...",
+    ],
+)
+def test_what_can_be_called_without_arguments_is_run(
+    exec_: str, run: Callable[..., Any], jobs: Path
+) -> None:
+    jobs.write_text(
+        "import functools\nfrom dataclasses import dataclass\ndef given(function):\n"
+        "    @functools.wraps(function)\n    def call(self): return callable_or_none(self, 'c')\n"
+        f"    return call\n@dataclass\nclass Job:\n    id: int\n    {exec_}\n"
+    )
+    assert run([{"id": 1}], "-q", target="jobs.py:Job").status == 0
+
+
+def test_a_class_within_another(run: Callable[..., Any], jobs: Path) -> None:
+    inner = jobs.read_text().partition("@dataclass\nclass Save")
+    body = "@dataclass\nclass Save" + inner[2].partition("\n\n\n")[0]
+    nested = "class Outer:\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    jobs.write_text(inner[0] + nested)
+    for target in ("jobs.py:Outer.Save", "jobs:Outer.Save"):
+        assert run([{"id": 1}], target=target).status == 0
+
+
+@pytest.mark.parametrize("name", ["my-jobs.py", "my jobs.py", "v1.2.py", "1st.py", "class.py"])
+def test_a_file_may_have_any_name(name: str, run: Callable[..., Any], jobs: Path) -> None:
+    jobs.rename(jobs.parent / name)
+    assert run([{"id": 1}], target=f"{name}:Save").status == 0
 
 
 @pytest.mark.parametrize("target", ["jobs.py:Job", "jobs:Job"])

@@ -16,7 +16,7 @@ from helpers.jobs import Fails, InThread
 from retryexec import CancelToken, ExponentialBackoff, RetryPolicy, retry_async
 from retryexec._async import AsyncEvent, current_library
 from retryexec._clock import SystemClock
-from retryexec._ticker import weakly
+from retryexec._ticker import weak_callback
 from retryexec.testing import InstantClock, VirtualClock
 
 
@@ -108,7 +108,7 @@ def test_weak_callback_of_a_freed_object_does_nothing() -> None:
         def called(self) -> None:
             raise AssertionError
 
-    call = weakly(Gone().called)
+    call = weak_callback(Gone().called)
     gc.collect()
     call()
 

@@ -8,7 +8,7 @@ TESTS = """
 import time
 
 import pytest
-from retryexec import ConstantBackoff, RetryPolicy, RetryingExecutor, retry
+from retryexec import ConstantBackoff, RetryPolicy, RetryingExecutor, retry, retrying
 from retryexec.testing import InstantClock, VirtualClock
 
 POLICY = RetryPolicy(max_attempts=3, backoff=ConstantBackoff(60))
@@ -53,6 +53,18 @@ def test_retry_immediately(retry_immediately):
     clocks.append(retry_immediately)
 
 
+@retrying(POLICY)
+def save():
+    raise OSError
+
+
+def test_as_the_default(virtual_clock):
+    with virtual_clock.as_default():
+        with pytest.raises(OSError):
+            save()
+    assert virtual_clock.now() == 120
+
+
 def test_with_its_own_time(retry_immediately):
     assert retry_immediately is not clocks[1]
 """
@@ -62,7 +74,7 @@ def test_the_fixtures_are_there_without_an_import(pytester: pytest.Pytester) -> 
     pytester.makepyfile(TESTS)
     # In a process of its own, where the plugin comes by its entry point alone.
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
 
 
 def test_the_fixtures_tell_what_they_are_for(pytester: pytest.Pytester) -> None:

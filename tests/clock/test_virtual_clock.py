@@ -3,16 +3,27 @@
 import math
 import re
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from helpers.jobs import Gate, busy_for
+from helpers.jobs import Gate, InThread, busy_for
 from helpers.played import Script, asleep
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retryexec import ConstantBackoff, RetryFuture, RetryingExecutor, RetryPolicy
+from retryexec import (
+    CancelToken,
+    ConstantBackoff,
+    EventTimer,
+    RetryFuture,
+    RetryingExecutor,
+    RetryPolicy,
+    Ticker,
+    retry,
+)
+from retryexec._clock import SystemClock, default_clock
 from retryexec.testing import VirtualClock
 
 MINUTES = RetryPolicy(max_attempts=4, backoff=ConstantBackoff(60))
@@ -69,6 +80,7 @@ def test_advance_runs_what_is_due_exactly_then_and_nothing_later(clock: VirtualC
         assert job.started == [0, 60]
 
 
+@settings(deadline=None)  # threads take their time on a busy machine
 @given(spans=st.lists(st.integers(0, 200), max_size=10))
 def test_small_steps_and_large_ones_come_to_the_same(spans: list[int]) -> None:
     clock = VirtualClock()
@@ -200,6 +212,104 @@ def test_an_attempt_that_does_not_end_is_named_once_patience_is() -> None:
     gate.open()
     executor.submit(len, "seven").result()
     executor.shutdown(wait=False)
+
+
+# ---- results that are waited for by the owner
+
+
+READS: list[Callable[[RetryFuture[Any]], Any]] = [RetryFuture.result, RetryFuture.exception]
+
+
+@pytest.mark.parametrize("read", READS)
+def test_the_owner_does_not_wait_for_a_job_in_backoff(
+    clock: VirtualClock, read: Callable[[RetryFuture[Any]], Any]
+) -> None:
+    """Nobody else would move time; so it says what to do."""
+    with waiting_executor(clock) as executor:
+        future = executor.submit(Script(clock, OSError, "saved"))
+        with pytest.raises(RuntimeError, match=r"at 0 s.*Call clock\.run_until\(future\.done\)"):
+            read(future)
+        with pytest.raises(TimeoutError):
+            future.result(0)
+        clock.run_until(future.done)
+        assert future.result() == "saved"
+
+
+def test_the_owner_does_not_wait_for_an_attempt_that_waits_by_the_clock(
+    clock: VirtualClock,
+) -> None:
+    with waiting_executor(clock) as executor:
+        future = executor.submit(busy_for, clock, 100)
+        with pytest.raises(RuntimeError, match="wait for ever"):
+            future.result()
+
+
+def test_the_owner_waits_for_an_attempt_that_takes_no_time(clock: VirtualClock) -> None:
+    gate = Gate()
+    with waiting_executor(clock) as executor:
+        executor.submit(Script(clock, OSError, "saved"))  # something that is due later
+        future = executor.submit(gate)
+        assert gate.reached()
+        reading = InThread(gate.open)
+        assert future.result() == gate.outcome
+        reading.result()
+
+
+def test_with_nothing_due_the_owner_waits_for_what_is_not_a_matter_of_time(
+    clock: VirtualClock,
+) -> None:
+    """As a future that somebody else cancels or completes."""
+    over: list[int] = []
+    clock.before_endless_wait(lambda: over)
+    assert over == []
+
+
+def test_another_thread_waits_for_the_owner_to_move_time(clock: VirtualClock) -> None:
+    with waiting_executor(clock) as executor:
+        future = executor.submit(Script(clock, OSError, "saved"))
+        reading = InThread(future.result)
+        clock.run_until(future.done)
+        assert reading.result() == "saved"
+
+
+# ---- as the default
+
+
+def test_as_default_it_is_the_clock_of_what_is_made_without_one(clock: VirtualClock) -> None:
+    with clock.as_default():
+        job = Script(clock, OSError, OSError, "saved")
+        with RetryingExecutor(max_workers=1, policy=MINUTES) as executor:
+            executor.submit(job)
+        assert job.started == [0, 60, 120]
+        assert list(Ticker([5, 5])) == [120, 125, 130]
+        assert CancelToken(timeout=3).wait()
+        assert not CancelToken().wait(7)
+        timer = EventTimer()
+        timer.start(10)
+        assert timer.wait()
+        assert retry(Script(clock, OSError, "saved").exec, policy=MINUTES) == "saved"
+        assert clock.now() == 130 + 3 + 7 + 10 + 60
+
+
+def test_a_clock_that_is_given_comes_before_the_default(clock: VirtualClock) -> None:
+    other = VirtualClock()
+    with clock.as_default():
+        retry(Script(clock, OSError, "saved").exec, policy=MINUTES, clock=other)
+        child = CancelToken(parent=CancelToken(timeout=5, clock=other))
+        assert child.wait()
+    assert (clock.now(), other.now()) == (0, 65)
+
+
+def test_it_is_the_default_in_jobs_of_the_block_and_no_longer_than_that(
+    clock: VirtualClock,
+) -> None:
+    with clock.as_default(), RetryingExecutor(max_workers=1, clock=SystemClock()) as executor:
+        assert executor.submit(default_clock).result() is clock
+        with VirtualClock().as_default() as inner:
+            assert default_clock() is inner
+        assert default_clock() is clock
+        assert InThread(default_clock).result() is not clock
+    assert isinstance(default_clock(), SystemClock)
 
 
 # ---- threads that wait by it

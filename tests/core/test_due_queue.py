@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 from helpers.strikes import Strike
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -114,6 +115,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestAgainstASortedList = Model.TestCase
+TestAgainstASortedList.settings = settings(deadline=None)
 
 
 @pytest.mark.parametrize("dead", [0, 2 * SWEEP_MIN])

@@ -15,6 +15,7 @@ from typing import Any
 
 from helpers import TESTS
 from retryexec.journal import Entry, Journal
+from retryexec.journal._file import JournalFile
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class FakeHost:
         self.recovered: list[Entry] = []
         self.hands: list[Sequence[Entry]] = []  # each time it was handed something
         self.at_work: list[Entry] = []
+        self.journal: Any = None
         self._arrivals: SimpleQueue[Entry] = SimpleQueue()
 
     def recover(self, entries: Sequence[Entry]) -> None:
@@ -57,8 +59,11 @@ class FakeHost:
         return list(self.at_work)
 
     def next(self) -> Entry:
-        """Return the next recovered entry, waiting for it."""
-        return self._arrivals.get(timeout=10)
+        """Return the next recovered entry, waiting for it, about to start."""
+        entry = self._arrivals.get(timeout=10)
+        if entry.suspect:
+            self.journal.starting(entry)
+        return entry
 
     @property
     def jobs(self) -> list[Any]:
@@ -68,7 +73,7 @@ class FakeHost:
 def opened(directory: Path, **options: Any) -> tuple[Journal, FakeHost]:
     """Return an open journal that looks for the dead only when it is asked to."""
     host = FakeHost()
-    journal = Journal(directory, **{"jobs": JOBS, "poll": 3600, **options})
+    journal = host.journal = Journal(directory, **{"jobs": JOBS, "poll": 3600, **options})
     journal.open(host)
     return journal, host
 
@@ -153,17 +158,18 @@ def crash(journal: Journal, let_go: Iterable[Callable[[], object]] | None = None
         writer.stopped = True
 
     engine.stopping = True
-    with engine.adopting, writer.io:
-        writer._rest()
+    with engine.taking_over, writer.io:
+        writer.rest()
         writer.command(stop)
-    engine._errands.put(None)
+    engine.tasks.put(None)
     writer.thread.join()
-    engine._runner.join()
+    engine.runner.join()
     for close in let_go or ():
         close()
-    for file in engine.files():
+    for file in engine.lanes.all():
+        assert isinstance(file, JournalFile)
         if let_go is None:
-            file._sql.close()
+            file.sql.close()
         file.lock.release()
 
 

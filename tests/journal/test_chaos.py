@@ -101,7 +101,7 @@ class Worker(Process):
             time.sleep(0.05)
             try:
                 journal.poll()
-                journal._engine._poll()
+                journal._engine.poll()
             except Exception as error:
                 note("troubled", type(error).__name__)
             if random.random() < 0.05:

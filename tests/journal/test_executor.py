@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 from helpers import TESTS
-from helpers.jobs import Gate
+from helpers.jobs import Gate, InThread
 
 from retryexec import (
     PendingLimitError,

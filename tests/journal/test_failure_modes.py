@@ -16,9 +16,9 @@ import pytest
 from helpers.journal_kit import Call, Process, Save, killed, left_by
 from journal.conftest import Open
 
-from retryexec.journal import JobRefused, Journal, JournalError, JournalFull, _file
+from retryexec.journal import JobRefused, Journal, JournalError, JournalFull, _file, _sqlite
 from retryexec.journal._file import JournalFile
-from retryexec.journal._suspects import Marked, judge
+from retryexec.journal._takeover import Mark, judge
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def databases(directory: Path) -> list[Path]:
 
 def own_file(journal: Journal) -> JournalFile:
     assert journal._engine is not None
-    own = journal._engine.writer.own
+    own = journal._engine.lanes.own
     assert own is not None
     return own
 
@@ -66,8 +66,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
         Faulty.paths.append(path)
         return sqlite3.connect(path, factory=Faulty, **options)
 
-    for module in ("_file", "_dead"):
-        monkeypatch.setattr(f"retryexec.journal.{module}.connect", connect)
+    monkeypatch.setattr(_sqlite, "connect", connect)
     yield Faulty
     Faulty.before = Faulty.after = None
     Faulty.paths.clear()
@@ -356,7 +355,7 @@ def test_idle_journal_notices_that_its_file_was_removed(
     for path in directory.iterdir():
         path.unlink()
     assert journal._engine is not None
-    journal._engine._poll()
+    journal._engine.poll()
     assert journal.flush(10)
     journal.close()
     assert left_by(directory) == [Save("waits for hours")]
@@ -408,7 +407,7 @@ def test_reader_does_not_block_the_writer(open_journal: Open, directory: Path) -
 def test_foreign_write_lock_refuses_jobs_and_keeps_outcomes(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_file, "BUSY_MS", 1)
+    monkeypatch.setattr(_sqlite, "BUSY_MS", 1)
     journal, _ = open_journal(directory)
     entry = journal.accept(Save("", 0))
     (database,) = databases(directory)
@@ -494,14 +493,14 @@ def test_log_is_truncated_once_a_reader_has_gone(open_journal: Open, directory: 
                 assert journal.flush(10)
         assert journal.flush(10)
         assert journal.stats().wal_bytes > 100_000
-        engine._poll()
-        engine._poll()  # a reader in the way costs nothing but the space
+        engine.poll()
+        engine.poll()  # a reader in the way costs nothing but the space
         assert journal.flush(10)
         reader.execute("ROLLBACK")
     journal.succeeded(entry)
     assert journal.flush(10)
-    engine._poll()
-    engine._poll()
+    engine.poll()
+    engine.poll()
     assert journal.flush(10)
     assert journal.stats().wal_bytes == 0
 
@@ -529,8 +528,8 @@ def test_database_is_opened_by_sqlite_only(
     journal.died(entries[0], "permanent", 1)
     assert journal.flush(10)
     assert journal._engine is not None
-    journal._engine._poll()
-    journal._engine._poll()
+    journal._engine.poll()
+    journal._engine.poll()
     journal.dead.rerun(entries[0].id)
     journal.stats()
     journal.close()
@@ -544,9 +543,9 @@ def test_writer_still_excludes_others_after_a_poll(open_journal: Open, directory
     journal.accept(Save(""))
     own = own_file(journal)
     assert journal._engine is not None
-    journal._engine._poll()
+    journal._engine.poll()
     with journal._engine.writer.io:
-        own._sql.execute("BEGIN IMMEDIATE")
+        own.sql.execute("BEGIN IMMEDIATE")
         try:
             lines = Process(
                 directory,
@@ -561,7 +560,7 @@ def test_writer_still_excludes_others_after_a_poll(open_journal: Open, directory
                 wait=False,
             ).end()
         finally:
-            own._sql.execute("ROLLBACK")
+            own.sql.execute("ROLLBACK")
     assert lines == ["database is locked"]
 
 
@@ -836,7 +835,7 @@ def test_reboot_makes_no_suspects(open_journal: Open, directory: Path) -> None:
 
 
 def test_suspect_that_kills_in_a_later_attempt(open_journal: Open, directory: Path) -> None:
-    """It fails first, and so takes its mark off; then it is too quick for another."""
+    """It fails first, and so takes its mark off, and has another one before it starts again."""
     killed(directory, "host.at_work = [journal.accept(Save('killer'))]; journal.accept(Save(''))")
     dead: list[str] = []
     for _ in range(3):
@@ -852,6 +851,7 @@ def test_suspect_that_kills_in_a_later_attempt(open_journal: Open, directory: Pa
                     journal.succeeded(entry)
                 journal.retrying(entry, entry.attempts + 1, 0.0, OSError("busy"))
                 journal.flush()
+                journal.starting(entry)
             """,
         )[:-1]
     assert dead == ["killer 3"]
@@ -871,27 +871,24 @@ def test_only_the_first_jobs_run_alone_after_an_unmarked_crash(
 
 def only_file(journal: Journal) -> JournalFile:
     assert journal._engine is not None
-    (file,) = journal._engine.files()
+    (file,) = journal._engine.lanes.all()
     return file
 
 
 @pytest.mark.parametrize(
-    ("marked", "adoptions", "blamed", "serial"),
+    ("marks", "adoptions", "blamed", "serial"),
     [
         ([], 1, [], 0),
         ([], 2, [], 64),
         ([], 4, [], 256),
-        ([(1, 0, True), (2, 0, True)], 1, [1, 2], 0),
-        ([(1, 0, True), (2, 1, True)], 5, [2], 0),
-        ([(1, 1, False)], 1, [], 0),
-        ([(1, 1, False)], 2, [1], 64),
-        ([(1, 1, False), (2, 0, True)], 2, [2], 0),
+        ([(1, 0), (2, 0)], 1, [1, 2], 0),
+        ([(1, 0), (2, 1)], 5, [2], 0),
     ],
 )
 def test_who_is_a_suspect(
-    marked: list[tuple[int, int, bool]], adoptions: int, blamed: list[int], serial: int
+    marks: list[tuple[int, int]], adoptions: int, blamed: list[int], serial: int
 ) -> None:
-    verdict = judge([Marked(*mark) for mark in marked], adoptions)
+    verdict = judge([Mark(*mark) for mark in marks], adoptions)
     assert (sorted(verdict.blamed), verdict.serial) == (blamed, serial)
 
 
@@ -936,8 +933,8 @@ def test_no_statement_scans_the_history(open_journal: Open, directory: Path) -> 
         rows = sql.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
         return " ".join(str(row[-1]) for row in rows)
 
-    for statement in (_file._UPDATE, _file._MARK, _file._DELETE):
-        assert "USING INTEGER PRIMARY KEY" in plan(own._sql, statement), statement
+    for statement in (_file.UPDATE, _file.MARK, _file.DELETE):
+        assert "USING INTEGER PRIMARY KEY" in plan(own.sql, statement), statement
     with closing(sqlite3.connect(directory / "dead.db")) as sql:
         for where in ("id=?", "source=? OR rerun_to=?", "kind=?"):
             words = plan(sql, f"SELECT id FROM dead WHERE {where}")  # noqa: S608  ours
@@ -1112,12 +1109,12 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
 def test_old_sqlite_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_file, "_told", [])
+    monkeypatch.setattr(_sqlite, "_told", [])
     caplog.set_level("INFO", "retryexec.journal")
-    _file.tell_of_sqlite((3, 51, 3))
+    _sqlite.tell_of_sqlite((3, 51, 3))
     assert caplog.records == []
-    _file.tell_of_sqlite((3, 40, 1))
-    _file.tell_of_sqlite((3, 40, 1))
+    _sqlite.tell_of_sqlite((3, 40, 1))
+    _sqlite.tell_of_sqlite((3, 40, 1))
     (record,) = caplog.records
     assert record.levelname == "INFO"
     assert "SQLite 3.40.1" in record.getMessage()
@@ -1134,7 +1131,7 @@ def test_one_connection_writes_and_checkpoints(
     other.accept(Save("other"))
     assert journal.flush(10)
     assert max(Counter(path for path in faults.paths if path.name != "dead.db").values()) == 1
-    assert own_file(journal)._sql.execute("PRAGMA mmap_size").fetchone() in {(0,), None}
+    assert own_file(journal).sql.execute("PRAGMA mmap_size").fetchone() in {(0,), None}
 
 
 # ---- 15: orphans

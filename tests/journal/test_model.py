@@ -248,7 +248,7 @@ class TwoProcesses(RuleBasedStateMachine):
         assert side.journal.flush(30)
         engine = side.journal._engine
         done = threading.Event()
-        engine._errands.put(done.set)
+        engine.tasks.put(done.set)
         assert done.wait(30)
         self.arrived(side)
 
@@ -257,9 +257,9 @@ class TwoProcesses(RuleBasedStateMachine):
         self.just_read = True
         self.settle(side)
         self.just_read = False
-        for file in side.journal._engine.files():
+        for file in side.journal._engine.lanes.all():
             for entry in file.live.values():
-                if entry._end is None:
+                if entry.outcome is None:
                     self.found(entry)
         self.buried(side)
 
@@ -342,17 +342,6 @@ class InMemory(TwoProcesses):
 
     def die(self, side: Side) -> None:
         side.journal.close()
-
-    def settle(self, side: Side) -> None:
-        self.arrived(side)
-
-    def look(self, side: Side) -> None:
-        self.just_read = True
-        self.settle(side)
-        self.just_read = False
-        for entry in side.journal._kept.values():
-            self.found(entry)
-        self.buried(side)
 
 
 @pytest.mark.parametrize(("machine", "examples"), [(TwoProcesses, 150), (InMemory, 100)])

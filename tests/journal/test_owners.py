@@ -124,8 +124,8 @@ def test_an_idle_journal_neither_writes_nor_wakes(open_journal: Open, directory:
     journal.accept(Save(""))
     engine = journal._engine
     assert engine is not None
-    engine._poll()  # one to see that it rests, one to tidy
-    engine._poll()
+    engine.poll()  # one to see that it rests, one to tidy
+    engine.poll()
     assert journal.flush(10)
     assert journal.stats().wal_bytes == 0
 
@@ -135,8 +135,8 @@ def test_an_idle_journal_neither_writes_nor_wakes(open_journal: Open, directory:
 
     before = state()
     for _ in range(3):
-        engine._poll()
-        assert engine.writer._queue.empty()
+        engine.poll()
+        assert engine.writer.is_idle()
     assert state() == before
 
 
@@ -301,7 +301,7 @@ def test_an_owner_whose_lock_was_removed_takes_it_back(open_journal: Open, direc
     assert thief.jobs == []  # the file is young
     engine = journal._engine
     assert engine is not None
-    engine._poll()
+    engine.poll()
     assert journal.flush(10)
     for path in directory.iterdir():
         os.utime(path, (0, 0))
@@ -364,8 +364,8 @@ def test_half_written_rerun_neither_loses_nor_doubles_a_job(
     killed(
         directory,
         f"""
-        from retryexec.journal._dead import DeadFile
-        transaction, steps, cut_off = DeadFile.transaction, [], threading.Event()
+        from retryexec.journal._letter_file import LetterFile
+        transaction, steps, cut_off = LetterFile.transaction, [], threading.Event()
 
         def counted(self):
             steps.append(1)
@@ -374,7 +374,7 @@ def test_half_written_rerun_neither_loses_nor_doubles_a_job(
                 threading.Event().wait()
             return transaction(self)
 
-        DeadFile.transaction = counted
+        LetterFile.transaction = counted
         threading.Thread(target=journal.dead.rerun, args=("{entry.id}",), daemon=True).start()
         host.next() if {step} == 3 else cut_off.wait()
         """,

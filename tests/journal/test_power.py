@@ -22,10 +22,10 @@ from helpers.journal_kit import JOBS, FakeHost, Save, crash, memory
 from helpers.power_cut import Disk, State, states
 
 from retryexec.journal import Entry, Journal
-from retryexec.journal._adoption import Adopter
 from retryexec.journal._codec import Codec
-from retryexec.journal._dead import DeadFile
 from retryexec.journal._directory import Directory, Lock
+from retryexec.journal._file import JournalFile
+from retryexec.journal._sqlite_store import SQLiteStore
 
 STATES = int(os.environ.get("RETRYEXEC_POWER", "1000"))
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
@@ -157,8 +157,8 @@ class Workload:
 
     def checkpoint(self) -> None:
         assert self._journal._engine is not None
-        writer = self._journal._engine.writer
-        writer.command(writer.tidy)
+        engine = self._journal._engine
+        engine.writer.command(engine.lanes.truncate_logs)
         self.flush()
 
     def crash(self) -> None:
@@ -179,7 +179,7 @@ class Workload:
         self._journal.open(self._host)
         assert self._journal.flush(30)
         assert self._journal._engine is not None
-        files = self._journal._engine.files()
+        files = self._journal._engine.lanes.all()
         self._live = {entry.id: entry for file in files for entry in file.live.values()}
         self._dead = sorted(letter.id for letter in self._journal.dead)
         for name in {*self._wishes, *self._live}:
@@ -195,8 +195,7 @@ def played(directory: Path, seed: int, durability: Any, steps: int = 40) -> Work
     chance = random.Random(seed)
     disk = Disk(chance.choice((5, 20, 1000)))
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("_file", "_dead"):
-            patch.setattr(f"retryexec.journal.{module}.connect", disk.connect)
+        patch.setattr("retryexec.journal._sqlite.connect", disk.connect)
         sync, remove = Directory.sync, Lock.remove
 
         def synced(self: Directory) -> None:
@@ -225,18 +224,18 @@ class Found(NamedTuple):
 def recovered(directory: Path, *, power: bool) -> Found:
     """Adopt what is in *directory*, as a journal that is opened does."""
     place = Directory(directory)
-    dead = DeadFile(place)
-    adopter = Adopter(place, CODEC, dead, power=False, max_crashes=10**6, wall=lambda: 0.0)
+    store = SQLiteStore(place, CODEC, power=False, max_crashes=10**6, wall=lambda: 0.0)
     live: dict[str, int] = {}
     seen: set[str] = set()
-    while (adopted := adopter.next(seen)) is not None:
-        for entry in adopted.file.live.values():
+    while (taken := store.take(seen, set())) is not None:
+        assert isinstance(taken.lane, JournalFile)
+        for entry in taken.lane.live.values():
             # At "process" the old row of a letter that was rerun may be back after a power cut.
             assert entry.id not in live or not power, "it is in two files"
             live[entry.id] = entry.attempts
-        adopted.file.close()
+        taken.lane.close()
     assert not list(directory.glob("*corrupt*"))
-    with dead.reading() as sql:
+    with store.letters.reading() as sql:
         rows = [] if sql is None else sql.execute("SELECT id FROM dead").fetchall()
         if sql is not None:
             assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)

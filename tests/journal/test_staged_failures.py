@@ -17,9 +17,10 @@ import pytest
 from helpers.journal_kit import JOBS, Call, FakeHost, Save, crash, killed, left_by, opened
 from journal.conftest import Open
 
-from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal, _directory, _file
+from retryexec.journal import JobRefused, Journal, JournalError, MemoryJournal, _directory, _sqlite
 from retryexec.journal._directory import Directory, Lock
-from retryexec.journal._file import JournalFile, is_corrupt
+from retryexec.journal._file import JournalFile
+from retryexec.journal._sqlite import is_damaged
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_an_adoption_that_finds_the_disk_full_is_tried_again(
 ) -> None:
     killed(directory, "journal.accept(Save('waits'))")
     with monkeypatch.context() as patch:
-        patch.setattr(JournalFile, "adopted", full)
+        patch.setattr(JournalFile, "taken_over", full)
         journal, host = open_journal(directory)
         assert journal.poll() == 0
         assert host.jobs == []
@@ -141,7 +142,7 @@ def test_missing_kernel_facts_are_not_guessed(
     assert place.pid_of("0" * 32) is None
     assert _directory._boot() == "-"
     assert _directory._started(os.getpid()) is None
-    assert _directory._is_young(directory)
+    assert _directory.is_young(directory)
 
 
 def test_a_lock_that_cannot_be_tried_is_an_error(
@@ -186,7 +187,7 @@ def test_a_file_of_another_program_is_set_aside(
     with closing(sqlite3.connect(database)) as sql:
         sql.execute("PRAGMA application_id=7")
     _, host = open_journal(directory)
-    assert "is no journal" in caplog.text
+    assert "is not a file of a journal" in caplog.text
     # What can be read of it is read.
     assert left_by(directory.parent / "none") == []
     assert len(list(directory.glob("*.corrupt-*"))) >= 1
@@ -208,11 +209,13 @@ def test_a_check_that_finds_something_is_damage(
     lock = Directory(directory).claim(databases(directory)[0].stem)
     assert lock is not None
     monkeypatch.setattr(
-        _file, "connect", lambda path, **options: sqlite3.connect(path, factory=Doubtful, **options)
+        _sqlite,
+        "connect",
+        lambda path, **options: sqlite3.connect(path, factory=Doubtful, **options),
     )
     with pytest.raises(sqlite3.DatabaseError, match="row 3") as caught:
         JournalFile.open(lock, power=True)
-    assert is_corrupt(caught.value)
+    assert is_damaged(caught.value)
     lock.release()
 
 
@@ -223,11 +226,11 @@ def test_transaction_left_open_by_a_failed_rollback_is_ended_first(
     journal.accept(Save("", 0))
     engine = journal._engine
     assert engine is not None
-    own = engine.writer.own
+    own = engine.lanes.own
     assert own is not None
     with engine.writer.io:
-        own._sql.execute("BEGIN IMMEDIATE")
-        own._sql.execute("DELETE FROM job")
+        own.sql.execute("BEGIN IMMEDIATE")
+        own.sql.execute("DELETE FROM job")
     journal.accept(Save("", 1))
     assert repr(own) == f"<JournalFile {own.path.name}: 2 live, 0 parked>"
     crash(journal)
@@ -239,9 +242,9 @@ def test_a_log_that_is_not_there_has_no_size(open_journal: Open, directory: Path
     journal.accept(Save(""))
     engine = journal._engine
     assert engine is not None
-    (file,) = engine.files()
+    (file,) = engine.lanes.all()
     Path(f"{file.path}-wal").rename(directory / "elsewhere")
-    assert file.wal_bytes() == 0
+    assert file.log_bytes() == 0
     (directory / "elsewhere").rename(f"{file.path}-wal")
 
 
@@ -290,7 +293,7 @@ def test_a_file_that_cannot_be_left_in_order_is_left_as_it_is(
 ) -> None:
     journal, _ = open_journal(directory)
     journal.accept(Save("again"))
-    monkeypatch.setattr(JournalFile, "calm", full)
+    monkeypatch.setattr(JournalFile, "mark_clean_exit", full)
     journal.close()
     monkeypatch.undo()
     assert "is left as it is" in caplog.text
@@ -305,8 +308,8 @@ def test_failed_checkpoint_does_no_harm(
     engine = journal._engine
     assert engine is not None
     with monkeypatch.context() as patch:
-        patch.setattr(JournalFile, "tidy", full)
-        engine.writer.command(engine.writer.tidy)
+        patch.setattr(JournalFile, "truncate_log", full)
+        engine.writer.command(engine.lanes.truncate_logs)
         assert journal.flush(10)
     journal.close()
     assert left_by(directory) == [Save("here")]
@@ -325,7 +328,7 @@ def test_suspects_of_a_lost_file_are_run_all_the_same(open_journal: Open, direct
     for path in directory.iterdir():
         path.unlink()
     assert journal._engine is not None
-    journal._engine._poll()
+    journal._engine.poll()
     assert {host.next().job.n for _ in range(2)} == {1, 2}
     for entry in host.recovered:
         journal.succeeded(entry)
@@ -385,10 +388,10 @@ def test_background_task_that_fails_is_logged_and_the_next_one_runs(
     def fail() -> None:
         raise ZeroDivisionError
 
-    engine._errands.put(fail)
-    engine._errands.put(done.set)
+    engine.tasks.put(fail)
+    engine.tasks.put(done.set)
     assert done.wait(10)
-    assert "errand" in caplog.text
+    assert "a task of the journal failed" in caplog.text
 
 
 def test_a_journal_that_polls_adopts_by_itself(open_journal: Open, directory: Path) -> None:
@@ -411,7 +414,7 @@ def test_journal_may_be_closed_by_its_own_background_task(
         journal.close()
         closed.set()
 
-    engine._errands.put(close)
+    engine.tasks.put(close)
     assert closed.wait(10)
 
 
@@ -458,7 +461,7 @@ def test_letters_of_unknown_or_odd_kinds_cannot_be_edited(
         Journal(directory, jobs={"call": Call}).dead.edit(letter.id, n=4)
     with closing(sqlite3.connect(directory / "dead.db")) as sql, sql:
         sql.execute("UPDATE dead SET data='[1]'")
-    with pytest.raises(JournalError, match="no names"):
+    with pytest.raises(JournalError, match="have names"):
         journal.dead.edit(letter.id, n=4)
     with closing(sqlite3.connect(directory / "dead.db")) as sql, sql:
         sql.execute("UPDATE dead SET data='{'")
@@ -535,6 +538,7 @@ def test_a_letter_is_rerun_in_a_memory_journal_that_is_closed() -> None:
     assert journal.dead.rerun_all() == 1
     journal.open(host)
     assert host.jobs == [Save("")]
+    journal.close()
 
 
 # ---- the codec

@@ -1,5 +1,6 @@
 """A job that waits keeps no variable of an attempt alive; a job that ends keeps its traceback."""
 
+import asyncio
 import gc
 import threading
 import traceback
@@ -16,6 +17,7 @@ from retryexec import (
     RetryingExecutor,
     RetryPolicy,
     retry,
+    retry_async,
 )
 from retryexec._exceptions import connected
 from retryexec.testing import VirtualClock
@@ -253,7 +255,23 @@ def test_a_retry_inside_a_job_keeps_the_frames_of_what_it_called() -> None:
 
     with RetryingExecutor(1, policy=once) as executor:
         error = executor.submit(saving).exception(5)
-    assert frames(error) == ["saving", "retry", "<lambda>", "low"]
+    assert frames(error) == ["saving", "retry", "run_attempts", "<lambda>", "low"]
+
+
+def test_a_coroutine_that_is_retried_keeps_the_frames_of_what_it_called() -> None:
+    once = RetryPolicy.never()
+
+    async def deep() -> None:
+        await asyncio.sleep(0)
+        low(Variable())
+
+    async def saving() -> None:
+        await retry_async(deep, policy=RetryPolicy(max_attempts=2, backoff=[0]))
+
+    with RetryingExecutor(1, policy=once) as executor:
+        error = executor.submit(lambda: asyncio.run(saving())).exception(5)
+    assert frames(error)[-5:] == ["saving", "retry_async", "run_attempts_async", "deep", "low"]
+    assert frames(error).count("deep") == 1
 
 
 # ---- the functions themselves

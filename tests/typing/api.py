@@ -15,6 +15,7 @@ from typing import Any, assert_type
 from retryexec import (
     Attempt,
     Backoff,
+    CallStats,
     Clock,
     ConstantBackoff,
     DecorrelatedJitterBackoff,
@@ -24,10 +25,12 @@ from retryexec import (
     FibonacciBackoff,
     FullJitterBackoff,
     GiveUp,
+    LastCall,
     LinearBackoff,
     PermanentError,
     Recovered,
     Retriable,
+    RetriedFunction,
     Retry,
     RetryAfter,
     RetryFuture,
@@ -40,9 +43,12 @@ from retryexec import (
     Success,
     ZeroBackoff,
     current_attempt,
+    retry,
+    retry_async,
+    retrying,
 )
 from retryexec.journal import DeadLetter, Inspector, Journal, JournalStats, MemoryJournal
-from retryexec.testing import VirtualClock
+from retryexec.testing import InstantClock, VirtualClock
 
 
 @dataclass(frozen=True)
@@ -261,6 +267,58 @@ RetryingExecutor(clock=5)  # type: ignore[arg-type]
 VirtualClock().advance(minute)
 VirtualClock().run_until(threading.Event().is_set)
 VirtualClock().run_until(True)  # type: ignore[arg-type]
+
+
+with VirtualClock().as_default() as default:
+    assert_type(default, VirtualClock)
+with InstantClock().as_default():
+    RetryingExecutor()
+
+
+# ---- retrying right here
+
+
+def told_of_success(event: Success) -> None:
+    assert_type(event.attempt, int)
+
+
+@retrying
+def fetch(url: str, *, size: int = 0) -> bytes:
+    return url.encode()[:size]
+
+
+@retrying(RetryPolicy(), on_retry=on_retry, on_success=told_of_success, clock=Frozen())
+async def fetch_async(url: str) -> bytes:
+    return url.encode()
+
+
+class Fetcher:
+    @retrying(RetryPolicy.never())
+    def fetch(self, url: str) -> bytes:
+        return url.encode()
+
+
+assert_type(retry(lambda: 5, on_success=told_of_success), int)
+assert_type(fetch("http://", size=5), bytes)
+fetch(5)  # type: ignore[arg-type]
+fetch("http://", length=5)  # type: ignore[call-arg]
+assert_type(Fetcher().fetch("http://"), bytes)
+Fetcher().fetch()  # type: ignore[call-arg]
+assert_type(Fetcher.fetch(Fetcher(), "http://"), bytes)
+quick = fetch.using(policy=RetryPolicy.never(), clock=VirtualClock(), on_success=told_of_success)
+assert_type(quick("http://", size=5), bytes)
+fetch.using(clock=5)  # type: ignore[arg-type]
+fetch.using(max_attempts=3)  # type: ignore[call-arg]
+retrying(max_attempts=3)  # type: ignore[call-overload]
+assert_type(fetch.stats(), CallStats)
+assert_type(fetch.stats().last, LastCall | None)
+takes_any: RetriedFunction[..., bytes] = fetch
+
+
+async def fetch_both() -> None:
+    assert_type(await fetch_async("http://"), bytes)
+    assert_type(await fetch_async.using(clock=InstantClock())("http://"), bytes)
+    assert_type(await retry_async(fetch_both, on_success=told_of_success), None)
 
 
 # ---- the journal

@@ -1,0 +1,208 @@
+"""`retrying`: a decorator for functions whose every call is retried."""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+
+from retryexec._cancel import CancelToken
+from retryexec._clock import Clock
+from retryexec._outcome import Failure, StopReason
+from retryexec._policy import RetryPolicy, checked_policy
+from retryexec._retry import (
+    Call,
+    OnRetry,
+    OnSuccess,
+    RetryOptions,
+    run_attempts,
+    run_attempts_async,
+)
+from retryexec._suggest import suggests_names, unknown_argument
+from retryexec._ticker import Timer
+from retryexec._typing import Unpack
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LastCall:
+    """How the latest call of a decorated function to end has ended.
+
+    Attributes:
+        attempts: how many attempts it took.
+        elapsed: seconds from the start of its first attempt to its end.
+        stop_reason: why no further attempt followed.
+        failure: its latest failed attempt; None if none failed.
+    """
+
+    attempts: int
+    elapsed: float
+    stop_reason: StopReason
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallStats:
+    """What became of the calls of one decorated function, as `fn.stats()` tells it.
+
+    Calls that are going on do not count yet.
+
+    Attributes:
+        calls: calls that have ended.
+        attempts: the attempts of all of them.
+        failures: calls that failed for good: cancelled ones too, and those that returned a value
+            which `retry_on_result` refuses.
+        last: the latest call to end; None before the first one has.
+    """
+
+    calls: int = 0
+    attempts: int = 0
+    failures: int = 0
+    last: LastCall | None = None
+
+
+class RetryChanges(TypedDict, total=False):
+    """What `using` changes: the arguments of `retrying`."""
+
+    policy: RetryPolicy
+    on_retry: OnRetry | None
+    on_success: OnSuccess | None
+    cancel: CancelToken | None
+    clock: Clock | None
+    timer: Timer | None
+
+
+class RetriedFunction(Protocol[P, T_co]):
+    """A function made by `retrying`: called as the one it decorates."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Call the function, and retry the call."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> "RetriedFunction[P, T_co]": ...
+    @overload
+    def __get__(
+        self: "RetriedFunction[Concatenate[Any, Q], T]", instance: object, owner: type | None, /
+    ) -> Callable[Q, T]: ...
+
+    def using(self, **changes: Unpack[RetryChanges]) -> "RetriedFunction[P, T_co]":
+        """Return the same function on other terms, with statistics of its own.
+
+        Args:
+            changes: arguments of `retrying`, in place of those this one was made with.
+        """
+        ...
+
+    def stats(self) -> CallStats:
+        """Return what became of the calls so far, in all threads."""
+        ...
+
+
+class _Tally:
+    """Counts the calls of one decorated function."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held by whoever replaces stats
+        self.stats = CallStats()
+
+    def count(self, call: Call) -> None:
+        """Count *call*, which has ended."""
+        progress, history = call.progress, call.progress.history
+        # Without a reason it was interrupted in a wait, as the task of a coroutine can be.
+        reason = call.stop_reason or StopReason.CANCELLED
+        last = LastCall(progress.attempts, call.elapsed, reason, history[-1] if history else None)
+        failed = reason is not StopReason.SUCCEEDED
+        with self._lock:
+            s = self.stats
+            self.stats = CallStats(
+                s.calls + 1, s.attempts + last.attempts, s.failures + failed, last
+            )
+
+
+@overload
+def retrying(policy: Callable[P, T], /) -> RetriedFunction[P, T]: ...
+@overload
+def retrying(
+    policy: RetryPolicy = ...,
+    *,
+    on_retry: OnRetry | None = None,
+    on_success: OnSuccess | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> Callable[[Callable[P, T]], RetriedFunction[P, T]]: ...
+@suggests_names
+def retrying(
+    policy: Any = RetryPolicy(),
+    *,
+    on_retry: OnRetry | None = None,
+    on_success: OnSuccess | None = None,
+    cancel: CancelToken | None = None,
+    clock: Clock | None = None,
+    timer: Timer | None = None,
+) -> Any:
+    """Decorate a function, or a coroutine function, so that each call of it is retried.
+
+    Used as ``@retrying``, ``@retrying(policy)`` or with the options of `retry`. What is decorated
+    has two methods: ``fn.using(clock=…, policy=…)`` is the same function on other terms, and
+    ``fn.stats()`` tells what became of the calls.
+
+    Raises:
+        TypeError: what is decorated is a generator function, whose body runs only when somebody
+            iterates, and cannot be begun again; or an argument is not one of these.
+    """
+    if not isinstance(policy, RetryPolicy) and callable(policy):
+        return retrying()(policy)
+    checked_policy(policy)
+    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer)
+    return functools.partial(_decorate, options=options)
+
+
+def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        msg = (
+            f"{fn.__qualname__} is a generator function: its body runs while somebody "
+            "iterates, too late to be retried; retry the function that consumes it"
+        )
+        raise TypeError(msg)
+    tally = _Tally()
+    decorated: Any
+    if inspect.iscoroutinefunction(fn):
+
+        @functools.wraps(fn)
+        async def call_async(*args: Any, **kwargs: Any) -> Any:
+            call = Call(options, tally.count)
+            return await run_attempts_async(functools.partial(fn, *args, **kwargs), call)
+
+        decorated = call_async
+    else:
+
+        @functools.wraps(fn)
+        def call_here(*args: Any, **kwargs: Any) -> Any:
+            call = Call(options, tally.count)
+            return run_attempts(functools.partial(fn, *args, **kwargs), call)
+
+        decorated = call_here
+
+    def using(**changes: Any) -> Any:
+        for name in changes:
+            if name not in _OPTIONS:
+                raise TypeError(unknown_argument("using", name, _OPTIONS))
+        return _decorate(fn, replace(options, **changes))
+
+    decorated.using = using
+    decorated.stats = lambda: tally.stats
+    return decorated
+
+
+_OPTIONS = [field.name for field in fields(RetryOptions)]

@@ -1,0 +1,403 @@
+"""The command line: what it takes, and what its help says."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from retryexec.cli.options import (
+    UsageError,
+    backoff,
+    count,
+    count_or_none,
+    delimiter,
+    described_backoffs,
+    did_you_mean,
+    duration_or_none,
+    encoding,
+    past_time,
+    rate,
+)
+
+_MAX_PENDING = 10_000  # jobs in memory at a time: plenty for the workers, little for the memory
+
+_BACKOFFS = "\n".join(f"  {name:<13} {fields}".rstrip() for name, fields in described_backoffs())
+
+_BACKOFF_HELP = f"""\
+backoffs:
+{_BACKOFFS}
+  0.1,1,10      these delays, and then no more
+
+  Values follow a colon, in this order or by name, and the beginning of a name will do:
+  constant:0.5   linear:1,2   exponential:initial=100ms,mult=2,max=30s   full-jitter:max=1m
+  Times are seconds, or have a unit: 500ms, 30s, 2m, 1h. With jitter=0.2, any backoff (as in
+  0.1,1,10,jitter=0.2) has its delays drawn from 20 % less to 20 % more.
+"""
+
+_TOP_EXAMPLES = """\
+examples:
+  retryexec run savers.py:UserActivitySaver activity.jsonl
+  retryexec plan exponential --attempts 10
+  retryexec COMMAND --help
+"""
+
+_RUN_EXAMPLES = """\
+examples:
+  retryexec run savers.py:UserActivitySaver activity.jsonl --dry-run
+  retryexec run savers.py:UserActivitySaver activity.jsonl
+  retryexec run savers.py:UserActivitySaver activity.csv --workers 8 --attempts 5 \\
+      --backoff exponential:initial=0.1,max=10 --retry-on sqlite3.OperationalError
+  retryexec run savers.py:UserActivitySaver activity.jsonl --failures failed.jsonl
+  retryexec run savers.py:UserActivitySaver failed.jsonl      # and those once more
+  retryexec run savers.py:UserActivitySaver activity.jsonl --checkpoint run.db
+                                                              # goes on after kill -9
+  tail -f activity.jsonl | retryexec run package.savers:UserActivitySaver -
+
+exit status:
+  0 all succeeded, 1 some did not, 2 misuse (nothing has run), 130 ended by a second Ctrl-C.
+  The first Ctrl-C (or SIGTERM, or SIGHUP) starts nothing new, lets running attempts end, and
+  writes the rest into the failures file; with --checkpoint, the rest is for the next time.
+"""
+
+_PLAN_EXAMPLES = """\
+examples:
+  retryexec plan exponential --attempts 10
+  retryexec plan full-jitter:base=1,max=30 --attempts 8 --max-elapsed 2m
+  retryexec plan 0.1,1,10 --plot schedule.svg
+"""
+
+_JOURNAL_EXAMPLES = """\
+examples:
+  retryexec journal ls var/saves
+  retryexec journal dead var/saves --kind user_activity
+  retryexec journal show var/saves 01a2010d --redact myapp.jobs:redact
+  retryexec journal edit var/saves 01a2010d user_email=ana@example.net --class jobs.py:Saver
+  retryexec journal rerun var/saves --error ConnectionError --before 1h
+  retryexec journal check var/saves && retryexec journal backup var/saves /backup/saves
+
+  All of them may be used beside processes that use the journal. With --json, lists are JSON
+  Lines, and the rest is one document.
+
+exit status:
+  0 all is well, 1 something was found to be wrong or could not be done, 2 misuse (nothing has
+  changed).
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=raw, allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        msg = f"{message} (see {self.prog} --help)"
+        raise UsageError(msg)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace | None:
+    """Return what *argv* asks for; None if that was help for a command without its arguments.
+
+    Raises:
+        UsageError: something is missing or wrong.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    top, commands = _parsers()
+    if not words:
+        top.print_help()
+        return None
+    if words == ["journal"]:
+        commands["journal"].print_help()
+        return None
+    found, unknown = top.parse_known_args(words)
+    if unknown:
+        parser = commands[found.command]
+        options = [
+            word for line in parser.format_usage().split() for word in line.strip("[]").split("|")
+        ]
+        hint = did_you_mean(unknown[0].partition("=")[0], [o for o in options if o[:2] == "--"])
+        if found.command == "run" and unknown[0].startswith("--journal"):
+            hint = "; run keeps what it has done with --checkpoint FILE, in place of a journal"
+        msg = f"unrecognized arguments: {' '.join(unknown)}{hint}"
+        parser.error(msg)
+    return found
+
+
+def options_given(argv: Sequence[str] | None) -> dict[str, Any]:
+    """Return the options of ``run`` in *argv* as they were written, by name without dashes."""
+    top, _ = _parsers(as_written=True)
+    return vars(top.parse_args(argv))
+
+
+def _parsers(*, as_written: bool = False) -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of the whole command line, and those of the commands.
+
+    Args:
+        as_written: leave values the text that they are, and leave out what was not given.
+    """
+    top = _Parser(
+        prog="retryexec",
+        description="Run jobs that are tried again until they succeed or finally fail.",
+        epilog=_TOP_EXAMPLES,
+    )
+    top.add_argument("--version", action="version", version=f"retryexec {_version()}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="run a job for every record of a file",
+        description="Make a job of every record in INPUT, and run each until it succeeds or "
+        "finally fails.",
+        epilog=f"{_BACKOFF_HELP}\n{_RUN_EXAMPLES}",
+    )
+    _add_run(run, as_written=as_written)
+    plan = commands.add_parser(
+        "plan",
+        help="show when a backoff would try again",
+        description="Show when BACKOFF makes its attempts, as if each failed at once.",
+        epilog=f"{_BACKOFF_HELP}\n{_PLAN_EXAMPLES}",
+    )
+    _add_plan(plan)
+    journal = commands.add_parser(
+        "journal",
+        help="look into a journal, and see to its dead letters",
+        description="Look into the journal in DIR, and see to its dead letters.",
+        epilog=_JOURNAL_EXAMPLES,
+    )
+    _add_journal(journal)
+    return top, {"run": run, "plan": plan, "journal": journal}
+
+
+def _version() -> str:
+    try:
+        return version("retryexec")
+    except PackageNotFoundError:  # a source tree, or an app that was frozen without it
+        return "(version unknown: its package metadata is not installed)"
+
+
+def _add_run(run: _Parser, *, as_written: bool) -> None:
+    def add(*names: str, **settings: Any) -> None:
+        if as_written:
+            settings.pop("type", None)
+            settings["default"] = argparse.SUPPRESS
+        run.add_argument(*names, **settings)
+
+    add(
+        "target",
+        metavar="TARGET",
+        help="file.py:Class or package.module:Class, a dataclass with exec(): its fields are "
+        "the record's, its exec() does the work",
+    )
+    add(
+        "input",
+        metavar="INPUT",
+        nargs="?",
+        help="JSON Lines, or CSV with a header, as they are or packed with gzip; - or nothing for "
+        "standard input",
+    )
+    add(
+        "--format",
+        choices=["jsonl", "csv"],
+        help="what INPUT is (default: csv for a name in .csv or .tsv, else jsonl)",
+    )
+    add(
+        "--delimiter",
+        type=delimiter,
+        metavar="C",
+        help="what separates the cells of CSV: a character, or tab (default: tab for a name in "
+        ".tsv, else judged by the header)",
+    )
+    add(
+        "--encoding",
+        type=encoding,
+        metavar="NAME",
+        help="of INPUT's text, as cp1252 (default: utf-8, or what a byte order mark says)",
+    )
+    add(
+        "--workers",
+        type=count,
+        metavar="N",
+        help="threads that run jobs (default: as many as ThreadPoolExecutor has)",
+    )
+    add(
+        "--attempts",
+        "--max-attempts",
+        type=count_or_none,
+        default=10,
+        metavar="N",
+        help="attempts at each job, the first included; none for no limit (default: 10)",
+    )
+    add(
+        "--max-elapsed",
+        type=duration_or_none,
+        default=900.0,
+        metavar="TIME",
+        help="start no retry later than this after a job's first attempt; none for no limit "
+        "(default: 15m)",
+    )
+    add(
+        "--backoff",
+        type=backoff,
+        default="exponential",
+        metavar="BACKOFF",
+        help="how long to wait between attempts, see below (default: exponential)",
+    )
+    add(
+        "--retry-on",
+        action="append",
+        default=[],
+        metavar="TYPE",
+        help="an exception worth another attempt, as TimeoutError or sqlite3.OperationalError; "
+        "can be given several times (default: every Exception)",
+    )
+    add(
+        "--max-pending",
+        type=count,
+        default=_MAX_PENDING,
+        metavar="N",
+        help="records in memory at a time, the waiting ones included; reading pauses when there "
+        f"are more (default: {_MAX_PENDING})",
+    )
+    add(
+        "--rate",
+        type=rate,
+        metavar="N",
+        help="start at most so many records per second; retries come in their own time, and new "
+        "records give way to them",
+    )
+    add("--limit", type=count, metavar="N", help="run at most so many records, and leave the rest")
+    add(
+        "--failures",
+        type=Path,
+        metavar="FILE",
+        help="write every record that did not succeed to FILE, with the reason, as JSON Lines "
+        "that can be INPUT again; what FILE held is overwritten",
+    )
+    add(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="keep in FILE which records are done: after a crash, the same command goes on where "
+        "it was",
+    )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="with --checkpoint: run records again that have failed for good before",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="check TARGET and all records, and run nothing",
+    )
+    add("--strict", action="store_true", help="stop reading at the first bad record")
+    add(
+        "--forbid-unknown",
+        action="store_true",
+        help="a record with a field that the class does not have is bad (default: the field is "
+        "left out, and that is said once)",
+    )
+    add("--quiet", "-q", action="store_true", help="no progress and no summary; errors only")
+
+
+def _add_plan(plan: _Parser) -> None:
+    add = plan.add_argument
+    add("backoff", metavar="BACKOFF", help="see below")
+    add(
+        "--attempts",
+        "--max-attempts",
+        type=count,
+        default=10,
+        metavar="N",
+        help="how many to show, the first included (default: 10)",
+    )
+    add(
+        "--max-elapsed",
+        type=duration_or_none,
+        default=None,
+        metavar="TIME",
+        help="start no retry later than this (default: none; `run` has 15m)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="what the draws begin with (default: 0)")
+    add("--plot", type=Path, metavar="FILE", help="draw it into FILE, an .svg or .png")
+
+
+def _add_journal(journal: _Parser) -> None:
+    actions = journal.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, words: str) -> _Parser:
+        made = actions.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
+        made.add_argument("directory", metavar="DIR", help="the directory of a Journal(...)")
+        made.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return made
+
+    ls = action("ls", "list the unfinished jobs, the longest accepted first")
+    _add_filter(ls)
+    show = action("show", "show all that is known of some jobs or dead letters")
+    show.add_argument("ids", metavar="ID", nargs="+", help="what `ls` and `dead` call it")
+    show.add_argument(
+        "--redact",
+        metavar="MODULE:FUNCTION",
+        help="module:function or file.py:function, called with a kind and its fields: returns "
+        "the fields to be shown",
+    )
+    dead = action("dead", "list the dead letters, the latest first")
+    _add_filter(dead)
+    _add_letter_filter(dead)
+    for name, words in (
+        ("rerun", "give dead letters all their attempts again"),
+        ("discard", "remove dead letters for good"),
+    ):
+        choice = action(name, words)
+        choice.add_argument(
+            "ids", metavar="ID", nargs="*", help="what `dead` calls it, or the first digits of that"
+        )
+        choice.add_argument("--all", action="store_true", help="all of them")
+        choice.add_argument("--kind", metavar="KIND", help="all of this kind")
+        _add_letter_filter(choice)
+        choice.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    edit = action("edit", "change fields of a dead letter, for it to be rerun")
+    edit.add_argument("id", metavar="ID", help="what `dead` calls it, or the first digits of that")
+    edit.add_argument(
+        "changes",
+        metavar="FIELD=VALUE",
+        nargs="+",
+        help="a value in JSON, or the text itself where the field is a text",
+    )
+    edit.add_argument(
+        "--class",
+        dest="target",
+        metavar="TARGET",
+        required=True,
+        help="file.py:Class or package.module:Class of the job, to check the fields by",
+    )
+    check = action("check", "see whether files, permissions and contents are sound")
+    check.add_argument(
+        "--full", action="store_true", help="compare indexes with their tables too; takes longer"
+    )
+    backup = action("backup", "copy the journal, as it is now, into a new directory")
+    backup.add_argument("to", metavar="TO", help="a directory that is empty, or not there yet")
+    action("stats", "count jobs, dead letters, files and bytes")
+
+
+def _add_filter(action: _Parser) -> None:
+    action.add_argument("--kind", metavar="KIND", help="only those of this kind")
+    action.add_argument(
+        "--limit",
+        type=count_or_none,
+        default=100,
+        metavar="N",
+        help="at most so many; none for all of them (default: 100)",
+    )
+
+
+def _add_letter_filter(action: _Parser) -> None:
+    action.add_argument(
+        "--error", metavar="TEXT", help="only those whose last error is of this type or says TEXT"
+    )
+    action.add_argument(
+        "--before",
+        type=past_time,
+        metavar="TIME",
+        help="only those that died before: 2026-11-22, or how long ago, as 7d",
+    )

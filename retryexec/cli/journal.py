@@ -1,0 +1,338 @@
+"""``retryexec journal``: which action it is, and those that look without changing anything."""
+
+import json
+import sqlite3
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
+
+from retryexec.cli import journal_edit
+from retryexec.cli.options import UsageError
+from retryexec.cli.output import (
+    clean,
+    counted,
+    format_age,
+    format_due,
+    format_size,
+    format_time,
+    say,
+    show,
+    show_json,
+    show_table,
+)
+from retryexec.cli.target import load_function
+from retryexec.journal import (
+    DeadLetter,
+    DirectoryStats,
+    ErrorText,
+    Inspector,
+    JournalError,
+    Owner,
+    UnfinishedJob,
+)
+from retryexec.journal._letters import dead_letters
+
+T = TypeVar("T")
+Found: TypeAlias = UnfinishedJob | DeadLetter
+Redact: TypeAlias = Callable[[str, dict[str, Any]], Mapping[str, Any]]
+
+
+def journal(arguments: Namespace) -> int:
+    """Do what *arguments* ask for, and return the exit status.
+
+    Raises:
+        UsageError: it cannot be done, and nothing has changed.
+    """
+    actions: dict[str, Callable[[Inspector, Namespace], int]] = {
+        "ls": _list_jobs,
+        "show": _show_jobs,
+        "dead": _list_letters,
+        "stats": _show_stats,
+        "rerun": journal_edit.rerun,
+        "edit": journal_edit.edit,
+        "discard": journal_edit.discard,
+        "check": journal_edit.check,
+        "backup": journal_edit.back_up,
+    }
+    try:
+        inspector = Inspector(arguments.directory)
+        status = actions[arguments.action](inspector, arguments)
+    except JournalError as error:
+        raise UsageError(str(error)) from error
+    except (sqlite3.Error, OSError) as error:
+        say(f"retryexec: {arguments.directory}: {error}")
+        return 1
+    if arguments.action == "check":  # which has told of them in its own way
+        return status
+    for reason in inspector.unreadable.values():
+        say(f"retryexec: left out: {reason}")
+    return 1 if inspector.unreadable else status
+
+
+# ---- ls and dead
+
+
+def _list_jobs(inspector: Inspector, arguments: Namespace) -> int:
+    jobs = inspector.jobs(arguments.kind, limit=_one_more(arguments.limit))
+    columns = ("id", "kind", "state", "attempts", "due", "age", "owner", "remarks")
+    return _list(jobs, arguments, "unfinished jobs", _job_as_json, columns=columns, row=_job_row)
+
+
+def _list_letters(inspector: Inspector, arguments: Namespace) -> int:
+    limit, by = _one_more(arguments.limit), (arguments.error, arguments.before)
+    if by == (None, None):
+        letters: Iterable[DeadLetter] = inspector.letters(arguments.kind, limit=limit)
+    else:
+        store = dead_letters(inspector.path)
+        letters = store.list(arguments.kind, limit=limit, error=by[0], before=by[1])
+    columns = ("id", "kind", "died", "reason", "attempts", "last error")
+    return _list(
+        letters, arguments, "dead letters", _letter_as_json, columns=columns, row=_letter_row
+    )
+
+
+def _one_more(limit: int | None) -> int | None:
+    """Return *limit* and one, which tells whether there are more."""
+    return None if limit is None else limit + 1
+
+
+def _list(
+    found: Iterable[T],
+    arguments: Namespace,
+    noun: str,
+    as_json: Callable[[T], dict[str, Any]],
+    *,
+    columns: Sequence[str],
+    row: Callable[[T], Sequence[Any]],
+) -> int:
+    limit = arguments.limit
+    if arguments.json:
+        for job in islice(found, limit):
+            show_json(as_json(job))
+        return 0
+    listed = list(found)
+    if not listed:
+        show(f"no {noun}" + ("" if arguments.kind is None else f" of kind {arguments.kind!r}"))
+        return 0
+    show_table(columns, [row(job) for job in listed[:limit]])
+    if limit is not None and len(listed) > limit:
+        sys.stdout.flush()
+        say(f"there are more than these {limit:,}: --limit none lists them all")
+    return 0
+
+
+def _job_row(job: UnfinishedJob) -> Sequence[Any]:
+    remarks = last_error(job.errors) if job.parked is None else job.parked
+    if job.crashes:
+        crashes = _crashes(job.crashes)
+        remarks = f"{crashes}; {remarks}" if remarks else crashes
+    due = "-" if job.state in {"parked", "running"} else format_due(job.due_at)
+    age = format_age(job.accepted_at)
+    return job.id, job.kind, job.state, job.attempts, due, age, _alive(job.owner), remarks
+
+
+def _letter_row(letter: DeadLetter) -> Sequence[Any]:
+    died, error = format_time(letter.died_at), last_error(letter.errors)
+    return letter.id, letter.kind, died, letter.reason, letter.attempts, error
+
+
+def _alive(owner: Owner) -> str:
+    """Return whether *owner* lives: ``alive (pid 7)``, ``alive``, ``dead``."""
+    if not owner.alive:
+        return "dead"
+    return "alive" if owner.pid is None else f"alive (pid {owner.pid})"
+
+
+def _crashes(count: int) -> str:
+    return "1 crash" if count == 1 else f"{count} crashes"
+
+
+def last_error(errors: Sequence[ErrorText]) -> str:
+    """Return the latest failure on one line; a traceback ends with what matters."""
+    if not errors or not errors[-1].type:
+        return ""
+    text = errors[-1].text.strip()
+    if text.startswith("Traceback "):
+        text = _end_of(text, errors[-1].type)
+    else:
+        text = f"{errors[-1].type}: {text}" if text else errors[-1].type
+    return " ".join(text.split())
+
+
+def _end_of(traceback: str, name: str) -> str:
+    """Return the line of *traceback* that tells the exception, and what follows of its text."""
+    lines = traceback.splitlines()
+    for line in reversed(lines):
+        if line.partition(":")[0].rpartition(".")[2] == name.rpartition(".")[2]:
+            return line
+    return lines[-1]
+
+
+# ---- stats
+
+
+def _show_stats(inspector: Inspector, arguments: Namespace) -> int:
+    stats = inspector.stats()
+    if arguments.json:
+        show_json(_stats_as_json(stats))
+        return 0
+    kinds = sum((file.jobs for file in stats.files), start=type(stats.dead)())
+    oldest = f", the oldest accepted {format_age(stats.oldest_at)} ago" if stats.oldest_at else ""
+    parked = f", {stats.parked:,} of them parked" if stats.parked else ""
+    dead = counted(stats.dead.total(), "dead letter")
+    jobs = counted(stats.unfinished, "unfinished job")
+    show(f"{jobs}{parked}{oldest}; {dead}, {format_size(stats.dead_bytes)}")
+    names = sorted({*kinds, *stats.dead})
+    if names:
+        rows = [(name, kinds[name], stats.dead[name]) for name in names]
+        show_table(("kind", "unfinished", "dead"), rows)
+    if stats.files:
+        show_table(
+            ("file", "owner", "jobs", "parked", "bytes", "log"),
+            [
+                (
+                    file.owner.path.name,
+                    _alive(file.owner),
+                    file.jobs.total(),
+                    file.parked,
+                    format_size(file.bytes),
+                    format_size(file.wal_bytes),
+                )
+                for file in stats.files
+            ],
+        )
+    return 0
+
+
+# ---- show
+
+
+def _show_jobs(inspector: Inspector, arguments: Namespace) -> int:
+    redact = load_function(arguments.redact) if arguments.redact else None
+    found = [job for name in arguments.ids for job in _found(inspector, name)]
+    for number, job in enumerate(found):
+        if arguments.json:
+            show_json(_all_as_json(job, redact))
+        else:
+            show("\n".join(["", *_described(job, redact)] if number else _described(job, redact)))
+    return 0
+
+
+def _found(inspector: Inspector, name: str) -> list[Found]:
+    found = inspector.find(name)
+    if not found:
+        msg = (
+            f"there is no job {name!r} in {inspector.path}: it has ended well, was discarded, or "
+            "never was; `ls` and `dead` list what there is"
+        )
+        raise UsageError(msg)
+    if len(ids := {job.id for job in found}) > 1:
+        raise journal_edit.ambiguous(name, ids)
+    return found
+
+
+def _redacted(job: Found, redact: Redact | None) -> tuple[Any, str | None]:
+    """Return the fields of *job* as people may see them, and why they may not if they may not."""
+    if redact is None:
+        return job.fields, None
+    if not isinstance(job.fields, dict):
+        return None, "they do not have names that a redactor could tell them by"
+    try:
+        shown = dict(redact(job.kind, dict(job.fields)))
+        json.dumps(shown, default=str)
+    except Exception as error:
+        return None, f"the redactor failed: {type(error).__name__}"
+    return shown, None
+
+
+def _described(job: Found, redact: Redact | None) -> Iterator[str]:
+    yield f"{'id':<10}{job.id}"
+    yield f"{'kind':<10}{clean(job.kind)}, version {job.version}"
+    if isinstance(job, DeadLetter):
+        yield f"{'state':<10}dead ({clean(job.reason)})"
+        yield f"{'died':<10}{format_time(job.died_at)}, {format_age(job.died_at)} ago"
+    else:
+        parked = f" ({clean(job.parked)})" if job.parked is not None else ""
+        yield f"{'state':<10}{job.state}{parked}"
+        if job.state in {"queued", "waiting"}:
+            yield f"{'due':<10}{format_due(job.due_at)}"
+        yield f"{'owner':<10}{_alive(job.owner)}, {job.owner.path.name}"
+    yield f"{'accepted':<10}{format_time(job.accepted_at)}, {format_age(job.accepted_at)} ago"
+    lost = f", {_crashes(job.crashes)}" if job.crashes else ""
+    yield f"{'attempts':<10}{job.attempts} failed{lost}"
+    fields, withheld = _redacted(job, redact)
+    if withheld is not None:
+        yield f"{'fields':<10}not shown: {withheld}"
+    elif isinstance(fields, dict):
+        yield "fields"
+        for name, value in fields.items():
+            yield f"  {clean(str(name))}: {_as_text(value)}"
+    else:
+        yield f"{'fields':<10}{_as_text(fields)}"
+    if job.errors:
+        yield "errors"
+    for error in job.errors:
+        name = f": {clean(error.type)}" if error.type else ""
+        yield f"  attempt {error.attempt}, {format_time(error.at)}{name}"
+        for line in error.text.splitlines():
+            yield f"    {clean(line)}"
+
+
+def _as_text(value: Any) -> str:
+    return clean(json.dumps(value, ensure_ascii=False, default=str))
+
+
+# ---- what --json says: keys that stay as they are, and times in seconds of the wall clock
+
+_OF_BOTH = ("id", "kind", "version", "state", "attempts", "crashes", "accepted_at")
+
+
+def _picked(job: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in names}
+
+
+def _job_as_json(job: UnfinishedJob) -> dict[str, Any]:
+    owner = {"owner": job.owner.name, "owner_alive": job.owner.alive, "owner_pid": job.owner.pid}
+    names = (*_OF_BOTH, "first_at", "due_at", "parked")
+    return {**_picked(job, *names), **owner, "last_error": _last_as_json(job)}
+
+
+def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
+    before, after = _picked(letter, "id", "kind", "version"), ("reason", *_OF_BOTH[4:], "died_at")
+    last = {"last_error": _last_as_json(letter)}
+    return {**before, "state": "dead", **_picked(letter, *after), **last}
+
+
+def _last_as_json(job: Found) -> dict[str, Any] | None:
+    return _error_as_json(job.errors[-1]) if job.errors else None
+
+
+def _error_as_json(error: ErrorText) -> dict[str, Any]:
+    return _picked(error, "attempt", "at", "type", "text")
+
+
+def _all_as_json(job: Found, redact: Redact | None) -> dict[str, Any]:
+    picked = _letter_as_json(job) if isinstance(job, DeadLetter) else _job_as_json(job)
+    del picked["last_error"]
+    fields, withheld = _redacted(job, redact)
+    errors = [_error_as_json(error) for error in job.errors]
+    return {**picked, "fields": fields, "fields_withheld": withheld, "errors": errors}
+
+
+def _stats_as_json(stats: DirectoryStats) -> dict[str, Any]:
+    picked = _picked(stats, "unfinished", "parked", "oldest_at", "dead_bytes")
+    files = [
+        {
+            "owner": file.owner.name,
+            "owner_alive": file.owner.alive,
+            "owner_pid": file.owner.pid,
+            "unfinished": file.jobs.total(),
+            "unfinished_by_kind": dict(file.jobs),
+            **_picked(file, "parked", "oldest_at", "bytes", "wal_bytes"),
+        }
+        for file in stats.files
+    ]
+    dead = {"dead": stats.dead.total(), "dead_by_kind": dict(stats.dead)}
+    return {**picked, **dead, "files": files}

@@ -1,0 +1,323 @@
+"""Values of options (times, numbers, exception types, backoffs), and the error for wrong ones."""
+
+import argparse
+import builtins
+import difflib
+import inspect
+import math
+import pkgutil
+import random as _random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from retryexec import (
+    Backoff,
+    ConstantBackoff,
+    DecorrelatedJitterBackoff,
+    EqualJitterBackoff,
+    ExponentialBackoff,
+    FibonacciBackoff,
+    FullJitterBackoff,
+    LinearBackoff,
+    StopBackoff,
+    ZeroBackoff,
+)
+
+
+class UsageError(argparse.ArgumentTypeError):
+    """What was asked for cannot work: exit status 2, and no traceback.
+
+    Its text is one line that names the value and what was expected instead. When a function that
+    converts an option's value raises it, argparse puts the option's name before the text.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'exponential'?"`` for the *known* name most like *name*, or ""."""
+    known = list(known)
+    lower = {word.lower(): word for word in known}
+    found = [word for word in known if len(name) > 1 and word.lower().startswith(name.lower())]
+    found = found[:1] or difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"; did you mean {lower.get(found[0].lower(), found[0])!r}?" if found else ""
+
+
+# ---- times and numbers
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 1e13  # seconds, nearly what a timedelta can hold; nobody can wait for ever
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d)")
+
+
+def duration(text: str) -> float:
+    """Return *text*, such as ``2.5``, ``500ms`` or ``1h30m``, in seconds.
+
+    Raises:
+        UsageError: *text* is not a finite span of time from 0 up.
+    """
+    stripped = text.strip().lower()
+    parts = _PART.findall(stripped)
+    try:
+        if parts and "".join(number + unit for number, unit in parts) == stripped:
+            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+        else:
+            seconds = float(stripped)
+    except ValueError:
+        seconds = -1.0
+    if 0.0 <= seconds <= _LONGEST:  # NaN fails this comparison too
+        return seconds
+    msg = f"{text!r} is not a span of time: seconds from 0 up, or with units, as 500ms, 2m or 1h30m"
+    raise UsageError(msg)
+
+
+def duration_or_none(text: str) -> float | None:
+    """Return *text* in seconds; ``none`` is no limit."""
+    return None if _means_none(text) else duration(text)
+
+
+def count(text: str) -> int:
+    """Return *text* as a whole number from 1 up; raise UsageError for anything else."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        msg = f"{text!r} is not a whole number from 1 up"
+        raise UsageError(msg)
+    return number
+
+
+def count_or_none(text: str) -> int | None:
+    """Return *text* as a whole number from 1 up; ``none`` is no limit."""
+    return None if _means_none(text) else count(text)
+
+
+def rate(text: str) -> float:
+    """Return *text* as a number above 0, of starts per second; raise UsageError otherwise."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0.0 < number < math.inf:
+        msg = f"{text!r} is not a rate: a number above 0, of starts per second, as 20 or 0.5"
+        raise UsageError(msg)
+    return number
+
+
+def _means_none(text: str) -> bool:
+    return text.strip().lower() == "none"
+
+
+def past_time(text: str) -> float:
+    """Return *text*, a time (UTC) or a span of time that it is ago, in seconds of the wall clock.
+
+    Raises:
+        UsageError: *text* is neither.
+    """
+    try:
+        return time.time() - duration(text)
+    except UsageError:
+        pass
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError) as error:
+        msg = f"{text!r} is not a time: 2026-11-22, 2026-11-22T02:19:23Z, or how long ago, as 7d"
+        raise UsageError(msg) from error
+
+
+# ---- how INPUT is written
+
+_DELIMITERS = {"tab": "\t", r"\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
+
+
+def delimiter(text: str) -> str:
+    r"""Return the character that *text* names: itself, or ``tab`` (also ``\t``), ``comma`` ..."""
+    character = _DELIMITERS.get(text.strip().lower() or text, text)
+    if len(character) != 1 or not character.isascii() or character in '"\r\n\0':
+        msg = f"{text!r} is not a delimiter: one character, or one of {', '.join(_DELIMITERS)}"
+        raise UsageError(msg)
+    return character
+
+
+def encoding(text: str) -> str:
+    """Return *text* if it names a text encoding; raise UsageError otherwise."""
+    try:
+        with suppress(UnicodeError):  # one letter may be too short for it
+            b"x".decode(text)
+    except (LookupError, ValueError) as error:
+        msg = f"{text!r} is not an encoding that Python knows: try utf-8, utf-16, cp1252 or latin-1"
+        raise UsageError(msg) from error
+    return text
+
+
+# ---- exception types
+
+
+def exception_type(name: str) -> type[Exception]:
+    """Return the exception type called *name*: ``TimeoutError``, ``sqlite3.OperationalError``.
+
+    Raises:
+        UsageError: there is no such name, or it is not a type that a retry could be about.
+    """
+    found = _find(name)
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        msg = f"{name} is not a type of exception (it is {found!r})"
+        raise UsageError(msg)
+    if not issubclass(found, Exception):
+        msg = (
+            f"{name} ends a job and is never retried: only types derived from Exception are, "
+            "as TimeoutError or sqlite3.OperationalError"
+        )
+        raise UsageError(msg)
+    return found
+
+
+def _find(name: str) -> object:
+    expected = "a built-in name as TimeoutError, or module.Name as sqlite3.OperationalError"
+    path = name if re.search(r"\w[.:]", name) else f"builtins:{name or '?'}"
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:
+        if path != name:
+            hint = did_you_mean(name, (word for word in vars(builtins) if word[0].isupper()))
+            msg = f"no exception {name!r} is known{hint} (expected {expected})"
+        else:
+            msg = f"no exception {name!r}: {type(error).__name__}: {error} (expected {expected})"
+        raise UsageError(msg) from error
+
+
+# ---- backoffs: NAME[:VALUE,FIELD=VALUE,...] or DELAY,DELAY,...; jitter=FRACTION goes with both
+
+Random = Callable[[], float]
+
+_BACKOFFS: dict[str, type[Backoff]] = {
+    "exponential": ExponentialBackoff,
+    "full-jitter": FullJitterBackoff,
+    "equal-jitter": EqualJitterBackoff,
+    "decorrelated": DecorrelatedJitterBackoff,
+    "linear": LinearBackoff,
+    "fibonacci": FibonacciBackoff,
+    "constant": ConstantBackoff,
+    "zero": ZeroBackoff,
+    "none": StopBackoff,
+}
+
+
+def backoff(spec: str, random: Random = _random.random) -> Backoff:
+    """Return the backoff that *spec* describes, drawing from *random* where it has jitter.
+
+    Raises:
+        UsageError: *spec* does not name a backoff, or gives it values that it does not take.
+    """
+    name, colon, rest = (part.strip() for part in spec.partition(":"))
+    cls = _BACKOFFS.get(name.lower())
+    if cls is None and (colon or not name.startswith(tuple("0123456789.+-"))):
+        msg = (
+            f"{spec!r} is not a backoff{did_you_mean(name, _BACKOFFS) or ':'} expected one of "
+            f"{', '.join(_BACKOFFS)} (as constant:0.5), or the delays themselves (as 0.1,1,10)"
+        )
+        raise UsageError(msg)
+    values, named = _arguments(spec, rest if cls else name)
+    try:
+        jitter = _value(named.pop("jitter", "0"))
+        if cls:
+            made = _build(cls, values, named, random)
+        elif named:
+            msg = f"a list of delays takes jitter= and no other name (got {', '.join(named)})"
+            raise UsageError(msg)
+        else:
+            made = StopBackoff().then(tuple(_delay(value) for value in values))
+        return made.jittered(_fraction(jitter), random=random) if jitter else made
+    except (UsageError, TypeError, ValueError, OverflowError) as error:
+        msg = f"backoff {spec!r}: {error}"
+        raise UsageError(msg) from error
+
+
+def described_backoffs() -> Iterator[tuple[str, str]]:
+    """Give the name of each backoff and its fields with their defaults, for the help text."""
+    for name, cls in _BACKOFFS.items():
+        fields = _fields(cls).values()
+        yield (
+            name,
+            ", ".join(
+                field.name if field.default is field.empty else f"{field.name}={field.default:g}"
+                for field in fields
+            ),
+        )
+
+
+def _arguments(spec: str, text: str) -> tuple[list[str], dict[str, str]]:
+    """Split ``1,max=30`` into its values and its named values."""
+    values: list[str] = []
+    named: dict[str, str] = {}
+    for item in text.split(",") if text else ():
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            values.append(name)
+        elif name in named:
+            msg = f"backoff {spec!r}: {name} is given twice"
+            raise UsageError(msg)
+        else:
+            named[name] = value
+    return values, named
+
+
+def _build(cls: type[Backoff], values: list[str], named: dict[str, str], random: Random) -> Backoff:
+    fields = _fields(cls)
+    takes = f"it takes {', '.join(fields)}" if fields else "it takes no values"
+    if len(values) > len(fields):
+        msg = f"{values[len(fields)]!r} is one value too many; {takes}"
+        raise UsageError(msg)
+    arguments: dict[str, Any] = dict(zip(fields, map(_value, values), strict=False))
+    for name, value in named.items():
+        matches = [field for field in fields if field.startswith(name.replace("-", "_"))]
+        if len(matches) != 1 or not name:
+            msg = f"{name!r} names {'several of its' if matches else 'none of its'} values; {takes}"
+            raise UsageError(msg)
+        if matches[0] in arguments:
+            msg = f"{matches[0]} is given twice"
+            raise UsageError(msg)
+        arguments[matches[0]] = _value(value)
+    for name, field in fields.items():
+        if name not in arguments and field.default is field.empty:
+            msg = f"{name} is missing; {takes}"
+            raise UsageError(msg)
+    if "random" in inspect.signature(cls).parameters:
+        arguments["random"] = random
+    return cls(**arguments)
+
+
+def _fields(cls: type[Backoff]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(cls).parameters
+    return {name: field for name, field in parameters.items() if name != "random"}
+
+
+def _value(text: str) -> float | timedelta:
+    """Return a plain number as it is, and one with a unit as a timedelta.
+
+    So the class itself can tell a span of time from a factor, and refuse ``multiplier=2s``.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return timedelta(seconds=duration(text))
+
+
+def _delay(text: str) -> float:
+    value = _value(text)
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if not 0.0 <= seconds < math.inf:
+        msg = f"a delay takes seconds from 0 up, finite (got {seconds!r})"
+        raise UsageError(msg)
+    return seconds
+
+
+def _fraction(value: float | timedelta) -> float:
+    if isinstance(value, timedelta) or not 0.0 <= value <= 1.0:
+        msg = f"jitter takes a number from 0 to 1 (got {value})"
+        raise UsageError(msg)
+    return value

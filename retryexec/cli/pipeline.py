@@ -1,0 +1,390 @@
+"""From record to outcome: jobs are submitted, and what becomes of each is accounted for."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, cast
+
+from retryexec import Retry, RetryFuture, RetryingExecutor, ShutdownError, StopReason
+from retryexec.cli.checkpoint import CRASHES, MOST_DEATHS, Checkpoint
+from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.options import UsageError
+from retryexec.cli.output import clean, counted, describe
+from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Reader, Record
+from retryexec.cli.stats import RunStats
+
+INTERRUPTED = "interrupted"
+"""The reason of a job whose attempt was running when the command quit."""
+
+_AHEAD = 100  # records submitted and not started, enough for many workers
+
+
+class Admission:
+    """Lets records through to the executor as they can be started, and not much faster.
+
+    A retry that falls due queues behind what has been submitted, so few records are submitted
+    ahead of the workers, however many may be in memory.
+
+    Args:
+        rate: the most starts per second; None for no limit.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval = 1.0 / rate if rate else 0.0
+        self._ahead = 1 if rate else _AHEAD
+        # Guards the four below. Notified when few records are ahead, when nothing runs any
+        # more, and by stop().
+        self._changed = threading.Condition()
+        self._fresh = 0  # submitted, and their first attempt has not begun
+        self._running = 0
+        self._next_start = 0.0
+        self._stopped = False
+
+    def wait_for_turn(self, *, alone: bool) -> None:
+        """Wait until a record may be submitted, and count it; *alone* while no attempt runs."""
+        with self._changed:
+            while not self._stopped:
+                busy = self._fresh or self._running
+                if self._fresh >= self._ahead or (alone and busy):
+                    self._changed.wait()
+                elif (seconds := self._next_start - time.monotonic()) > 0.0:
+                    self._changed.wait(seconds)
+                else:
+                    break
+            self._fresh += 1
+
+    def wait_until_idle(self) -> None:
+        """Wait until all that was submitted has had its first attempt, and none runs."""
+        with self._changed:
+            while (self._fresh or self._running) and not self._stopped:
+                self._changed.wait()
+
+    def begin(self, *, first: bool) -> None:
+        """Count an attempt that begins."""
+        with self._changed:
+            self._running += 1
+            if self._interval:
+                self._next_start = time.monotonic() + self._interval
+            if first:
+                self._fresh -= 1
+                if self._fresh == self._ahead // 2:
+                    self._changed.notify_all()
+
+    def end(self) -> None:
+        """Count an attempt that has ended."""
+        with self._changed:
+            self._running -= 1
+            if not (self._running or self._fresh):
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Make nobody wait any more."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+
+class Work:
+    """A record on its way: what the executor runs."""
+
+    __slots__ = ("_admission", "_began", "_checkpoint", "attempts", "record")
+
+    def __init__(self, record: Record, admission: Admission, checkpoint: Checkpoint | None) -> None:
+        self.record = record
+        self.attempts = 0
+        self._admission = admission
+        self._checkpoint = checkpoint
+        self._began = 0.0
+
+    def exec(self) -> Any:
+        """Make one attempt."""
+        self.attempts += 1
+        if self.attempts == 1:
+            self._began = time.monotonic()
+        self._admission.begin(first=self.attempts == 1)
+        try:
+            if self._checkpoint is not None:
+                # Before it runs: a record that kills the process must leave a trace.
+                self._checkpoint.mark_running(self.record.line, self.attempts)
+            return self.record.job.exec()
+        finally:
+            self._admission.end()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first attempt began; 0 before it."""
+        return time.monotonic() - self._began if self.attempts else 0.0
+
+
+class Pipeline:
+    """Takes records to an executor, and accounts for each of them.
+
+    Reading has a thread of its own: both the reader and a full executor make it wait, and
+    somebody has to look after Ctrl-C meanwhile.
+
+    Args:
+        name: what to call INPUT in messages.
+        reader: gives the records.
+        strict: whether a bad record ends the reading.
+        limit: how many records to run at most; None for all.
+        rate: the most starts per second; None for no limit.
+        stats: counts the outcomes.
+        say: tells people what goes wrong.
+        failures: gets what does not succeed; None if nobody wants it.
+        checkpoint: knows what earlier processes have done, and learns what this one does; None
+            if the run is to end with this process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: Reader,
+        *,
+        stats: RunStats,
+        say: Callable[[str], None],
+        strict: bool = False,
+        limit: int | None = None,
+        rate: float | None = None,
+        failures: FailuresFile | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._name = name
+        self._reader = reader
+        self._strict = strict
+        self._limit = limit
+        self._stats = stats
+        self._say = say
+        self._failures = failures
+        self._checkpoint = checkpoint
+        self._admission = Admission(rate)
+        self._noted = False  # whether somebody was told of unknown names
+        self._hinted = False  # whether somebody was told of other encodings
+        # Guards the four below, and is released before anything is done.
+        self._lock = threading.Lock()
+        self._outstanding: set[Work] = set()  # submitted, not resolved
+        self._accounting = 0  # resolved, and about to be counted and written down
+        self._reading = True
+        self._stopping = False
+        # Set when nothing is left to read, to resolve or to account for.
+        self._finished = threading.Event()
+        self.error: str | None = None
+        """What made the run stop from within: INPUT or the failures file gave out."""
+        self.usage_error: UsageError | None = None
+        """What is wrong with INPUT as a whole, found before any job has run."""
+        self.read_to: int | None = None
+        """The last line that was read, if the lines after it were not."""
+        self.limited = False
+        """Whether reading ended since as many records were run as asked for."""
+        self.records_read = 0
+        """Records read so far, bad ones included."""
+        self.bytes_read = 0
+        """Bytes of the records read so far."""
+        self.unknown: dict[str, None] = {}
+        """Names in records that the dataclass does not have, in the order they came."""
+
+    def start(self, executor: RetryingExecutor) -> None:
+        """Begin to read, and to submit to *executor*."""
+        # A daemon, because a read from a pipe may never return, and cannot be interrupted.
+        threading.Thread(
+            target=self._read, args=(executor,), name="retryexec-input", daemon=True
+        ).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait up to *seconds* until every record is accounted for; return whether it is."""
+        return self._finished.wait(seconds)
+
+    @property
+    def reading(self) -> bool:
+        """Whether more records may come."""
+        return self._reading
+
+    @property
+    def pending(self) -> int:
+        """How many records have been submitted and are not accounted for."""
+        with self._lock:
+            return len(self._outstanding) + self._accounting
+
+    def stop(self) -> None:
+        """Submit nothing any more: what is read from now on counts as never started."""
+        self._stopping = True
+        self._admission.stop()
+
+    def abandon(self) -> int:
+        """Write down all that is outstanding, without waiting for the attempts that run.
+
+        Returns:
+            How many records that were.
+        """
+        with self._lock:
+            outstanding = list(self._outstanding)
+            self._outstanding.clear()
+        for work in outstanding:
+            self._leave(work, INTERRUPTED if work.attempts else StopReason.SHUTDOWN, None)
+        return len(outstanding)
+
+    def retried(self, event: Retry) -> None:
+        """Count an attempt that failed; the executor's `on_retry`."""
+        # Never None here: only a policy with retry_on_result tries again without an error.
+        self._stats.count_retry(describe(cast("BaseException", event.exception)))
+        if self._checkpoint is not None:
+            self._checkpoint.mark_waiting(event.job.record.line, event.attempt)
+
+    # ---- in the reader's thread
+
+    def _read(self, executor: RetryingExecutor) -> None:
+        ran = 0
+        try:
+            for item in self._reader:
+                self.bytes_read = item.end
+                if isinstance(item, BlankRow):
+                    self._stats.count_blank()
+                    continue
+                self.records_read += 1
+                if isinstance(item, BadRecord):
+                    self._report_bad(item)
+                else:
+                    self._note_unknown(item)
+                    ran += self._take(executor, item)
+                # After a stop, going on only serves to write the rest into the failures file.
+                # A checkpoint makes that needless: the rest is for the next time.
+                useless = self._stopping and (
+                    self._failures is None or self._checkpoint is not None
+                )
+                self.limited = ran == self._limit
+                if useless or self.limited or (self._strict and isinstance(item, BadRecord)):
+                    self.read_to = item.line
+                    break
+        except UsageError as error:
+            self.usage_error = error
+        except BaseException as error:
+            self.error = describe(error)
+        finally:
+            with self._lock:
+                self._reading = False
+                self._finish_if_all_is_done()
+
+    def _report_bad(self, bad: BadRecord) -> None:
+        self._stats.count_bad()
+        self._say(f"{self._name}:{bad.line}: bad record: {bad.reason}")
+        if bad.reason.startswith(NOT_UTF8) and not self._hinted:
+            self._hinted = True
+            self._say(f"{self._name}: note: --encoding names another encoding, as cp1252 or utf-16")
+
+    def _note_unknown(self, record: Record) -> None:
+        if not record.unknown:
+            return
+        if len(self.unknown) < 10_000:
+            self.unknown.update(dict.fromkeys(record.unknown))
+        if self._noted:
+            return
+        self._noted = True
+        names = ", ".join(clean(repr(name)) for name in record.unknown[:3])
+        if len(record.unknown) > 3:
+            names += f" and {len(record.unknown) - 3:,} more"
+        fields, it = ("field", "it is") if len(record.unknown) == 1 else ("fields", "they are")
+        self._say(
+            f"{self._name}:{record.line}: note: {type(record.job).__name__} has no {fields} "
+            f"{names}; {it} left out from here on (--forbid-unknown refuses such records)"
+        )
+
+    def _take(self, executor: RetryingExecutor, record: Record) -> bool:
+        """Submit *record*, unless an earlier process has finished it; return whether it was not."""
+        suspect = False
+        if self._checkpoint is not None:
+            before = self._checkpoint.before(record.line)
+            if before.failed is not None:
+                self._report_failed_before(record, before.failed)
+            if before.done or before.failed is not None:
+                return False
+            suspect = before.deaths > 0
+        work = Work(record, self._admission, self._checkpoint)
+        # One that was running when a process died runs alone, so that no other is suspected
+        # along with it should it happen again.
+        self._admission.wait_for_turn(alone=suspect)
+        self._submit(executor, work)
+        if suspect:
+            self._admission.wait_until_idle()
+        return True
+
+    def _report_failed_before(self, record: Record, failed: FailedRecord) -> None:
+        if failed.reason == CRASHES:
+            self._say(
+                f"{self._name}:{record.line}: failed ({CRASHES}): {MOST_DEATHS} times it was "
+                "running when its process died"
+            )
+        # The file begins anew with every process.
+        if self._failures is not None:
+            self._failures.write(record, failed)
+
+    def _submit(self, executor: RetryingExecutor, work: Work) -> None:
+        if not self._stopping:
+            with self._lock:
+                self._outstanding.add(work)
+            try:
+                future = executor.submit(work)  # waits while the executor is full
+            except RuntimeError:
+                with self._lock:
+                    self._outstanding.discard(work)
+                if not self._stopping:
+                    raise
+            else:
+                future.add_done_callback(partial(self._ended, work))
+                return
+        self._leave(work, StopReason.SHUTDOWN, None)
+
+    # ---- in the workers' threads
+
+    def _ended(self, work: Work, future: Future[Any]) -> None:
+        with self._lock:
+            if work not in self._outstanding:
+                return  # abandoned: it has been written down
+            self._outstanding.discard(work)
+            self._accounting += 1
+        try:
+            self._account(work, cast("RetryFuture[Any]", future))
+        except Exception as error:
+            self.error = describe(error)
+        finally:
+            with self._lock:
+                self._accounting -= 1
+                self._finish_if_all_is_done()
+
+    def _account(self, work: Work, future: RetryFuture[Any]) -> None:
+        line, attempts, seconds = work.record.line, future.attempts, work.seconds
+        error = future.exception()
+        if error is None:
+            if self._checkpoint is not None:
+                self._checkpoint.mark_done(line, attempts, seconds)
+            self._stats.count_success(line, attempts, seconds)
+            return
+        reason = future.stop_reason
+        if reason is StopReason.SHUTDOWN:
+            cause = error.__cause__ if isinstance(error, ShutdownError) else error
+            self._leave(work, reason, describe(cause) if cause else None)
+            return
+        failed = FailedRecord(str(reason), attempts, describe(error), line)
+        text = failed.error or failed.reason
+        if self._checkpoint is not None:
+            self._checkpoint.mark_failed(failed, seconds)
+        self._stats.count_failure(line, attempts, seconds, text)
+        tries = counted(attempts, "attempt")
+        self._say(f"{self._name}:{line}: failed after {tries} ({failed.reason}): {text}")
+        if self._failures is not None:
+            self._failures.write(work.record, failed)
+
+    def _leave(self, work: Work, reason: str, error: str | None) -> None:
+        """Account for a record that the end of the run has kept from its outcome."""
+        self._stats.count_left(work.attempts)
+        if self._checkpoint is not None:
+            if work.attempts:
+                self._checkpoint.mark_waiting(work.record.line, work.attempts)
+        elif self._failures is not None:
+            failed = FailedRecord(str(reason), work.attempts, error, work.record.line)
+            self._failures.write(work.record, failed)
+
+    def _finish_if_all_is_done(self) -> None:
+        """With _lock held: tell whoever waits if nothing more is to come."""
+        if not (self._reading or self._outstanding or self._accounting):
+            self._finished.set()

@@ -1,0 +1,407 @@
+"""``retryexec run``: a job for every record of INPUT, from start to summary."""
+
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retryexec import Backoff, RetryingExecutor, RetryPolicy
+from retryexec.cli.checkpoint import Checkpoint, identify
+from retryexec.cli.csv_records import csv_records
+from retryexec.cli.failures import FailuresFile, check_apart
+from retryexec.cli.jsonl_records import jsonl_records
+from retryexec.cli.options import UsageError, exception_type
+from retryexec.cli.output import clean, counted, format_time, show
+from retryexec.cli.pipeline import Pipeline
+from retryexec.cli.progress import Display, Snapshot, for_terminal
+from retryexec.cli.records import BadRecord, BlankRow, Reader, RecordType
+from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
+from retryexec.cli.source import Source, open_source, unreadable
+from retryexec.cli.stats import RunStats, Totals, headline, summary
+from retryexec.cli.target import file_of, identity_of, load
+
+_TICK = 0.1  # seconds between two looks at where the run stands, and whether it should stop
+_SYNC = 1.0  # seconds between two syncs of the checkpoint
+
+# Options that say what this INPUT is, or where this run keeps things: not for running it again.
+_OF_INPUT = {
+    *("command", "target", "input", "format", "delimiter", "encoding", "limit", "dry_run"),
+    *("failures", "checkpoint", "retry_failed"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What ``retryexec run`` was asked for; the fields are its options.
+
+    *as_written* has those that were given, by name, as text.
+    """
+
+    target: str
+    input: str
+    format: str | None
+    delimiter: str | None
+    encoding: str | None
+    workers: int | None
+    attempts: int | None
+    max_elapsed: float | None
+    backoff: Backoff
+    retry_on: tuple[str, ...]
+    max_pending: int
+    rate: float | None
+    limit: int | None
+    failures: Path | None
+    checkpoint: Path | None
+    retry_failed: bool
+    dry_run: bool
+    strict: bool
+    forbid_unknown: bool
+    quiet: bool
+    as_written: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether INPUT is CSV."""
+        return self.format == "csv" if self.format else self._suffix in {".csv", ".tsv"}
+
+    @property
+    def separator(self) -> str | None:
+        """What separates the cells of CSV; None to guess."""
+        return self.delimiter or ("\t" if self._suffix == ".tsv" else None)
+
+    @property
+    def _suffix(self) -> str:
+        return Path(self.input.lower().removesuffix(".gz")).suffix
+
+    @property
+    def described_format(self) -> str:
+        """What INPUT was said to be, for a checkpoint to compare."""
+        parts = ["csv" if self.is_csv else "jsonl"]
+        if self.is_csv and self.delimiter:
+            parts.append(f"delimiter {self.delimiter!r}")
+        if self.encoding:
+            parts.append(self.encoding.lower())
+        return ", ".join(parts)
+
+
+def run(options: RunOptions) -> int:
+    """Run a job for every record; return the exit status.
+
+    Raises:
+        UsageError: something about *options* cannot work; no job has run.
+    """
+    if options.retry_failed and options.checkpoint is None:
+        msg = "--retry-failed goes with --checkpoint; else make the file of --failures INPUT"
+        raise UsageError(msg)
+    cls = load(options.target)
+    kind = RecordType(cls, forbid_unknown=options.forbid_unknown)
+    # After TARGET, whose own exceptions can be meant.
+    types = tuple(exception_type(name) for name in options.retry_on)
+    policy = RetryPolicy(
+        max_attempts=options.attempts,
+        max_elapsed=options.max_elapsed,
+        backoff=options.backoff,
+        retry_on=types or Exception,
+    )
+    with ExitStack() as stack:
+        # First of all: a named pipe or standard input cannot be read again.
+        identity = None
+        if options.checkpoint is not None and not options.dry_run:
+            identity = identify(
+                options.input,
+                target=identity_of(options.target, cls),
+                form=options.described_format,
+                csv=options.is_csv,
+                encoding=options.encoding,
+            )
+        source = open_source(options.input, encoding=options.encoding)
+        stack.callback(source.close)
+        display = for_terminal(quiet=options.quiet)
+        reader = _reader(options, source, kind, display.say)
+        if options.dry_run:
+            return _check(options, source, reader, display)
+        # Opened last: by then, nothing about the command line can still be wrong, and what a
+        # former run has left there is not thrown away for a slip of the pen.
+        target = file_of(options.target)
+        for name in ("failures", "checkpoint"):
+            if (path := getattr(options, name)) is not None:
+                check_apart(f"--{name}", path, source, target)
+        if options.failures is not None and options.failures == options.checkpoint:
+            msg = "--failures and --checkpoint are the same file: name another for one of them"
+            raise UsageError(msg)
+        checkpoint = failures = None
+        if options.checkpoint is not None and identity is not None:
+            checkpoint = Checkpoint(options.checkpoint, identity, retry_failed=options.retry_failed)
+            stack.callback(checkpoint.close)
+        if options.failures is not None:
+            failures = FailuresFile(options.failures, kind)
+            stack.callback(failures.close)
+        total = None if identity is None else identity.records
+        work = _Run(
+            options,
+            source,
+            reader,
+            policy,
+            display,
+            failures=failures,
+            checkpoint=checkpoint,
+            total=total,
+        )
+        return work.to_the_end()
+
+
+def _reader(
+    options: RunOptions, source: Source, kind: RecordType, say: Callable[[str], None]
+) -> Reader:
+    if not options.is_csv:
+        if options.delimiter:
+            msg = "--delimiter is for CSV: say --format csv if that is what INPUT is"
+            raise UsageError(msg)
+        return jsonl_records(source, kind)
+    try:
+        return csv_records(source, kind, delimiter=options.separator, note=say)
+    except OSError as error:
+        raise unreadable(source.name, error) from error
+
+
+def _check(options: RunOptions, source: Source, reader: Reader, display: Display) -> int:
+    """Read all records, tell what is wrong with them, and run nothing; return the exit status."""
+    good = bad = 0
+    for item in reader:
+        if isinstance(item, BadRecord):
+            bad += 1
+            display.say(f"{source.name}:{item.line}: bad record: {item.reason}")
+        elif not isinstance(item, BlankRow):
+            good += 1
+        if (options.strict and bad) or good == options.limit:
+            break
+    show(f"{counted(good, 'record')} good, {bad:,} bad; nothing was run (--dry-run)")
+    return 1 if bad else 0
+
+
+class _Run:
+    """One run, and its one way from the first record to the summary."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        source: Source,
+        reader: Reader,
+        policy: RetryPolicy,
+        display: Display,
+        *,
+        failures: FailuresFile | None,
+        checkpoint: Checkpoint | None,
+        total: int | None,
+    ) -> None:
+        self._options = options
+        self._source = source
+        self._display = display
+        self._failures = failures
+        self._checkpoint = checkpoint
+        self._total = total
+        self._stats = RunStats()
+        self._pipeline = Pipeline(
+            source.name,
+            reader,
+            stats=self._stats,
+            say=display.say,
+            strict=options.strict,
+            limit=options.limit,
+            rate=options.rate,
+            failures=failures,
+            checkpoint=checkpoint,
+        )
+        if checkpoint is not None and checkpoint.resumed:
+            self._stats.restore(*checkpoint.finished())
+            if not options.quiet and not checkpoint.complete:
+                now = Snapshot(done=self._stats.progress()[0], total=total)
+                display.say(
+                    f"going on with the run that began {format_time(checkpoint.began_at)}: "
+                    f"{now.counts} ({now.percent}%)"
+                )
+        self._began = time.monotonic()
+        self._executor = RetryingExecutor(
+            options.workers,
+            "retryexec",
+            policy=policy,
+            max_pending=options.max_pending,
+            on_retry=self._pipeline.retried,
+        )
+
+    def to_the_end(self) -> int:
+        """Run all there is to run, tell about it, and return the exit status."""
+        try:
+            with Interrupts() as interrupts, self._display:
+                self._pipeline.start(self._executor)
+                self._watch(interrupts)
+        except BaseException:
+            self._pipeline.stop()
+            self._executor.shutdown(timeout=0)
+            raise
+        self._executor.shutdown()  # its jobs have ended, and its threads are about to
+        if self._pipeline.usage_error is not None:
+            raise self._pipeline.usage_error
+        return self._tell()
+
+    def _watch(self, interrupts: Interrupts) -> None:
+        """Wait until every record is accounted for, and see to Ctrl-C meanwhile."""
+        stopper = None
+        pipeline, checkpoint = self._pipeline, self._checkpoint
+        next_sync = self._began + _SYNC
+        while not pipeline.wait(_TICK):
+            self._display.update(self._snapshot())
+            if interrupts.count > 1:
+                self._quit()
+            if checkpoint is not None:
+                if checkpoint.error is not None and pipeline.error is None:
+                    pipeline.error = f"{checkpoint.path}: {checkpoint.error}"
+                if time.monotonic() > next_sync:
+                    checkpoint.sync()
+                    next_sync = time.monotonic() + _SYNC
+            if stopper is None and (interrupts.count or pipeline.error):
+                pipeline.stop()
+                # In a thread: it ends many jobs, and the second Ctrl-C must be seen meanwhile.
+                stopper = threading.Thread(target=self._stop, daemon=True)
+                stopper.start()
+            # Nobody knows whether more will ever come out of a pipe.
+            if stopper and not pipeline.pending and self._source.waiting:
+                break
+        if stopper is not None:
+            stopper.join()
+
+    def _stop(self) -> None:
+        """Start nothing new, and say so once that is true."""
+        self._executor.shutdown(timeout=0)
+        rest = (
+            f"the rest stays in {self._options.checkpoint} for the next time"
+            if self._checkpoint
+            else f"the rest goes to {self._options.failures}"
+            if self._failures
+            else "the rest is left (--failures FILE would keep it)"
+        )
+        self._display.say(
+            f"stopping: attempts that run may end, nothing new starts, and {rest}; "
+            "Ctrl-C again quits"
+        )
+
+    def _quit(self) -> None:
+        running = self._pipeline.abandon()
+        self._display.close()
+        attempts = "1 attempt was" if running == 1 else f"{running:,} attempts were"
+        self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+        sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED)
+
+    def _snapshot(self) -> Snapshot:
+        done, failed, before, last_error = self._stats.progress()
+        executor, pipeline = self._executor.stats(), self._pipeline
+        total, exact = self._total, True
+        if not pipeline.reading:
+            total = max(pipeline.records_read, done)
+        elif total is None and pipeline.bytes_read and (size := self._source.expected()):
+            total, exact = round(pipeline.records_read * size / pipeline.bytes_read), False
+        if self._options.limit is not None and total is not None:
+            total = min(total, before + self._options.limit)
+        return Snapshot(
+            seconds=time.monotonic() - self._began,
+            done=done,
+            failed=failed,
+            running=executor.running,
+            waiting=executor.waiting,
+            total=total,
+            exact=exact,
+            last_error=last_error,
+        )
+
+    # ---- at the end
+
+    def _tell(self) -> int:
+        """Print the summary and what to do about it; return the exit status."""
+        totals, seconds = self._stats.totals(), time.monotonic() - self._began
+        pipeline, checkpoint = self._pipeline, self._checkpoint
+        all_read = not pipeline.reading and pipeline.read_to is None
+        if checkpoint is not None:
+            checkpoint.close(complete=all_read and not totals.left and pipeline.error is None)
+        if not self._options.quiet:
+            show(summary(totals, seconds))
+        elif not totals.all_succeeded:
+            self._display.say(headline(totals, seconds))
+        for remark in self._remarks(totals):
+            self._display.say(remark)
+        as_asked = all_read or pipeline.limited
+        return 0 if totals.all_succeeded and as_asked and pipeline.error is None else 1
+
+    def _remarks(self, totals: Totals) -> Iterator[str]:
+        pipeline, options, name = self._pipeline, self._options, self._source.name
+        if pipeline.error is not None:
+            yield f"retryexec: stopped by {pipeline.error}"
+        if pipeline.reading:
+            yield f"{name} was not read to its end"
+        elif pipeline.read_to is not None and not (pipeline.limited and options.quiet):
+            read = f"{name} was read up to line {pipeline.read_to}"
+            yield f"{read}; what follows has not been looked at"
+        if totals.bad and totals.bad == totals.records:
+            expected = "CSV with a header" if options.is_csv else "JSON Lines, one object per line"
+            yield f"no record of {name} was good: expected {expected}; --format names another"
+        if not totals.records and not pipeline.reading and not pipeline.error:
+            yield f"{name} holds no records"
+        if len(pipeline.unknown) > 3 and not options.quiet:
+            shown = ", ".join(clean(repr(field)) for field in list(pipeline.unknown)[:20])
+            yield f"{counted(len(pipeline.unknown), 'unknown field')} left out in all: {shown}"
+        if self._checkpoint is not None:
+            yield from self._remarks_of_checkpoint(totals, self._checkpoint)
+        elif totals.failed + totals.left and options.failures is not None and not pipeline.error:
+            kept = totals.failed + totals.left
+            records = "1 record is" if kept == 1 else f"{kept:,} records are"
+            yield f"{records} in {options.failures}; to try again: {self._command_again()}"
+
+    def _remarks_of_checkpoint(self, totals: Totals, checkpoint: Checkpoint) -> Iterator[str]:
+        if self._pipeline.error is not None or totals.left or self._pipeline.reading:
+            yield f"{checkpoint.path} knows what is done: the same command goes on with the rest"
+        elif checkpoint.complete and totals.records - totals.bad == totals.before:
+            yield (
+                f"all of it was done before, by the run that began "
+                f"{format_time(checkpoint.began_at)}; to do it again, name another file for "
+                "--checkpoint"
+            )
+        if totals.failed:
+            yield (
+                f"{counted(totals.failed, 'record')} failed for good; to try again: the same "
+                "command with --retry-failed"
+            )
+
+    def _command_again(self) -> str:
+        """Return the command that runs what failed once more, on the same terms."""
+        options = self._options
+        assert options.failures is not None
+        words = ["retryexec", "run", options.target, str(options.failures)]
+        for name, value in options.as_written.items():
+            if name in _OF_INPUT:
+                continue
+            option = f"--{name.replace('_', '-')}"
+            for text in value if isinstance(value, list) else [value]:
+                if text is True:
+                    words.append(option)
+                elif str(text).startswith("-"):
+                    words.append(f"{option}={text}")
+                else:
+                    words += [option, str(text)]
+        words += ["--failures", str(_next_name(options.failures))]
+        return shlex.join(words)
+
+
+def _next_name(path: Path) -> Path:
+    """Return another name for a file of failures: ``failed-2.jsonl`` after ``failed.jsonl``."""
+    stem, dash, number = path.stem.rpartition("-")
+    if dash and number.isdecimal():
+        return path.with_name(f"{stem}-{int(number) + 1}{path.suffix}")
+    return path.with_name(f"{path.stem}-2{path.suffix}")

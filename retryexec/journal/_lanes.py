@@ -1,0 +1,522 @@
+"""What is written to which lane, and what an error means for whom.
+
+Nobody says what is to be done for an entry. It is compared with what is on disk, and the disk is
+made to agree: to look at an entry twice costs nothing, and a transaction that failed is made up
+for by looking again. An error that comes from one entry costs that one alone: its transaction is
+divided until it is found.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from retryexec.journal._entry import DONE, Entry, EntryState, Host
+from retryexec.journal._errors import JournalError, JournalFull, Lost
+from retryexec.journal._rows import LetterRow, errors_json, printable
+from retryexec.journal._store import Changes, Lane, Store
+
+logger = logging.getLogger("retryexec.journal")
+
+_DOUBTS = 5  # looks at the lane, before an outcome stays unknown
+_DOUBT_PAUSE = 0.05
+
+NEW, WRITING, STORED, HOMELESS, ENDED = EntryState
+
+
+class Batch(NamedTuple):
+    """What one look at some entries has found to do."""
+
+    inserts: list[Entry]
+    updates: list[Entry]
+    deletes: list[Entry]
+    marks: list[Entry]
+
+    def __bool__(self) -> bool:
+        return any(self)
+
+    @property
+    def size(self) -> int:
+        """How many changes that is."""
+        return sum(map(len, self))
+
+    def without_inserts(self) -> "Batch":
+        """Return what is left of it when the new entries have been refused."""
+        return Batch([], *([e for e in part if e.state is not ENDED] for part in self[1:]))
+
+    def halves(self) -> "tuple[Batch, Batch]":
+        """Return two batches, the first of which is to be done first."""
+        first, second, room = list[list[Entry]](), list[list[Entry]](), self.size // 2
+        for part in self:
+            first.append(part[:room])
+            second.append(part[room:])
+            room -= len(first[-1])
+        return Batch(*first), Batch(*second)
+
+
+class Lanes:
+    """The lanes of this process, in agreement with its entries. For the writer's thread alone.
+
+    Attributes:
+        own: where new entries go; made when there is something to write.
+        taken: lanes of dead owners; the takeover adds, the writer removes.
+        left: names of lanes that were left with what nobody here can run.
+        backlog: entries for which something could not be written, to be looked at again.
+        homeless: entries of a lane that is lost.
+        error: what the latest transaction met; None if all is well.
+        failing: whether the batch at hand has met an error.
+        batches: transactions so far.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        later: Callable[[Callable[[], object]], object],
+        wall: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._later = later  # runs something on a thread that may wait for the writer
+        self._wall = wall
+        self.own: Lane | None = None
+        self.taken: set[Lane] = set()
+        self.left: set[str] = set()
+        self.backlog: list[Entry] = []
+        self.homeless: list[Entry] = []
+        self.error: Exception | None = None
+        self.failing = False
+        self.batches = 0
+
+    def all(self) -> list[Lane]:
+        """Return the lanes in this process's hands; by any thread."""
+        own = self.own
+        return [*self.taken, *([own] if own else [])]
+
+    # ---- one batch
+
+    def write(self, entries: list[Entry]) -> None:
+        """Make the disk agree with *entries*, and with those that are waiting for that."""
+        if self.backlog:
+            entries, self.backlog = self.backlog + entries, []
+        if self.homeless:
+            self._find_home()
+        if not entries:
+            return
+        batch, dying = self._compared(entries)
+        if dying:
+            batch.deletes.extend(self._insert_letters(dying))
+        if batch.inserts and not self._number(batch.inserts):
+            batch = batch.without_inserts()
+        own = self.own
+        if self.taken:
+            for lane, part in self._by_lane(batch):
+                self._apply(lane, part)
+                if lane is not own:
+                    self.release_next_suspect(lane)
+        elif own is not None and batch:  # the common case: all is in one lane
+            self._apply(own, batch)
+
+    def _compared(  # noqa: C901  for each entry, in one go
+        self, entries: Iterable[Entry]
+    ) -> tuple[Batch, list[Entry]]:
+        """Return what is to be done for *entries*, and those that become dead letters."""
+        batch, dying = Batch([], [], [], []), []
+        inserts, updates, deletes, marks = batch
+        for entry in entries:
+            state, outcome = entry.state, entry.outcome
+            if state is ENDED:
+                continue
+            if outcome is None:
+                if state is NEW:
+                    entry.state = WRITING
+                    inserts.append(entry)
+                if state is not HOMELESS:
+                    if entry.failures is not None:
+                        updates.append(entry)
+                    if state is STORED and entry.waiter is not None:
+                        marks.append(entry)
+            elif outcome.reason is not None:
+                dying.append(entry)
+            elif state is STORED or state is WRITING:
+                deletes.append(entry)
+            elif state is NEW:
+                self._end(entry)  # so quick that it never needed the disk
+        return batch, dying
+
+    def _by_lane(self, batch: Batch) -> Iterable[tuple[Lane, Batch]]:
+        """Return the parts of *batch* that belong to one lane each; new entries go to `own`."""
+        parts: dict[Lane, Batch] = {}
+        for place, group in enumerate(batch):
+            for entry in group:
+                lane: Any = entry.lane or self.own
+                if lane not in parts:
+                    parts[lane] = Batch([], [], [], [])
+                parts[lane][place].append(entry)
+        return parts.items()
+
+    def _number(self, inserts: Sequence[Entry]) -> bool:
+        """Give *inserts* rows in this process's own lane, made if need be; refuse them if not."""
+        own = self.own
+        if own is None:
+            try:
+                own = self.own = self._store.new_lane()
+            except Exception as error:
+                self._refuse(inserts, error)
+                self._fail(error)
+                return False
+        row = own.next_row
+        for entry in inserts:
+            entry.row = row
+            row += 1
+        own.next_row = row
+        return True
+
+    def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> None:
+        """Make one transaction of *batch*, and tell those who wait."""
+        marks = self._running_in(lane, batch.marks) if mark else batch.marks
+        try:
+            missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
+        except Exception as error:
+            self._repair(lane, batch, marks, error)
+            return
+        if missing:
+            logger.warning(
+                "%d jobs that have ended here were no longer in %s: somebody else has ended or "
+                "removed them",
+                missing,
+                lane,
+            )
+        self._applied(lane, batch, marks)
+
+    def _applied(self, lane: Lane, batch: Batch, marks: Sequence[Entry] = ()) -> None:
+        self.batches += 1
+        live = lane.live
+        for entry in batch.inserts:
+            assert entry.row is not None
+            live[entry.row] = entry
+            entry.lane = lane
+            entry.state = STORED
+            self._tell(entry)
+        for entry in batch.updates:
+            entry.marked = False
+            self._end_turn(lane, entry)
+        for entry in marks:
+            entry.marked = True
+            if entry.waiter is not None:
+                entry.waiter.release()
+        for entry in batch.deletes:
+            live.pop(entry.row, None)  # type: ignore[arg-type]
+            entry.state = ENDED
+            self._end_turn(lane, entry, ended=True)
+
+    def _running_in(self, lane: Lane, marks: list[Entry]) -> list[Entry]:
+        """Return *marks* and the entries at work for which there is no mark yet."""
+        return marks + [
+            entry
+            for entry in self._host.running()
+            if entry.lane is lane
+            and not entry.marked
+            and entry.outcome is None
+            and entry.state is STORED
+            and entry not in marks
+        ]
+
+    def _insert_letters(self, dying: list[Entry]) -> list[Entry]:
+        """Write dead letters; return the entries whose rows may go now."""
+        now = self._wall()
+        try:
+            self._store.letters.insert(
+                [_letter_of(entry, now) for entry in {e.id: e for e in dying}.values()]
+            )
+        except Exception as error:
+            if self._store.is_unavailable(error):
+                self._fail(error)
+                self.backlog += dying
+                return []
+            if len(dying) > 1:
+                middle = len(dying) // 2
+                return self._insert_letters(dying[:middle]) + self._insert_letters(dying[middle:])
+            return self._insert_plain_letter(dying[0], error)
+        stored = []
+        for entry in dying:
+            entry.outcome = DONE  # as far as its own lane is concerned
+            if entry.state is NEW:
+                self._end(entry)
+            elif entry.state is STORED:
+                stored.append(entry)
+        return stored
+
+    def _insert_plain_letter(self, entry: Entry, error: Exception) -> list[Entry]:
+        """Write a letter without what may be wrong with it, if it had anything of that kind."""
+        outcome = entry.outcome
+        assert outcome is not None
+        if outcome.errors:
+            logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
+            entry.outcome = outcome._replace(errors=())
+            return self._insert_letters([entry])
+        logger.error(
+            "no dead letter can be made of job %s, which is run again after the next start: %r",
+            entry.id,
+            error,
+        )
+        if entry.state is NEW:
+            self._end(entry)
+        return []
+
+    # ---- what becomes of one entry
+
+    def _tell(self, entry: Entry) -> None:
+        """Tell those who wait for *entry* that it is accepted, or refused."""
+        if entry.waiter is not None:
+            entry.waiter.release()
+        if entry.is_awaited:
+            self._later(entry.resolve)
+
+    def _end(self, entry: Entry) -> None:
+        """Note that nothing of *entry* is on disk, or has to be."""
+        entry.state = ENDED
+        self._tell(entry)
+
+    def _refuse(self, entries: Iterable[Entry], error: Exception) -> None:
+        refusal = self._refusal(error)
+        for entry in entries:
+            entry.refusal = refusal
+            self._end(entry)
+
+    def _refusal(self, error: Exception) -> JournalError:
+        if isinstance(error, JournalError):
+            return error
+        if self._store.is_full(error):
+            refusal: JournalError = JournalFull(
+                f"the disk is full: the job was not accepted ({error})"
+            )
+        else:
+            refusal = JournalError(
+                f"the job could not be written down, so it was not accepted: {error}"
+            )
+        refusal.__cause__ = error
+        return refusal
+
+    def turn_away(self, entries: Iterable[Entry], error: Exception) -> None:
+        """After the end: refuse what came too late; by any thread."""
+        self._refuse([entry for entry in entries if entry.state is NEW], error)
+
+    # ---- when things go wrong
+
+    def fail_batch(self, entries: Sequence[Entry], error: Exception) -> None:
+        """After an error of unknown kind: leave nobody waiting, and forget no end."""
+        self._fail(error)
+        self._refuse([e for e in entries if e.state in {NEW, WRITING}], error)
+        self.backlog = [entry for entry in entries if entry.state is STORED]
+
+    def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
+        """Save what can be saved of a transaction that failed."""
+        inserts = batch.inserts
+        if isinstance(error, Lost):
+            self._move_out(lane, error)
+            for entry in inserts:
+                entry.state = HOMELESS
+            self.homeless += inserts
+            self._find_home()
+            if self.homeless:
+                self._refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
+                self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+            return
+        landed = self._landed(lane, inserts[0]) if inserts else False
+        if landed:  # the error lied: all or nothing, and this is all
+            self._applied(lane, batch, marks)
+        elif landed is None:
+            self._doubt(lane, inserts, error)
+            self._postpone(batch, error)
+        elif self._store.is_unavailable(error):
+            self._refuse(inserts, error)
+            self._postpone(batch, error)
+        else:
+            self._isolate(lane, batch, marks, error)
+
+    def _postpone(self, batch: Batch, error: Exception) -> None:
+        self._fail(error)
+        for part in batch[1:]:
+            self.backlog += [entry for entry in part if entry.state is STORED]
+
+    def _doubt(self, lane: Lane, inserts: Sequence[Entry], error: Exception) -> None:
+        """Refuse *inserts* of which nobody can say whether they are there; if so, they go."""
+        refusal = self._refusal(error)
+        for entry in inserts:
+            assert entry.row is not None
+            entry.lane, entry.outcome, entry.state = lane, DONE, STORED
+            lane.live[entry.row] = entry
+            entry.refusal = refusal
+            self._tell(entry)
+        self.backlog += inserts
+
+    def _landed(self, lane: Lane, entry: Entry) -> bool | None:
+        """Return whether the transaction that *entry* was in took place; None if unknown."""
+        for _ in range(_DOUBTS):
+            try:
+                return lane.holds(entry)
+            except Exception:
+                threading.Event().wait(_DOUBT_PAUSE)
+        return None
+
+    def _isolate(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
+        """Do what can be done of *batch*, one of whose entries cannot be written."""
+        for entry in marks:
+            if entry not in batch.marks:
+                self._apply(lane, Batch([], [], [], [entry]), mark=False)
+        if batch.size > 1:
+            for half in batch.halves():
+                self._apply(lane, half, mark=False)
+        elif batch.inserts:
+            self._refuse(batch.inserts, error)
+        elif batch.updates:
+            self._update_plainly(lane, batch.updates[0], error)
+        elif batch.marks:
+            (entry,) = batch.marks
+            logger.error("job %s cannot be marked as being at work: %r", entry.id, error)
+            self._applied(lane, Batch([], [], [], []), batch.marks)  # as if it were
+        elif batch.deletes:
+            logger.error("the journal's writer met an error it does not know", exc_info=error)
+            self._postpone(batch, error)
+
+    def _update_plainly(self, lane: Lane, entry: Entry, error: Exception) -> None:
+        """Write that *entry* has failed, without what may be wrong with its errors."""
+        assert entry.failures is not None
+        logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
+        if entry.failures.errors:
+            entry.failures = entry.failures._replace(errors=())
+            self._apply(lane, Batch([], [entry], [], []), mark=False)
+        else:
+            self._end_turn(lane, entry)
+
+    def _move_out(self, lane: Lane, error: Exception) -> None:
+        """Give up a lane that is lost: what was in it is in memory, and needs another one."""
+        logger.error("%s is lost (%s): its jobs move to a new file", lane, error)
+        lane.abandon()
+        self._store.set_aside(lane, error)
+        if lane is self.own:
+            self.own = None
+        self.taken.discard(lane)
+        for entry in lane.live.values():
+            entry.lane, entry.row, entry.state = None, None, HOMELESS
+            entry.marked = False
+        self.homeless += lane.live.values()
+        # No order is kept among suspects of a lane that is gone.
+        suspects, lane.suspects = lane.suspects, []
+        if suspects:
+            self._later(lambda: self._host.recover(suspects))
+        lane.live = {}
+
+    def _find_home(self) -> None:
+        """Write all homeless entries to this process's own lane, a new one if need be."""
+        entries = []
+        for entry in self.homeless:
+            if entry.state is HOMELESS:
+                if entry.outcome is DONE:
+                    self._end(entry)  # meanwhile
+                else:
+                    entries.append(entry)
+        if not entries:
+            self.homeless = []
+            return
+        try:
+            own = self.own = self.own or self._store.new_lane()
+            first = own.next_row
+            own.insert_rows([entry.as_row(first + n) for n, entry in enumerate(entries)])
+        except Exception as error:
+            self._fail(error)
+            return
+        self.homeless = []
+        own.next_row = first + len(entries)
+        for row, entry in enumerate(entries, first):
+            entry.row = row
+        self._applied(own, Batch(entries, [], [], []))
+        # What became of them meanwhile, the rows may not tell yet.
+        self.backlog += [e for e in entries if e.outcome is not None or e.suspect]
+
+    def _fail(self, error: Exception) -> None:
+        self.failing = True
+        self.error = error
+
+    # ---- lanes taken over
+
+    def release_next_suspect(self, lane: Lane) -> None:
+        """Hand out the next suspect of *lane*, and let go of a lane that is done with."""
+        if lane not in self.taken:
+            return
+        while lane.suspects and lane.turn is None:
+            entry = lane.suspects.pop()
+            if entry.outcome is None and entry.state is STORED:
+                lane.turn = (entry, entry.attempts)
+                self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
+        if not lane.live:
+            self.taken.discard(lane)
+            self._leave(lane)
+            if lane.parked:
+                self.left.add(lane.name)
+
+    def _end_turn(self, lane: Lane, entry: Entry, *, ended: bool = False) -> None:
+        """Note that *entry* has failed or *ended*: its turn, if it had one, is over."""
+        if (
+            lane.turn is not None
+            and lane.turn[0] is entry
+            and (ended or entry.attempts != lane.turn[1])
+        ):
+            lane.turn = None
+
+    # ---- all of them
+
+    def verify(self) -> None:
+        """Mark what has come to run since the last batch, and see that the lanes are there."""
+        for lane in self.all():
+            try:
+                lane.verify()
+            except Exception as error:
+                self._repair(lane, Batch([], [], [], []), (), error)
+                continue
+            if self._running_in(lane, []):
+                self._apply(lane, Batch([], [], [], []))
+
+    def truncate_logs(self) -> None:
+        """Give back the space of logs."""
+        for lane in self.all():
+            try:
+                lane.truncate_log()
+            except Exception as error:
+                logger.debug("no checkpoint of %s: %s", lane, error)
+
+    def leave_all(self) -> None:
+        """Let go of all lanes."""
+        for entry in self.backlog:
+            if entry.waiter is not None:
+                entry.waiter.release()
+        for lane in self.all():
+            self._leave(lane)
+        self.taken.clear()
+        self.own = None
+
+    def _leave(self, lane: Lane) -> None:
+        try:
+            lane.leave()
+        except Exception as error:
+            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
+            lane.abandon()
+
+
+def _letter_of(entry: Entry, now: float) -> LetterRow:
+    outcome, lane = entry.outcome, entry.lane
+    assert outcome is not None and outcome.reason is not None
+    return LetterRow(
+        entry.id,
+        entry.kind,
+        entry.version,
+        entry.text,
+        printable(outcome.reason),
+        outcome.attempts,
+        entry.crashes,
+        entry.accepted_at,
+        now,
+        errors_json(outcome.errors),
+        "" if lane is None else lane.name,
+    )

@@ -1,0 +1,452 @@
+"""SQLite files: how one is opened, checked, read row by row, salvaged and set aside.
+
+Everything in the journal that touches an SQLite file does it by way of this module. A file is
+looked at as what it may be: something that nobody here has written.
+"""
+
+import logging
+import os
+import sqlite3
+import stat
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retryexec.journal._errors import Newer
+
+logger = logging.getLogger("retryexec.journal")
+
+BUSY_MS = 5000
+SUFFIXES = ("-wal", "-shm", "-journal", "")
+STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
+
+# SQLite's codes, of which the module names some only from Python 3.11 on, some never.
+FULL = 13
+CORRUPT = 11
+NOTADB = 26
+_READONLY = 8
+# What says that the disk, or whoever else uses the file, is in the way: BUSY, LOCKED, NOMEM,
+# READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, NOLFS, AUTH. The data are not to blame.
+_ENVIRONMENT = frozenset({5, 6, 7, _READONLY, 9, 10, FULL, 14, 15, 22, 23})
+
+_SOUND = (3, 51, 3)
+_told: list[tuple[int, int, int]] = []
+
+# Connections that must not be closed, since closing tidies up by name what may be another's
+# file by now, or in a forked child the parent's. They go with the process.
+never_closed: list[sqlite3.Connection] = []
+
+# Text is not trusted to be UTF-8: what is not comes as lone surrogates, which `read_job` finds.
+_as_text = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
+class Format(NamedTuple):
+    """What a file of ours looks like.
+
+    Attributes:
+        application, version: its ``PRAGMA application_id`` and ``user_version``.
+        schema: the statements that make it.
+        tables: its tables and their columns; the first one holds the records.
+        key: the primary key of the records, and its type.
+        pragmas: how a connection that writes to it is set up.
+    """
+
+    application: int
+    version: int
+    schema: str
+    tables: dict[str, str]
+    key: tuple[str, str]
+    pragmas: tuple[str, ...]
+
+    @property
+    def records(self) -> str:
+        """The name of the table with the records."""
+        return next(iter(self.tables))
+
+
+class Salvaged(NamedTuple):
+    """What could be read of a damaged file, and how many records could not, as far as is known."""
+
+    rows: list[tuple[Any, ...]]
+    lost: int
+
+
+# ---- opening
+
+
+def connect(path: "Path | str", **options: Any) -> sqlite3.Connection:
+    """Open *path*; a function of its own, for tests that bring a connection of theirs."""
+    connection: sqlite3.Connection = sqlite3.connect(path, **options)
+    return connection
+
+
+def open_database(
+    path: "Path | str", form: Format, *, new: bool = False, extra: tuple[str, ...] = ()
+) -> sqlite3.Connection:
+    """Open a file to read and write it; made to *form* if it is *new*.
+
+    Args:
+        extra: further pragmas.
+
+    Raises:
+        Newer: it is not for this version to touch.
+        sqlite3.DatabaseError: it cannot be opened; it is damaged, if `is_damaged` says so.
+    """
+    if not new:
+        _check_kind(Path(path))
+    sql = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
+    try:
+        sql.text_factory = _as_text
+        sql.execute("PRAGMA trusted_schema=OFF")
+        if not new:
+            # Before anything that could write to a file of the future.
+            check_version(sql, path, form)
+        for pragma in (*form.pragmas, *extra):
+            sql.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        sql.close()
+        raise
+    return sql
+
+
+def make_tables(sql: sqlite3.Connection, form: Format) -> None:
+    """Make the tables of *form*, within a transaction."""
+    for statement in form.schema.split(";\n")[:-1]:
+        sql.execute(statement)
+    sql.execute(f"PRAGMA application_id={form.application}")
+    sql.execute(f"PRAGMA user_version={form.version}")
+
+
+def check_version(sql: sqlite3.Connection, path: "Path | str", form: Format) -> bool:
+    """Return whether the file holds anything yet.
+
+    Raises:
+        Newer: it is of a version that is not known here.
+        sqlite3.DatabaseError: it is not a file of this form.
+    """
+    (version,) = sql.execute("PRAGMA user_version").fetchone()
+    (application,) = sql.execute("PRAGMA application_id").fetchone()
+    (tables,) = sql.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != form.application:
+        msg = f"{path} is not a file of a journal"
+        raise damage(msg, NOTADB)
+    if version > form.version:
+        msg = f"{path} is of version {version}, and this library knows up to {form.version}"
+        raise Newer(msg)
+    return bool(tables)
+
+
+def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_check") -> None:
+    """Make sure that the file is whole, and that its tables are those of *form*.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged; the message says how.
+    """
+    found = sql.execute(f"PRAGMA {pragma}(5)").fetchall()
+    words = "; ".join(" ".join(str(row[0]).split()) for row in found)
+    if words.lower() != "ok":
+        raise damage(words[:500])
+    check_schema(sql, form)
+
+
+def check_schema(sql: sqlite3.Connection, form: Format) -> None:
+    """Make sure that the tables are those of *form*, and that there is nothing beside them.
+
+    A view or a trigger could make each end of a job come to nothing; with another key, one end
+    could be that of two jobs.
+
+    Raises:
+        sqlite3.DatabaseError: they are not; the message says how.
+    """
+    query = "SELECT type,name FROM sqlite_schema WHERE type<>'index'"
+    there = {(str(kind), str(name)) for kind, name in sql.execute(query)}
+    expected = {("table", table) for table in form.tables}
+    if there != expected:
+        names = sorted(name for _, name in there ^ expected)
+        msg = f"its tables are not those of a journal: {', '.join(names)}"
+        raise damage(msg)
+    for table, columns in form.tables.items():
+        info = sql.execute(f"PRAGMA table_info({table})").fetchall()
+        if ",".join(str(row[1]) for row in info) != columns:
+            msg = f"its table {table!r} has other columns"
+            raise damage(msg)
+        key = [(row[1], str(row[2]).upper()) for row in info if row[5]]
+        if table == form.records and key != [form.key]:
+            msg = f"its table {table!r} has another key"
+            raise damage(msg)
+    try:
+        sql.execute(f"SELECT rowid FROM {form.records} LIMIT 0")  # noqa: S608  ours
+    except sqlite3.OperationalError as error:
+        msg = f"its table {form.records!r} has no row numbers"
+        raise damage(msg) from error
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse what is not a plain file: to open a pipe, SQLite would wait for ever."""
+    for suffix in SUFFIXES:
+        name = Path(f"{path}{suffix}")
+        if not is_plain(name):
+            msg = f"{name} is not a plain file"
+            raise damage(msg, NOTADB)
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether *path* is a plain file, or not there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+@contextmanager
+def transaction(sql: sqlite3.Connection) -> Generator[None]:
+    """Make one transaction of the block: all of it, or, if it raises, nothing."""
+    sql.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        sql.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            if sql.in_transaction:
+                sql.execute("ROLLBACK")
+        raise
+
+
+# ---- looking only
+
+
+@contextmanager
+def reading(path: Path) -> Generator[sqlite3.Connection]:
+    """Open *path* for looking only.
+
+    A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
+    """
+    try:
+        _check_kind(path)
+        with closing(_read_only(path)) as sql:
+            try:
+                sql.execute("PRAGMA user_version")
+            except sqlite3.OperationalError as error:
+                if code_of(error) != _READONLY:
+                    raise
+            else:
+                yield sql
+                return
+        # Somebody died in the middle of a transaction, and whoever opens the file next takes it
+        # back; a reader may not, and so opens it like the others.
+        with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as sql:
+            sql.text_factory = _as_text
+            yield sql
+    finally:
+        _tidy_after(path)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    sql = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
+    )
+    try:
+        sql.text_factory = _as_text
+        sql.execute("PRAGMA trusted_schema=OFF")
+    except BaseException:
+        sql.close()
+        raise
+    return sql
+
+
+def _tidy_after(path: Path) -> None:
+    """Remove what SQLite has made for a file that was removed while it was being opened.
+
+    Even a reader makes an empty log, and the memory that goes with it. A log that holds anything
+    is somebody's.
+    """
+    if path.exists():
+        return
+    wal = Path(f"{path}-wal")
+    with suppress(OSError):
+        if not wal.exists() or wal.stat().st_size == 0:
+            wal.unlink(missing_ok=True)
+            Path(f"{path}-shm").unlink(missing_ok=True)
+
+
+# ---- errors
+
+
+def damage(text: str, code: int = CORRUPT) -> sqlite3.DatabaseError:
+    """Return an error that says that a file is damaged."""
+    error = sqlite3.DatabaseError(text)
+    error.sqlite_errorcode = code
+    return error
+
+
+def code_of(error: BaseException) -> int:
+    """Return SQLite's code for *error*; 0 if there is none."""
+    return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Return whether *error* means that the file is damaged, rather than out of reach."""
+    return isinstance(error, sqlite3.DatabaseError) and code_of(error) in {CORRUPT, NOTADB}
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether *error* means that the disk is."""
+    return code_of(error) == FULL or (isinstance(error, OSError) and error.errno == 28)
+
+
+def is_environment(error: BaseException) -> bool:
+    """Return whether *error* comes from the disk or from others, and not from what is written."""
+    return isinstance(error, OSError) or code_of(error) in _ENVIRONMENT
+
+
+# ---- damaged files
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, with all that belongs to it, and return its new name."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+    number = 0
+    while aside.exists() or aside.is_symlink():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    for suffix in SUFFIXES:
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+def salvage(path: Path, form: Format) -> Salvaged:
+    """Return all records that can be read of a damaged file, which is left as it is.
+
+    They are read one by one where a scan fails, of a copy: opening a file may change it. If its
+    first page does not say what it is, a page of a file that we have just made takes its place.
+    """
+    if not path.is_file():
+        return Salvaged([], 0)
+    with tempfile.TemporaryDirectory(prefix="retryexec-") as place:
+        best = Salvaged([], 0)
+        for graft in (False, True):
+            copy = Path(place) / f"{'b' if graft else 'a'}.db"
+            for suffix in ("", "-wal", "-journal"):
+                source = Path(f"{path}{suffix}")
+                if source.is_file():
+                    Path(f"{copy}{suffix}").write_bytes(source.read_bytes())
+            if graft:
+                _graft(copy, form, Path(place) / "model.db")
+            found = _salvage(copy, form)
+            if len(found.rows) > len(best.rows):
+                best = found
+            if best.rows and not best.lost:
+                break
+        return best
+
+
+def _graft(copy: Path, form: Format, model: Path) -> None:
+    """Give *copy* the first page of a new file of the same form."""
+    with closing(sqlite3.connect(model, isolation_level=None)) as sql:
+        for pragma in form.pragmas:
+            sql.execute(f"PRAGMA {pragma}").fetchall()
+        make_tables(sql, form)
+    page = bytearray(model.read_bytes()[:4096])
+    content = copy.read_bytes()
+    page[28:32] = max(1, -(-len(content) // 4096)).to_bytes(4, "big")  # its pages
+    page[92:96] = page[24:28]  # which makes that number count
+    copy.write_bytes(bytes(page) + content[4096:])
+
+
+def _salvage(path: Path, form: Format) -> Salvaged:
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+            sql.text_factory = _as_text
+            sql.execute("PRAGMA writable_schema=ON")
+            sql.execute("PRAGMA trusted_schema=OFF")
+            return _Salvage(sql, form, path.stat().st_size).run()
+    except (sqlite3.Error, OSError, ValueError):
+        return Salvaged([], 0)
+
+
+class _Salvage:
+    """Reads a table by its row numbers, and leaves out what raises."""
+
+    _MOST_PROBES = 200_000
+
+    def __init__(self, sql: sqlite3.Connection, form: Format, size: int) -> None:
+        table, columns = form.records, form.tables[form.records]
+        self._sql = sql
+        self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
+        self._rows: dict[int, tuple[Any, ...]] = {}
+        self._lost = 0
+        self._probes = self._MOST_PROBES
+        self._most = size // 32 + 1000  # rows that a file of this size may hold
+
+    def run(self) -> Salvaged:
+        low, high = -(2**63), 2**63 - 1
+        up = self._read(low, high, "ASC")
+        if up is not None:  # it raised, after row `up`
+            down = self._read(up + 1, high, "DESC")
+            if down is not None:
+                start = max(up + 1, 1) if up == low else up + 1
+                end = down - 1 if down < high else start + self._most
+                self._between(start, end)
+        return Salvaged([self._rows[number] for number in sorted(self._rows)], self._lost)
+
+    def _read(self, low: int, high: int, order: str) -> int | None:
+        """Read in *order*; return None at the end, or the last row number before an error."""
+        last = low if order == "ASC" else high
+        try:
+            for number, *values in self._sql.execute(
+                f"{self._query}ORDER BY rowid {order}", (low, high)
+            ):
+                self._rows[number] = tuple(values)
+                last = number
+        except (sqlite3.Error, OverflowError):
+            return last
+        return None
+
+    def _between(self, low: int, high: int) -> None:
+        """Read what can be read of a range that cannot be read in one go."""
+        pending = [(low, high)]
+        while pending and self._probes > 0:
+            low, high = pending.pop()
+            if low > high:
+                continue
+            self._probes -= 1
+            last = self._read(low, high, "ASC")
+            if last is None:
+                continue
+            low = last + 1 if last in self._rows else low
+            if low >= high:
+                self._lost += 1
+                continue
+            middle = (low + high) // 2
+            pending += [(middle + 1, high), (low, middle)]
+        self._lost += sum(high - low + 1 for low, high in pending)
+
+
+def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
+    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+
+    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
+    about what does not happen here would only teach people to overlook warnings.
+    """
+    if version < _SOUND and not _told:
+        _told.append(version)
+        logger.info(
+            "nothing to do, unless you write to the journal's files with tools of your own: SQLite "
+            "%d.%d.%d, which this Python has, may damage a file that two connections write to at "
+            "the same time. The journal itself never does that (SQLite 3.51.3 has been mended)",
+            *version,
+        )
+
+
+def size_of(path: "Path | str") -> int:
+    """Return the bytes of *path*; 0 if it is not there."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return 0

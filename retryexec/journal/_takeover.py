@@ -1,0 +1,193 @@
+"""What becomes of the jobs that a dead process left: who is run, who is suspected, who is dead.
+
+A row bears a mark while its job is seen running. Whoever takes it over finds there who was at work
+when the process died: those, and nobody else, may have ended it. They are run one at a time from
+then on, each marked on disk before it starts, so that the next death tells the culprit from those
+who only happened to be there.
+"""
+
+import gc
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from heapq import nsmallest
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+from retryexec.journal._codec import Codec
+from retryexec.journal._entry import Entry, EntryState, FailureRecord, Outcome
+from retryexec.journal._errors import Undecodable
+from retryexec.journal._rows import DAMAGED, JobRow, printable, read_job
+from retryexec.journal._store import Findings, Lane, Taken
+
+CRASHES = "crashes"
+"""The reason of a job that dies because processes did."""
+
+FIRST_SERIAL = 64
+
+# Of the jobs of a lane that were due for another attempt while nobody was there, so many may
+# start at once, and so many in each second after; none later than it would have been.
+BURST = 100
+RATE = 100
+
+_REASON_LIMIT = 500  # characters of why a record is parked
+
+
+class Mark(NamedTuple):
+    """A row that was at work when its owner died, and how often that was so before."""
+
+    row: int
+    crashes: int
+
+
+class Verdict(NamedTuple):
+    """What becomes of a dead owner's rows.
+
+    Attributes:
+        blamed: the rows whose crashes are one more now.
+        serial: how many rows, the first that are due, run one at a time although there is nothing
+            against them: their owners crash, and none left a mark.
+    """
+
+    blamed: frozenset[int]
+    serial: int
+
+
+NOBODY = Verdict(frozenset(), 0)
+
+
+def judge(marks: Sequence[Mark], adoptions: int) -> Verdict:
+    """Return whom to blame for the end of an owner.
+
+    Args:
+        marks: the rows that were at work.
+        adoptions: how many owners of the lane have crashed in a row, this one included.
+    """
+    if not marks and adoptions >= 2:
+        # Jobs run in the order in which they are due, so a job too quick for any mark was among
+        # the first. The others need not pay for it, unless it goes on.
+        return Verdict(frozenset(), FIRST_SERIAL << min(adoptions - 2, 32))
+    # Those at work beside an old suspect are most likely its victims, for the second time.
+    old = [mark.row for mark in marks if mark.crashes]
+    return Verdict(frozenset(old or [mark.row for mark in marks]), 0)
+
+
+class Found(NamedTuple):
+    """What reading a lane has come upon, beside entries."""
+
+    marks: list[Mark]
+    parked: list[tuple[str | None, int]]  # why it is now, or None if it is no more, and a row
+    gone: list[int]
+
+
+def revive(
+    lane: Lane,
+    rows: Iterable[Sequence[Any]],
+    codec: Codec,
+    now: float,
+    died: AbstractSet[str] = frozenset(),
+) -> Found:
+    """Make entries of the rows of *lane*; what cannot be made one is counted as parked.
+
+    Args:
+        died: ids of jobs that are dead letters by now.
+    """
+    found = _Reader(lane, codec, now, died)
+    # All that is made here stays; looking through it again and again for what does not would
+    # take as long as the rest.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        for values in rows:
+            found.read(values)
+    finally:
+        if collects:
+            gc.enable()
+    return found.found
+
+
+class _Reader:
+    """Makes entries of rows, one by one."""
+
+    def __init__(self, lane: Lane, codec: Codec, now: float, died: AbstractSet[str]) -> None:
+        self.found = Found([], [], [])
+        self._lane = lane
+        self._decode = codec.decode
+        self._now = now
+        self._died = died
+        self._ids: set[str] = set()
+        self._kinds: dict[str, str] = {}  # one text for each kind, and not for each row
+        self._overdue = 0
+
+    def read(self, values: Sequence[Any]) -> None:
+        row, wrong = read_job(values)
+        if row.id in self._died:
+            self.found.gone.append(row.seq)
+            return
+        if wrong is None and row.parked is not None and row.parked.startswith(DAMAGED):
+            wrong = row.parked  # what was wrong with it has been replaced by something harmless
+        if wrong is None and row.id in self._ids:
+            wrong = f"{DAMAGED}another record has the same id"
+        if wrong is None:
+            try:
+                job = self._decode(row.kind, row.ver, row.data)
+            except Undecodable as error:
+                wrong = printable(error, _REASON_LIMIT)
+            else:
+                self._add(row, job)
+        if wrong is not None:
+            self._lane.parked += 1
+        if wrong != row.parked:
+            self.found.parked.append((wrong, row.seq))
+
+    def _add(self, row: JobRow, job: Any) -> None:
+        self._ids.add(row.id)
+        kind = self._kinds.setdefault(row.kind, row.kind)
+        entry = Entry(row.id, job, kind, row.ver, row.data, row.accepted_at)
+        entry.row, entry.lane, entry.state = row.seq, self._lane, EntryState.STORED
+        entry.crashes = row.crashes
+        if row.started:
+            self.found.marks.append(Mark(row.seq, row.crashes))
+        failures = FailureRecord.of_row(row)
+        if failures is not None:
+            self._recall(entry, failures)
+        self._lane.live[row.seq] = entry
+
+    def _recall(self, entry: Entry, failures: FailureRecord) -> None:
+        """Tell *entry* where it was."""
+        entry.failures, entry.attempts = failures, failures.attempts
+        # No longer than was asked for, whichever way the wall clock has jumped.
+        entry.due_in = min(max(0.0, failures.due_at - self._now), failures.delay)
+        if failures.first_at is not None:
+            entry.elapsed = failures.elapsed
+        if not entry.due_in:
+            self._overdue += 1
+            # What failed before would fail again if all of it came at the same moment.
+            entry.due_in = min(max(0, self._overdue - BURST) / RATE, failures.delay)
+
+
+def findings(found: Found, verdict: Verdict, adoptions: int | None) -> Findings:
+    """Return what is to be written down of a takeover."""
+    return Findings(sorted(verdict.blamed), found.parked, found.gone, adoptions)
+
+
+def sort(lane: Lane, verdict: Verdict, max_crashes: int) -> Taken:
+    """Part the entries of *lane* into those to run, suspects, and those that die now."""
+    taken = Taken(lane, [], [])
+    for row in verdict.blamed:
+        lane.live[row].crashes += 1
+    serial: AbstractSet[Entry] = frozenset()
+    if verdict.serial:
+        serial = {*nsmallest(verdict.serial, lane.live.values(), key=attrgetter("due_in"))}
+    for entry in lane.live.values():
+        if entry.crashes >= max_crashes:
+            entry.outcome = Outcome(CRASHES, entry.errors, entry.attempts)
+            taken.dead.append(entry)
+            continue
+        entry.suspect = bool(entry.crashes) or entry in serial
+        # One that is not due holds up nobody: it waits like any other, and is marked when it
+        # starts.
+        (lane.suspects if entry.suspect and not entry.due_in else taken.free).append(entry)
+    # Those that crashed least first: a bystander clears itself by finishing.
+    lane.suspects.sort(key=attrgetter("crashes"))
+    lane.suspects.reverse()  # the next one is taken from the end
+    return taken
