@@ -40,19 +40,20 @@ class Registry:
 
     def __init__(self) -> None:
         self.made: list[weakref.ref[Any]] = []
-        self._originals: list[tuple[type, str, Any]] = []
+        self._undo: list[Callable[[], object]] = []
 
     def install(self) -> None:
-        for kind in [*family(RetryFuture), *family(RetryingExecutor)]:
-            if "__init__" in vars(kind):
-                self._replace(kind, "__init__", self._registering_init)
+        for root in (RetryFuture, RetryingExecutor):
+            for kind in family(root):
+                # Others inherit it, or call it, but may as well have one that does neither.
+                if kind is root or "__init__" in vars(kind):
+                    self._replace(kind, "__init__", self._registering_init)
         # A view is made by copying, without a constructor.
         self._replace(RetryingExecutor, "using", self._registering_result)
 
     def remove(self) -> None:
-        while self._originals:
-            kind, name, original = self._originals.pop()
-            setattr(kind, name, original)
+        while self._undo:
+            self._undo.pop()()
 
     def alive(self) -> list[object]:
         """Return what is still there, each object once."""
@@ -60,8 +61,11 @@ class Registry:
         return list(things.values())
 
     def _replace(self, kind: type, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = vars(kind)[name]
-        self._originals.append((kind, name, original))
+        original = getattr(kind, name)
+        if name in vars(kind):
+            self._undo.append(functools.partial(setattr, kind, name, original))
+        else:
+            self._undo.append(functools.partial(delattr, kind, name))
         setattr(kind, name, functools.wraps(original)(wrap(original)))
 
     def _registering_init(self, init: Any) -> Any:
