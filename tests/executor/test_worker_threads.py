@@ -57,7 +57,7 @@ def test_a_callback_may_wait_for_a_job_that_it_submits() -> None:
     assert waits.result == 5
 
 
-def test_a_callback_may_wait_for_a_job_that_took_its_worker_for_free() -> None:
+def test_callback_may_wait_for_a_job_submitted_while_its_worker_seemed_free() -> None:
     for _ in range(20):
         with RetryingExecutor(2) as executor:
             gate, waits = Gate(), WaitsForAnother()
