@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
+from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from retryexec._core.pool import Pool
 
 logger = logging.getLogger("retryexec")
+
+
+LAST_FLUSH = 3.0
+"""Seconds that the journal's last transaction has, even where a shutdown's timeout has passed."""
 
 
 class JournalEntry(Protocol):
@@ -140,7 +145,8 @@ class JournalLink:
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
         self._pool, self._settings = pool, settings
-        pool.on_drained = self._journal.close
+        # Not by a method of this object: it leads to the user's hooks, which outlive no executor.
+        pool.on_drained = partial(_close, self._journal)
 
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
@@ -228,3 +234,8 @@ class JournalLink:
             job = worker.job
             if job is not None and job.entry is not None:
                 yield job.entry
+
+
+def _close(journal: JobJournal, timeout: float | None) -> None:
+    """Close *journal*, for whose last transaction there is always some time."""
+    journal.close(None if timeout is None else max(timeout, LAST_FLUSH))

@@ -142,11 +142,9 @@ class JobSettings(Settings):
     on_give_up: "Callable[[GiveUp], object] | None"
     on_success: "Callable[[Success], object] | None"
     journal: "JournalLink | None"
-
-    @property
-    def logs_failures(self) -> bool:
-        """Whether failures are logged, since the user has no hook that hears of them."""
-        return self.on_retry is None and self.on_give_up is None
+    # Where the user has no hook that hears of failures, they are logged. Of retries, only the
+    # first after each of these types is, for a whole executor. None where there is a hook.
+    logged_types: set[type] | None
 
 
 class Job(RetryFuture[T]):

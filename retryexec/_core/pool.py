@@ -93,6 +93,7 @@ class Pool:
         # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
         # may take; None for no limit.
         self.on_drained: Callable[[float | None], object] | None = None
+        self.logged_types: set[type] = set()  # see JobSettings
         self.shutdown = Shutdown(self)
         self.timekeeper: Timekeeper[AnyJob] = Timekeeper(
             setup.clock,

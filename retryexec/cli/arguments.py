@@ -375,6 +375,11 @@ def _add_journal(journal: _Parser) -> None:
     check.add_argument(
         "--full", action="store_true", help="compare indexes with their tables too; takes longer"
     )
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="first set aside what is damaged, and save what can be read, as opening it does",
+    )
     backup = action("backup", "copy the journal, as it is now, into a new directory")
     backup.add_argument("to", metavar="TO", help="a directory that is empty, or not there yet")
     action("stats", "count jobs, dead letters, files and bytes")

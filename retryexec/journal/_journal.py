@@ -113,6 +113,8 @@ class Journal:
         place = Directory(directory, allow_network=allow_network)
         store = SQLiteStore(place, codec, power=power, max_crashes=crashes, wall=wall_clock)
         self._directory = place.path
+        if place.is_new:
+            tell_of_sqlite()
         self._set_up(store, codec, waits, pause, redact, wall_clock)
 
     def _set_up(  # noqa: PLR0917  for the one in memory, too
@@ -166,7 +168,6 @@ class Journal:
                 raise JournalError(msg)
             engine = self._engine = self._new_engine(host)
             self._host = host
-        tell_of_sqlite()
         try:
             engine.start(take_over=True)
         except BaseException:

@@ -172,14 +172,13 @@ class Lanes:
         own.next_row = row
         return True
 
-    def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> None:
-        """Make one transaction of *batch*, and tell those who wait."""
+    def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> bool:
+        """Make one transaction of *batch*, and tell those who wait; return whether it was made."""
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
         except Exception as error:
-            self._repair(lane, batch, marks, error)
-            return
+            return self._repair(lane, batch, marks, error)
         if missing:
             logger.warning(
                 "%d jobs that have ended here were no longer in %s: somebody else has ended or "
@@ -188,6 +187,7 @@ class Lanes:
                 lane,
             )
         self._applied(lane, batch, marks)
+        return True
 
     def _applied(self, lane: Lane, batch: Batch, marks: Sequence[Entry] = ()) -> None:
         self.batches += 1
@@ -197,7 +197,8 @@ class Lanes:
             live[entry.row] = entry
             entry.lane = lane
             entry.state = STORED
-            self._tell(entry)
+            if entry.waiter is not None or entry.future is not None:
+                self._tell(entry)
         for entry in batch.updates:
             entry.marked = False
             self._end_turn(lane, entry)
@@ -208,7 +209,8 @@ class Lanes:
         for entry in batch.deletes:
             live.pop(entry.row, None)  # type: ignore[arg-type]
             entry.state = ENDED
-            self._end_turn(lane, entry, ended=True)
+            if lane.turn is not None:
+                self._end_turn(lane, entry, ended=True)
 
     def _running_in(self, lane: Lane, marks: list[Entry]) -> list[Entry]:
         """Return *marks* and the entries at work for which there is no mark yet."""
@@ -270,13 +272,14 @@ class Lanes:
         """Tell those who wait for *entry* that it is accepted, or refused."""
         if entry.waiter is not None:
             entry.waiter.release()
-        if entry.is_awaited:
+        if entry.future is not None:
             self._later(entry.resolve)
 
     def _end(self, entry: Entry) -> None:
         """Note that nothing of *entry* is on disk, or has to be."""
         entry.state = ENDED
-        self._tell(entry)
+        if entry.waiter is not None or entry.future is not None:
+            self._tell(entry)
 
     def _refuse(self, entries: Iterable[Entry], error: Exception) -> None:
         refusal = self._refusal(error)
@@ -310,8 +313,8 @@ class Lanes:
         self._refuse([e for e in entries if e.state in {NEW, WRITING}], error)
         self.backlog = [entry for entry in entries if entry.state is STORED]
 
-    def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
-        """Save what can be saved of a transaction that failed."""
+    def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> bool:
+        """Save what can be saved of a transaction that failed; return whether all has been."""
         inserts = batch.inserts
         if isinstance(error, Lost):
             self._move_out(lane, error)
@@ -322,18 +325,31 @@ class Lanes:
             if self.homeless:
                 self._refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
                 self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
-            return
+            return False
         landed = self._landed(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
             self._applied(lane, batch, marks)
-        elif landed is None:
+            return True
+        if landed is None:
             self._doubt(lane, inserts, error)
-            self._postpone(batch, error)
-        elif self._store.is_unavailable(error):
-            self._refuse(inserts, error)
-            self._postpone(batch, error)
-        else:
+        elif not self._store.is_unavailable(error):
             self._isolate(lane, batch, marks, error)
+            return False
+        elif self._store.is_full(error) and not inserts and batch.size > 1:
+            return self._apply_in_parts(lane, batch)
+        else:
+            self._refuse(inserts, error)
+        self._postpone(batch, error)
+        return False
+
+    def _apply_in_parts(self, lane: Lane, batch: Batch) -> bool:
+        """Make smaller transactions of *batch*, for which there may be room on a full disk."""
+        first, second = batch.halves()
+        if self._apply(lane, first, mark=False):
+            return self._apply(lane, second, mark=False)
+        for part in second:
+            self.backlog += part
+        return False
 
     def _postpone(self, batch: Batch, error: Exception) -> None:
         self._fail(error)

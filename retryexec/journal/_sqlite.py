@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retryexec.journal._errors import Newer
+from retryexec.journal._log import mended
 
 logger = logging.getLogger("retryexec.journal")
 
 BUSY_MS = 5000
+_PAGE = 4096  # bytes
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -34,7 +36,6 @@ _READONLY = 8
 _ENVIRONMENT = frozenset({5, 6, 7, _READONLY, 9, 10, FULL, 14, 15, 22, 23})
 
 _SOUND = (3, 51, 3)
-_told: list[tuple[int, int, int]] = []
 
 # Connections that must not be closed, since closing tidies up by name what may be another's
 # file by now, or in a forked child the parent's. They go with the process.
@@ -69,7 +70,7 @@ class Format(NamedTuple):
 
 
 class Salvaged(NamedTuple):
-    """What could be read of a damaged file, and how many records could not, as far as is known."""
+    """What could be read of a damaged file, and about how many records could not."""
 
     rows: list[tuple[Any, ...]]
     lost: int
@@ -328,16 +329,19 @@ def salvage(path: Path, form: Format) -> Salvaged:
     """
     if not path.is_file():
         return Salvaged([], 0)
-    with tempfile.TemporaryDirectory(prefix="retryexec-") as place:
-        best = Salvaged([], 0)
-        for graft in (False, True):
-            copy = Path(place) / f"{'b' if graft else 'a'}.db"
+    with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
+        place, best = Path(name), Salvaged([], 0)
+        # The later ways take more of it for granted.
+        for graft, mend in ((False, True), (False, False), (True, False), (True, True)):
+            copy = place / f"{graft:d}{mend:d}.db"
             for suffix in ("", "-wal", "-journal"):
                 source = Path(f"{path}{suffix}")
                 if source.is_file():
-                    Path(f"{copy}{suffix}").write_bytes(source.read_bytes())
+                    content = source.read_bytes()
+                    mends = mend and suffix == "-wal"
+                    Path(f"{copy}{suffix}").write_bytes(mended(content) if mends else content)
             if graft:
-                _graft(copy, form, Path(place) / "model.db")
+                _graft(copy, form, place / f"model{mend:d}.db")
             found = _salvage(copy, form)
             if len(found.rows) > len(best.rows):
                 best = found
@@ -352,11 +356,11 @@ def _graft(copy: Path, form: Format, model: Path) -> None:
         for pragma in form.pragmas:
             sql.execute(f"PRAGMA {pragma}").fetchall()
         make_tables(sql, form)
-    page = bytearray(model.read_bytes()[:4096])
+    page = bytearray(model.read_bytes()[:_PAGE])
     content = copy.read_bytes()
-    page[28:32] = max(1, -(-len(content) // 4096)).to_bytes(4, "big")  # its pages
+    page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
     page[92:96] = page[24:28]  # which makes that number count
-    copy.write_bytes(bytes(page) + content[4096:])
+    copy.write_bytes(bytes(page) + content[_PAGE:])
 
 
 def _salvage(path: Path, form: Format) -> Salvaged:
@@ -365,7 +369,7 @@ def _salvage(path: Path, form: Format) -> Salvaged:
             sql.text_factory = _as_text
             sql.execute("PRAGMA writable_schema=ON")
             sql.execute("PRAGMA trusted_schema=OFF")
-            return _Salvage(sql, form, path.stat().st_size).run()
+            return _Salvage(sql, form, path).run()
     except (sqlite3.Error, OSError, ValueError):
         return Salvaged([], 0)
 
@@ -375,38 +379,67 @@ class _Salvage:
 
     _MOST_PROBES = 200_000
 
-    def __init__(self, sql: sqlite3.Connection, form: Format, size: int) -> None:
-        table, columns = form.records, form.tables[form.records]
+    def __init__(self, sql: sqlite3.Connection, form: Format, path: Path) -> None:
+        with path.open("rb") as file:
+            self._pages = int.from_bytes(file.read(32)[28:], "big")  # as it was
+        table = form.records
+        there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({table})")}
+        names = form.tables[table].split(",")
+        columns = ",".join(name if name in there else "NULL" for name in names)
         self._sql = sql
+        self._scan = f"SELECT {columns} FROM {table}"  # noqa: S608  ours
         self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
         self._rows: dict[int, tuple[Any, ...]] = {}
-        self._lost = 0
+        self._lost: list[
+            tuple[int, int]
+        ] = []  # ranges of row numbers, within which nothing is read
+        self._size = path.stat().st_size
         self._probes = self._MOST_PROBES
-        self._most = size // 32 + 1000  # rows that a file of this size may hold
+        self._most = self._size // 32 + 1000  # rows that a file of this size may hold
 
     def run(self) -> Salvaged:
         low, high = -(2**63), 2**63 - 1
+        try:
+            self._sql.execute(self._query, (0, 0)).fetchall()
+        except sqlite3.OperationalError:  # a table of another kind, without row numbers
+            return Salvaged(self._sql.execute(self._scan).fetchall(), 0)
         up = self._read(low, high, "ASC")
+        ends = True  # whether the last row is known
         if up is not None:  # it raised, after row `up`
-            down = self._read(up + 1, high, "DESC")
+            start = 1 if up < low else up + 1
+            down = self._read(start, high, "DESC")
             if down is not None:
-                start = max(up + 1, 1) if up == low else up + 1
-                end = down - 1 if down < high else start + self._most
-                self._between(start, end)
-        return Salvaged([self._rows[number] for number in sorted(self._rows)], self._lost)
+                ends = down <= high
+                self._between(start, down - 1 if ends else start + self._most)
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        last = max(self._rows, default=0)
+        lost = sum(to - first + 1 for first, to in self._lost if to <= last)
+        return Salvaged(rows, lost if ends else lost + self._beyond())
+
+    def _beyond(self) -> int:
+        """Return about how many rows were on the pages that are not there any more."""
+        there = max(1, self._size // _PAGE)
+        return len(self._rows) * max(0, self._pages - there) // there
 
     def _read(self, low: int, high: int, order: str) -> int | None:
         """Read in *order*; return None at the end, or the last row number before an error."""
-        last = low if order == "ASC" else high
+        last: int | None = None
         try:
             for number, *values in self._sql.execute(
                 f"{self._query}ORDER BY rowid {order}", (low, high)
             ):
+                # In a damaged tree a page may lead back to one before it.
+                if last is not None and (number <= last if order == "ASC" else number >= last):
+                    break
                 self._rows[number] = tuple(values)
                 last = number
+            else:
+                return None
         except (sqlite3.Error, OverflowError):
+            pass
+        if last is not None:
             return last
-        return None
+        return low - 1 if order == "ASC" else high + 1
 
     def _between(self, low: int, high: int) -> None:
         """Read what can be read of a range that cannot be read in one go."""
@@ -419,23 +452,22 @@ class _Salvage:
             last = self._read(low, high, "ASC")
             if last is None:
                 continue
-            low = last + 1 if last in self._rows else low
+            low = last + 1
             if low >= high:
-                self._lost += 1
+                self._lost.append((low, low))
                 continue
             middle = (low + high) // 2
             pending += [(middle + 1, high), (low, middle)]
-        self._lost += sum(high - low + 1 for low, high in pending)
+        self._lost += pending
 
 
 def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
-    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+    """Tell, when a journal is made, of a bug in the log of older SQLites.
 
-    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
-    about what does not happen here would only teach people to overlook warnings.
+    At INFO, and once for each journal: nearly every Python has such a SQLite, and there is nothing
+    to do about it for whoever leaves the files alone.
     """
-    if version < _SOUND and not _told:
-        _told.append(version)
+    if version < _SOUND:
         logger.info(
             "nothing to do, unless you write to the journal's files with tools of your own: SQLite "
             "%d.%d.%d, which this Python has, may damage a file that two connections write to at "

@@ -48,7 +48,7 @@ def test_the_name_below_gz_tells_the_format(run: Run, ran: Ran) -> None:
         (gzip.compress(LINES * 50)[:-20], "in.jsonl: it ends in the middle of its gzip data"),
         (gzip.compress(LINES)[:10] + b"\xff" * 30, "it is damaged gzip"),
     ],
-    ids=["cut off", "damaged"],  # gzip writes the time, which is no part of a test's name
+    ids=["cut off", "damaged"],
 )
 def test_damaged_gzip_is_told(data: bytes, said: str, run: Run) -> None:
     result = run(data)

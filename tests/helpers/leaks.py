@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from retryexec import RetryFuture, RetryingExecutor
+from retryexec import RetryingExecutor
+from retryexec._core.future import LazyFuture
 
 # Seconds for threads that are about to end, and no more than a bound: a clean test waits
 # exactly until they have ended.
@@ -42,20 +43,19 @@ class Registry:
 
     def __init__(self) -> None:
         self.made: list[weakref.ref[Any]] = []
-        self._undo: list[Callable[[], object]] = []
+        self._originals: list[tuple[type, str, Any]] = []
 
     def install(self) -> None:
-        for root in (RetryFuture, RetryingExecutor):
-            for kind in family(root):
-                # Others inherit it, or call it, but may as well have one that does neither.
-                if kind is root or "__init__" in vars(kind):
-                    self._replace(kind, "__init__", self._registering_init)
+        for kind in [*family(LazyFuture), *family(RetryingExecutor)]:
+            if "__init__" in vars(kind):
+                self._replace(kind, "__init__", self._registering_init)
         # A view is made by copying, without a constructor.
         self._replace(RetryingExecutor, "using", self._registering_result)
 
     def remove(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        while self._originals:
+            kind, name, original = self._originals.pop()
+            setattr(kind, name, original)
 
     def alive(self) -> list[object]:
         """Return what is still there, each object once."""
@@ -63,11 +63,8 @@ class Registry:
         return list(things.values())
 
     def _replace(self, kind: type, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = getattr(kind, name)
-        if name in vars(kind):
-            self._undo.append(functools.partial(setattr, kind, name, original))
-        else:
-            self._undo.append(functools.partial(delattr, kind, name))
+        original = vars(kind)[name]
+        self._originals.append((kind, name, original))
         setattr(kind, name, functools.wraps(original)(wrap(original)))
 
     def _registering_init(self, init: Any) -> Any:
@@ -176,5 +173,5 @@ def found_by_search() -> list[object]:
 
     By `type()`: `isinstance` would ask proxies and mocks what they claim to be.
     """
-    kinds = (RetryFuture, RetryingExecutor)
+    kinds = (LazyFuture, RetryingExecutor)
     return [thing for thing in gc.get_objects() if issubclass(type(thing), kinds)]

@@ -236,7 +236,7 @@ def test_accepted_is_on_disk(tmp_path: Path) -> None:
     with RetryingExecutor(1, journal=journal) as executor:
         future = executor.submit(Save("x"))
         assert future.accepted.done()
-        assert future.job_id == future._entry.id  # type: ignore[attr-defined]
+        assert future.job_id == future.entry.id  # type: ignore[attr-defined]
 
 
 def test_without_a_journal_a_job_has_a_name_and_is_on_no_disk() -> None:
@@ -340,11 +340,11 @@ def test_a_closed_executor_leaves_what_it_is_handed(tmp_path: Path) -> None:
     executor = RetryingExecutor(1, journal=journal, clock=clock)
     future = executor.submit(Save("x", fails=1, wait=1.0))
     clock.run_until(lambda: future.next_attempt_at is not None)
-    entry = future._entry  # type: ignore[attr-defined]
+    entry = future.entry  # type: ignore[attr-defined]
     executor.shutdown(timeout=0)
     closed = RetryingExecutor(1, journal=MemoryJournal(jobs={"save": Save}), clock=clock)
     closed.shutdown()
-    journaled: Any = closed._journaled
+    journaled: Any = closed._link
     journaled.recover([entry])
     assert repr(closed.recovered) == "<Recovered: 1, 0 unfinished>"
     assert closed.stats().queued == closed.stats().waiting == 0
@@ -358,7 +358,7 @@ def test_a_job_due_later_that_never_began_is_taken_over(tmp_path: Path) -> None:
     with RetryingExecutor(1, journal=journal, clock=clock) as executor:
         entry = journal.accept(Save("x"))
         entry.due_in = 5.0
-        journaled: Any = executor._journaled
+        journaled: Any = executor._link
         journaled.recover([entry])
         assert (executor.stats().waiting, executor.stats().oldest_wait) == (1, 0.0)
         clock.advance(5)
