@@ -4,7 +4,7 @@ import inspect
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
@@ -71,7 +71,8 @@ class RetryingExecutor(Executor):
         on_retry: called with a `Retry` before each wait, in the worker and the job's context.
         on_success: called with a `Success` when a job has succeeded, after its future has ended.
         on_give_up: called with a `GiveUp` when a job fails for good, before its future does.
-            Without on_retry and on_give_up, a failure that nobody reads off the future is logged.
+            Without on_retry and on_give_up, the first retry after each type of error is logged,
+            and so is a failure that nobody reads off the future.
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
             jobs, before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
@@ -143,15 +144,19 @@ class RetryingExecutor(Executor):
             self._on_give_up,
             self._on_success,
             self._link,
+            pool.logged_types if self._on_retry is None and self._on_give_up is None else None,
         )
         # Whether a job goes straight to the pool.
         self._plain = self._link is None and self._cancel is None
-        register(self, pool, RetryingExecutor._move)
+        register(self, pool, RetryingExecutor._move_after_fork)
         if self._whole is None:
             if self._link is not None:
                 self._link.serve(pool, self._settings)
             # A forgotten executor takes no more jobs, so its threads end once its jobs have.
             weakref.finalize(self, _close_forgotten, weakref.ref(pool)).atexit = False
+
+    def _move_after_fork(self, successors: Mapping[Pool, Pool]) -> None:
+        self._move(successors[self._pool])
 
     @overload
     def submit(self, fn: Retriable[T], /, *args: Any, **kwargs: Any) -> RetryFuture[T]: ...
@@ -307,6 +312,8 @@ class RetryingExecutor(Executor):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        if exc_type is not None and issubclass(exc_type, KeyboardInterrupt):
+            self._pool.shutdown.log_wait()
         self.shutdown(wait=True)
 
     def stats(self) -> Stats:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from math import inf
 from numbers import Number
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, cast
 
 from retryexec._backoff import Delays, ExponentialBackoff, reiterable
 from retryexec._errors import PermanentError, RetryAfter
@@ -129,7 +129,7 @@ class RetryPolicy:
         for name in changes:
             if name not in names:
                 raise TypeError(unknown_argument("RetryPolicy", name, names))
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **cast("dict[str, Any]", changes))
 
 
 def checked_policy(value: Any) -> RetryPolicy:

@@ -197,7 +197,7 @@ class LazyFuture(Future[T]):
             if self._state != FINISHED:
                 self._wait_for_end(timeout)
             if self._failure is None:
-                return self._result
+                return self._result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
             raise self._failure.read()
         finally:
             # The exception's traceback holds this frame, which must not hold the future too.

@@ -1,37 +1,40 @@
 """The process that executors live in: what happens at its exit, and in its forked children."""
 
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
 from retryexec._core.pool import Pool
 
+Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
+
 # Guards all below; held across a fork, so that the child finds it in order.
 _lock = threading.RLock()
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
-# The executors, and views of them, and what each is to be told of its pool's successor.
-_owners: "weakref.WeakKeyDictionary[Any, tuple[Pool, Callable[[Any, Pool], None]]]"
-_owners = weakref.WeakKeyDictionary()
+# The executors, and views of them, each with a function that moves it to another pool. Nothing
+# here leads to a pool or an executor, so those that users have forgotten can go.
+_owners: "weakref.WeakKeyDictionary[Any, Move]" = weakref.WeakKeyDictionary()
 _exiting = False
 
 EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
 
 
-def register(owner: object, pool: Pool, move: Callable[[Any, Pool], None]) -> None:
+def register(owner: object, pool: Pool, move: Move) -> None:
     """Look after *pool* until it is gone.
 
     Args:
         owner: whoever hands jobs to the pool.
         pool: what finishes them at the interpreter's exit.
-        move: called as ``move(owner, new_pool)`` in a forked child, where the pool's threads are
-            not.
+        move: called as ``move(owner, successors)`` in a forked child, which has none of the
+            threads; *successors* has the new pool for each old one.
     """
     with _lock:
-        _owners[owner] = pool, move
+        _owners[owner] = move
         _pools.add(pool)
         if _exiting:
             pool.shutdown.close(_refuse)
@@ -49,6 +52,9 @@ def _finish_pools() -> None:
         pools = list(_pools)
     for pool in pools:
         pool.shutdown.close(_refuse)
+    if getattr(sys, "last_type", None) is KeyboardInterrupt:  # it has ended the main thread
+        for pool in pools:
+            pool.shutdown.log_wait()
     interrupt = None
     for pool, deadline in [(pool, pool.shutdown.exit_deadline()) for pool in pools]:
         try:
@@ -86,8 +92,8 @@ def _in_child() -> None:
     pools = _held.copy()
     _after_fork()
     successors = {pool: pool.for_forked_child() for pool in pools}
-    for owner, (pool, move) in list(_owners.items()):
-        move(owner, successors[pool])
+    for owner, move in list(_owners.items()):
+        move(owner, successors)
     for pool in pools:
         _pools.discard(pool)
         pool.abandon_after_fork()

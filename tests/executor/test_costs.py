@@ -101,7 +101,6 @@ def test_frames_of_a_job_that_succeeds(
         "job",
         "_succeed",
         "succeed",
-        "release_call",
     ]
     assert frames(future.result) == ["result"]
 
@@ -113,9 +112,9 @@ def test_frames_of_an_attempt_that_fails(
     future = kept(executor, monkeypatch, failing)
     worker._attempt(future)
     assert frames(worker._attempt, future) == [
-        *("_attempt", "begin", "record", "_with_latest", "text_of"),
+        *("_attempt", "begin", "begin", "record", "_with_latest", "text_of"),
         "failing",
-        *("_judge", "fail", "decide", "_next_delay", "_put_off"),
+        *("_judge", "fail", "decide", "_next_delay", "_postpone", "postpone"),
     ]
     future.cancel()
 
