@@ -15,7 +15,7 @@ from journal.conftest import Open
 
 from retryexec.journal import Journal, JournalError
 from retryexec.journal._directory import Directory, filesystem_of
-from retryexec.journal._journal import ids
+from retryexec.journal._ids import ids
 
 
 @pytest.fixture
