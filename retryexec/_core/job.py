@@ -308,6 +308,12 @@ class Job(RetryFuture[T]):
             self._state = RUNNING
         return True
 
+    def is_pending(self) -> bool:
+        """Return whether the job is queued or waits, and not just about to."""
+        # Under the lock: a `postpone` that has found nothing against it comes before this look.
+        with self._lock:
+            return self._state == PENDING
+
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an error of ours."""
         with self._lock:
@@ -353,8 +359,10 @@ class Job(RetryFuture[T]):
                 ended = ended or self._end(CANCELLED_AND_NOTIFIED)
             self.after_end()
         except BaseException:  # an interrupt, or what a callback has raised
-            self.settings.pool.interrupted.append(self)
-            self.settings.pool.wake_worker()
+            try:  # for a second interrupt
+                self.settings.pool.interrupted.append(self)
+            finally:
+                self.settings.pool.wake_worker()
             raise
         return True
 
@@ -389,9 +397,8 @@ class Job(RetryFuture[T]):
         Returns:
             False if the job has not ended, and nobody was about to end it.
         """
-        progress = self.progress
-        if self._state == RUNNING and progress is not None and progress.stop_reason is not None:
-            self._end(FINISHED, progress.refused, self._failure)  # it was taken by `expire`
+        if self._state == RUNNING and self._failure is not None:
+            self._end(FINISHED, None, self._failure)  # it was taken by `expire`
         if not self.done():
             return False
         if self._threads_waiting is not None:

@@ -272,25 +272,27 @@ def give_up(
     finally:
         # Whatever came of all that, the job ends.
         del context, submitted
-        if settings.journal is not None:
-            settings.journal.note_end(job, reason, exception)
-        if worker is None:
-            pool.remove(job)
-        else:
-            worker.job = None
-            if reason is StopReason.SHUTDOWN:
-                worker.abandoned += 1
-            else:
-                worker.failed += 1
-            worker.finishing = pool.watched
-            pool.unfinished.discard(job)
-            if pool.room is not None:
-                pool.after_removal()
-        if job.fail(reason, failure, value):
+        try:
+            if settings.journal is not None:
+                settings.journal.note_end(job, reason, exception)
+        finally:
             if worker is None:
-                job.run_callbacks()
+                pool.remove(job)
             else:
-                worker.run_callbacks(job)
+                worker.job = None
+                if reason is StopReason.SHUTDOWN:
+                    worker.abandoned += 1
+                else:
+                    worker.failed += 1
+                worker.finishing = pool.watched
+                pool.unfinished.discard(job)
+                if pool.room is not None:
+                    pool.after_removal()
+            if job.fail(reason, failure, value):
+                if worker is None:
+                    job.run_callbacks()
+                else:
+                    worker.run_callbacks(job)
 
 
 def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
