@@ -77,8 +77,9 @@ class Pool:
         # second interrupt comes between an interrupt and this.
         self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
         # Jobs that an interrupt kept this or another thread from accepting or ending in full. A
-        # worker goes on with them, as soon as a sentinel makes it look.
-        self.interrupted: deque[AnyJob] = deque()
+        # worker goes on with them, as soon as a sentinel makes it look. None stands for all that
+        # are unfinished.
+        self.interrupted: deque[AnyJob | None] = deque()
         # Guards all below, and the timekeeper's due queue. Not taken on the way of a job that
         # just succeeds, since threads that meet at a lock hand it, and the GIL, to and fro.
         # Released before anything of the user's runs; reentrant, because a signal handler or a

@@ -189,7 +189,7 @@ class Shutdown:
                 end(job)
             self._pending_ended = True
         except BaseException:  # an interrupt, or what a callback has raised
-            pool.interrupted.extend(pool.unfinished)
+            pool.interrupted.append(None)  # not each of them, which would be more than one step
             raise
         finally:
             pool.wake_worker()
@@ -235,7 +235,8 @@ class Shutdown:
         with suppress(IndexError):  # another thread was quicker
             while interrupted:
                 job = interrupted[0]
-                self._resume(job)
+                for each in list(self._pool.unfinished) if job is None else [job]:
+                    self._resume(each)
                 with suppress(ValueError):
                     interrupted.remove(job)  # only now, for this thread may be interrupted, too
         self._pending_ended = self._pool.stopping

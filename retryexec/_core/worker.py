@@ -99,10 +99,10 @@ class Worker(StartableThread):
             job.cancel()
         now = pool.now()
         # A job that was cancelled, or that a shutdown ends, is not in our hands.
-        if pool.stopping or not job.begin(now):
+        if pool.stopping or not (progress := job.begin(now)):
             return False
-        policy, progress = settings.policy, job.progress
-        if progress is not None:
+        policy = settings.policy
+        if progress is not True:
             if progress.attempts and now - progress.began > policy.elapsed_limit:
                 give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
                 return False

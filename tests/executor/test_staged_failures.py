@@ -637,3 +637,36 @@ def test_job_ends_though_its_end_cannot_be_noted(outcome: Any) -> None:
     future = executor.submit(gate)
     assert isinstance(future.exception(10), Boom | MemoryError)
     assert InThread(executor.shutdown).result().unfinished == 0
+
+
+def test_cancel_as_an_attempt_begins_counts_no_attempt_twice(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, cancelled = Job.begin, list[bool]()
+
+    def begin_and_cancel(job: Any, now: float) -> Any:
+        begun = begin(job, now)
+        cancelled.append(job.cancel())
+        return begun
+
+    monkeypatch.setattr(Job, "begin", begin_and_cancel)
+    future = executor.submit(raise_, Boom())
+    assert isinstance(future.exception(10), Boom)
+    assert (cancelled, future.attempts, executor.stats().attempts) == ([False], 1, 1)
+
+
+def test_repair_begins_no_attempt_of_a_waiting_job_before_it_is_due(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    job = Fails(1, clock)
+    future = executor.submit(job)
+    clock.advance(0)
+    executor._pool.interrupted.append(future)  # type: ignore[arg-type]
+    executor._pool.wake_worker()
+    other = Gate()
+    other.open()
+    assert executor.submit(other).result(10) == "through"  # so the repair has been
+    clock.advance(5)
+    assert job.started_at == [0]
+    clock.advance(5)
+    assert (job.started_at, future.result(10)) == ([0, 10], "saved")
