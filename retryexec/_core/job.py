@@ -191,7 +191,8 @@ class Job(RetryFuture[T]):
         self.progress: JobProgress | None = None
         # When its wait ends; None unless it waits. Written by `postpone`, and by the due queue.
         self.due: float | None = None
-        self.started: float | None = None  # when the first attempt began
+        # When the latest attempt began; read only while there is no progress, so it is the first.
+        self.started: float | None = None
         self.entry: JournalEntry | None = None  # the job as the journal has it
 
     # ---- what users read
@@ -246,8 +247,7 @@ class Job(RetryFuture[T]):
             lock.release()
             return False
         progress = self.progress
-        if progress is None:
-            self.started = now  # a cancel that comes from now on finds that an attempt has begun
+        self.started = now  # a cancel that comes from now on finds that an attempt has begun
         self._state = RUNNING
         lock.release()
         return progress or True
@@ -334,7 +334,6 @@ class Job(RetryFuture[T]):
             self._state = CANCELLED_AND_NOTIFIED
             # Together with the state, for the removal decides that nobody counts the job.
             unfinished.discard(self)
-        self.release_call()
         return True
 
     @override

@@ -130,8 +130,6 @@ class Pool:
             if self.growing:
                 self._grow_or_raise()
             self.queue.put(job)
-        except PendingLimitError:
-            raise
         except BaseException:  # an interrupt, or a refusal, or no worker could be started
             try:  # for a second interrupt
                 self.interrupted.append(job)

@@ -270,6 +270,26 @@ def test_a_second_interrupt_does_not_keep_a_worker_from_finishing_a_cancel() -> 
     assert at > 10
 
 
+def test_an_interrupted_cancel_tells_those_who_wait_once() -> None:
+    at, struck = 0, True
+    while struck:
+        with RetryingExecutor(1, policy=HOURS) as executor:
+            futures = [executor.submit(raise_, Boom()) for _ in range(2)]
+            executor.submit(len, "").result(10)  # so the others wait by now
+            assert all(future._condition for future in futures)  # what wait() begins with
+            waiters = [_create_and_install_waiters(futures, "ALL_COMPLETED") for _ in range(2)]
+            called: SimpleQueue[Any] = SimpleQueue()
+            futures[0].add_done_callback(called.put)
+            struck = Strike(at)(futures[0].cancel)
+            assert futures[0].cancel()
+            called.get(timeout=10)  # comes after those who wait were told
+            untold = [waiter.num_pending_calls for waiter in waiters]
+            futures[1].cancel()
+            assert untold == [1, 1]
+            at += 1
+    assert at > 10
+
+
 # ---- who does the rest
 
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
@@ -75,15 +76,17 @@ def test_cancel_just_after_a_job_is_scheduled_leaves_nothing_behind(
     gate = Gate(Boom())
     future = executor.submit(gate)
     assert gate.reached()
-    schedule = executor._pool.timekeeper.schedule
+    schedule, cancelled = executor._pool.timekeeper.schedule, threading.Event()
 
     def staged(job: Any, due: float) -> bool:
         scheduled = schedule(job, due)
         assert future.cancel()
+        cancelled.set()  # not before the cancel is over, which the clock does not wait for
         return scheduled
 
     monkeypatch.setattr(executor._pool.timekeeper, "schedule", staged)
     gate.open()
+    assert cancelled.wait(10)
     clock.advance(0)
     stats = executor.stats()
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
@@ -670,3 +673,55 @@ def test_repair_begins_no_attempt_of_a_waiting_job_before_it_is_due(
     assert job.started_at == [0]
     clock.advance(5)
     assert (job.started_at, future.result(10)) == ([0, 10], "saved")
+
+
+def test_interrupted_submit_lets_a_job_go_on_that_has_begun(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    job, pool = Fails(1, clock), executor._pool
+    queue = pool.queue
+
+    class Queue:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(queue, name)
+
+        def put(self, item: Any) -> None:
+            queue.put(item)
+            if item is not None:
+                pool.queue = queue
+                clock.advance(0)  # so it has failed once
+                raise KeyboardInterrupt
+
+    executor.submit(len, "").result(10)
+    pool.queue = Queue()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(job)
+    clock.advance(10)
+    assert (job.started_at, executor.stats().succeeded) == ([0, 10], 2)
+
+
+def test_success_lets_the_failures_before_it_go(clock: VirtualClock) -> None:
+    raised: list[Any] = []
+
+    def job() -> str:
+        if not raised:
+            error = Boom()
+            raised.append(weakref.ref(error))
+            raise error
+        return "saved"
+
+    with RetryingExecutor(1, clock=clock, policy=TENS) as executor:
+        future = executor.submit(job)
+        clock.advance(10)
+        assert future.result(10) == "saved"
+        assert raised[0]() is None
+        assert len(future.history) == 1
+
+
+def test_shutdown_waits_for_a_waiting_job_that_was_taken_over_before_any_other(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    job: Job[Any] = Job(executor._settings, len, False, ("",), {}, Context())
+    executor._pool.take_over([(job, 10.0)])
+    assert executor.shutdown().done == 1
+    assert (job.result(0), clock.now()) == (0, 10)
