@@ -192,6 +192,7 @@ def test_inherited_futures_fail_fast_and_the_parent_goes_on() -> None:
     status, lines, errors = run(
         CHILD
         + """
+        say(f"child: {[future.done() for future in (waiting, running, queued)]}")
         for future in (waiting, running, queued):
             error = future.exception(timeout=10)
             say(f"child: {type(error).__name__} {future.stop_reason} {'forked' in str(error)}")
@@ -202,6 +203,7 @@ def test_inherited_futures_fail_fast_and_the_parent_goes_on() -> None:
     )
     assert (status, errors) == (0, "")
     assert [line for line in lines if line.startswith("child")] == [
+        "child: [True, True, True]",
         *["child: ShutdownError shutdown True"] * 3,
         "child: 3 done",
         "child: 0 callbacks",
@@ -212,6 +214,28 @@ def test_inherited_futures_fail_fast_and_the_parent_goes_on() -> None:
         "parent: running",
         "parent: waiting",
     ]
+
+
+@forks
+def test_a_fork_as_a_job_ends_leaves_its_future_usable_in_the_child() -> None:
+    """It is not among the unfinished jobs any more, and has no result yet."""
+    status, lines, errors = run("""
+        from retryexec._core.job import Job
+        succeed = Job.succeed
+
+        def fork_before(job, value):
+            Job.succeed = succeed
+            if pid := os.fork():
+                os.waitpid(pid, 0)
+                return succeed(job, value)
+            say(f"child: {type(job.exception(timeout=10)).__name__}")
+            os._exit(0)
+
+        Job.succeed = fork_before
+        with RetryingExecutor(1) as executor:
+            say(f"parent: {executor.submit(len, 'four').result()}")
+    """)
+    assert (status, lines, errors) == (0, ["child: ShutdownError", "parent: 4"], "")
 
 
 @forks

@@ -314,6 +314,29 @@ def test_worker_finishes_an_interrupted_cancel(
         assert (executor.stats().cancelled, executor.stats().waiting) == (1, 0)
 
 
+def test_repair_comes_though_what_wakes_for_it_is_swept_from_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, called = Gate(), Event()
+    with RetryingExecutor(1) as executor:
+        executor.submit(gate)
+        assert gate.reached()
+        futures = [executor.submit(len, "") for _ in range(140)]
+        futures[0].add_done_callback(lambda _: called.set())
+
+        def struck(*_: Any) -> None:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor._pool, "remove", struck)
+        with pytest.raises(KeyboardInterrupt):
+            futures[0].cancel()
+        for future in futures[1:120]:
+            future.cancel()
+        gate.open()
+        assert called.wait(10)
+
+
 def test_without_an_interrupt_callbacks_run_in_the_thread_that_shuts_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
