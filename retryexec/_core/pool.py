@@ -178,9 +178,6 @@ class Pool:
             else:
                 job.due = due
                 self.timekeeper.schedule(job, due)
-            if self.stopping:  # it may have come too late to be ended with the others
-                self.interrupted.append(job)
-                self.wake_worker()
         with self.lock:
             self.grow(at_least=1)  # one that sees to those that wait, when the pool is closed
 
