@@ -171,6 +171,7 @@ class _Run:
             strict=options.strict,
             limit=options.limit,
             rate=options.rate,
+            workers=options.workers or min(32, (os.cpu_count() or 1) + 4),  # the executor's own
             failures=failures,
             checkpoint=checkpoint,
         )
