@@ -337,19 +337,26 @@ class Job(RetryFuture[T]):
             whether the job is cancelled.
         """
         try:
-            self._check_fork()
-            while not self._end(CANCELLED_AND_NOTIFIED):
+            if self.settings.pool.forked:
+                self._check_fork()
+            ended = False
+            while not ended:
                 with self._lock:
                     if self._state == RUNNING:
                         self.ensure_progress().cancel_requested = True
-                    if self._state != PENDING:  # else the attempt has failed meanwhile
+                    if self._state != PENDING:
                         return self.cancelled()
+                    if self._threads_waiting is None:  # the short way, for there is nobody to tell
+                        self._state = CANCELLED_AND_NOTIFIED
+                        ended = True
+                # False if an attempt has begun meanwhile.
+                ended = ended or self._end(CANCELLED_AND_NOTIFIED)
             self.after_end()
         except BaseException:  # an interrupt, or what a callback has raised
             self.settings.pool.interrupted.append(self)
             self.settings.pool.wake_worker()
             raise
-        return self.cancelled()
+        return True
 
     # ---- the end
 
@@ -368,7 +375,8 @@ class Job(RetryFuture[T]):
             assert reason is not None
             settings.journal.note_end(self, reason, self._exception)
         settings.pool.remove(self)
-        self.run_callbacks()
+        if self._done_callbacks:
+            self._run_callbacks()
 
     def run_callbacks(self) -> None:
         """Run the callbacks of the ended job, each once."""

@@ -274,7 +274,8 @@ class Pool:
 
     def remove(self, job: AnyJob) -> None:
         """Let go of *job*, which ended in no worker's hands, and count it, once."""
-        self.timekeeper.discard(job)
+        if job.due is not None:
+            self.timekeeper.discard(job)
         with self.lock:
             if job in self.unfinished:
                 if job.cancelled():
@@ -283,8 +284,10 @@ class Pool:
                     self._abandoned += 1
                 # No call between the count and this one: to an interrupt they are one step.
                 self.unfinished.remove(job)
-        self._sweep()
-        self.after_removal()
+        if self.queue.qsize() > SWEEP_MIN:
+            self._sweep()
+        if self.room is not None or self.refusal is not None:
+            self.after_removal()
 
     def after_removal(self) -> None:
         """Tell those who wait for room, or for the end, that a job has been removed."""
@@ -304,7 +307,7 @@ class Pool:
         Workers may all be busy, and not come to them for long.
         """
         size = self.queue.qsize()
-        if size - (len(self.unfinished) - len(self.timekeeper)) <= max(SWEEP_MIN, size // 2):
+        if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
             return
         items = islice(iter(self.queue.get_nowait, self), size)
         alive = filter(self.unfinished.__contains__, items)
@@ -312,6 +315,11 @@ class Pool:
             # Each item comes out in front and, if it is unfinished, goes in again behind.
             in_one_call(map(self.queue.put, alive))
         self.wake_worker()  # instead of the sentinels that have gone with the dead
+
+    def empty_queue(self) -> None:
+        """Drop what is queued, once no further attempt may start; `unfinished` has the jobs."""
+        with suppress(Empty):
+            in_one_call(iter(self.queue.get_nowait, self))
 
     def at_rest(self) -> None:
         """Tell a clock that waits for the pool that a worker may be idle now."""

@@ -184,6 +184,7 @@ class Shutdown:
                 # From now on no job becomes pending again, and workers begin none.
                 pool.stopping = True
             pool.timekeeper.close()
+            pool.empty_queue()
             for job in list(pool.unfinished):
                 end(job)
             self._pending_ended = True

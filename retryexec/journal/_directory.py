@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from retryexec.journal._errors import JournalError
-from retryexec.journal._sqlite import set_aside
+from retryexec.journal._salvage import set_aside
 
 logger = logging.getLogger("retryexec.journal")
 

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from retryexec.journal._errors import JournalError
-from retryexec.journal._rows import ErrorText, JobRow, errors_json, errors_of
+from retryexec.journal._rows import ErrorText, JobRow, LetterRow, errors_json, errors_of, printable
 
 
 class EntryState(Enum):
@@ -185,6 +185,16 @@ class Entry:
             row.attempts, row.first_at, row.due_at, row.delay, errors = self.failures
             row.errors = errors_json(errors)
         return row
+
+    def as_letter(self, now: float) -> LetterRow:
+        """Return it, which has died, as a dead letter."""
+        outcome, source = self.outcome, "" if self.lane is None else self.lane.name
+        assert outcome is not None
+        letter = LetterRow(self.id, self.kind, self.version, self.text, printable(outcome.reason))
+        letter.attempts, letter.crashes = outcome.attempts, self.crashes
+        letter.accepted_at, letter.died_at = self.accepted_at, now
+        letter.errors, letter.source = errors_json(outcome.errors), source
+        return letter
 
     def __repr__(self) -> str:
         return (

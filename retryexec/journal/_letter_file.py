@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from retryexec.journal._directory import DEAD, Directory
 from retryexec.journal._rows import LETTER_COLUMNS, LetterRow, read_letter, values_of
+from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
     STRICT,
     Format,
@@ -23,8 +24,6 @@ from retryexec.journal._sqlite import (
     is_damaged,
     make_tables,
     open_database,
-    salvage,
-    set_aside,
     transaction,
 )
 

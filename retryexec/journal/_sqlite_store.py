@@ -15,14 +15,13 @@ from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._letter_file import LetterFile
 from retryexec.journal._log import transactions_left_out
 from retryexec.journal._rows import JobRow, read_job
+from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
     damage,
     is_damaged,
     is_environment,
     is_full,
     is_plain,
-    salvage,
-    set_aside,
     size_of,
 )
 from retryexec.journal._store import Lane, Taken

@@ -263,7 +263,7 @@ def test_a_fork_while_another_thread_is_busy_with_the_executor() -> None:
 
 
 @forks
-def test_an_executor_that_is_shut_down_is_so_in_the_child_too() -> None:
+def test_executor_that_is_shut_down_is_shut_down_in_the_child() -> None:
     status, lines, errors = run("""
         executor = RetryingExecutor(1)
         executor.submit(len, "").result()

@@ -271,7 +271,7 @@ def test_retry_in_place_has_a_name_for_all_attempts() -> None:
     assert len(set(names)) == 1
 
 
-def test_on_success_is_told_of_each_that_succeeds() -> None:
+def test_on_success_is_called_for_each_success() -> None:
     told: list[Any] = []
     with RetryingExecutor(1, on_success=told.append, policy=RetryPolicy.never()) as executor:
         good = executor.submit(len, "four")
@@ -281,7 +281,7 @@ def test_on_success_is_told_of_each_that_succeeds() -> None:
     assert (event.attempt, event.result, event.job, event.future) == (1, 4, len, good)
 
 
-def test_a_journal_is_told_by_its_methods() -> None:
+def test_journal_is_recognized_by_its_methods() -> None:
     with pytest.raises(TypeError, match="journal takes a retryexec"):
         RetryingExecutor(journal="var/saves")  # type: ignore[arg-type]
 

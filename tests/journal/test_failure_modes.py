@@ -1106,7 +1106,7 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
 # ---- 10: SQLite's own bug
 
 
-def test_old_sqlite_is_warned_of_once(
+def test_old_sqlite_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the journal is made, and with what it means."""
