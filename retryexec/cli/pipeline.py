@@ -202,6 +202,8 @@ class Pipeline:
         """Submit *record*, unless an earlier process has finished it; return whether it was not."""
         suspect = False
         if self._checkpoint is not None:
+            if self._checkpoint.error is not None:
+                self.stop()  # what is done from here on would be done again
             before = self._checkpoint.before(record.line)
             if before.failed is not None:
                 self._report_failed_before(record, before.failed)
