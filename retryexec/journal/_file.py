@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
+from retryexec._typing import override
 from retryexec.journal._directory import Lock
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Lost
@@ -409,6 +410,7 @@ class JournalFile:
         """Return the size of the log."""
         return size_of(f"{self.path}-wal")
 
+    @override
     def __repr__(self) -> str:
         return f"<JournalFile {self.path.name}: {len(self.live)} live, {self.parked} parked>"
 
