@@ -168,7 +168,7 @@ class MemoryLetters(LetterFile):
             yield self._sql
 
     @override
-    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:
+    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002
         """Return what *ask* reads."""
         with self.io:
             return ask(self._sql)
