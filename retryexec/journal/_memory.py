@@ -104,6 +104,7 @@ class MemoryLane(JournalFile):
         self.name = uuid4().hex
         self.path = Path(_MEMORY)
         self.sql = sql
+        self._synchronous = "synchronous=NORMAL"
         self._reserve = NoReserve(self.path)
         self._new_bytes = 0
         self._left = left
