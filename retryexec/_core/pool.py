@@ -1,12 +1,12 @@
 """The pool behind an executor: the unfinished jobs, their queue, and the workers.
 
-A job goes one way round: submit → queue → worker → policy → (timekeeper → queue →)* → its end.
+The way of a job: submit → queue → worker → policy → (timekeeper → queue → …)* → its end.
 
 `unfinished` is the set of accepted jobs that have not ended. A job joins it first thing in
 `accept`; whoever ends the job removes it, and counts it. Adding to and removing from a set is one
 C call on objects hashed by identity, so neither a thread nor a signal handler comes in between. All
 else follows from that set: how many jobs there are, whether there is room for one more, what a
-shutdown or a fork has to end, and when the workers may leave.
+shutdown or a fork has to end, and when the workers may exit.
 """
 
 import logging
@@ -84,10 +84,11 @@ class Pool:
         self.growing = True  # False once all workers have been started
         self._cancelled = 0
         self._abandoned = 0  # while pending; workers count those they ended themselves
-        # If max_pending is set, holds an item when a job has ended: whoever waits for room takes
-        # it, and looks. At most one, or a few, since whoever finds more room puts it back.
+        # With max_pending: a thread that waits for room gets an item from here, and then checks.
+        # One is put when a job has ended, if there is none yet; and by a thread that finds more
+        # room than it needs, for the next thread.
         self.room: SimpleQueue[None] | None = None if setup.max_pending is None else SimpleQueue()
-        # A clock that tests move only moves while the pool is at rest, and is told when it is.
+        # A clock that tests move waits until the pool is at rest, and is told when it is.
         self._tell_rest = setup.clock.attach(self)
         self.watched = self._tell_rest is not None
         # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
@@ -155,7 +156,7 @@ class Pool:
                 room.put(None)  # an interrupt may have come just after the item was taken
                 raise
         if self.refusal is not None or len(self.unfinished) < most:
-            self._tell_of_room(room)  # for the next one who waits
+            self._tell_of_room(room)  # for the next thread that waits
 
     def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
@@ -177,7 +178,7 @@ class Pool:
                 self.interrupted.append(job)
                 self.wake_worker()
         with self.lock:
-            self.grow(at_least=1)  # one that sees to those that wait, when the pool is closed
+            self.grow(at_least=1)  # even if all of them wait: one worker, to get the sentinel
 
     def _release(self, due: deque[AnyJob]) -> None:
         """Queue the jobs that have come due, taking each off that list."""
@@ -208,11 +209,11 @@ class Pool:
         """
         most = self.setup.max_workers
         while len(self._workers) < min(max(self._load(), at_least), most):
-            # A daemon where the exit is bounded: the interpreter joins all others without limit.
+            # Daemon threads if exit_timeout is set: the interpreter joins others without limit.
             daemon = self.setup.exit_timeout is not None
             worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             try:
-                # Listed first, for a signal handler that runs within start() and submits.
+                # Listed before it starts: a signal handler that submits in start() must count it.
                 self._workers.append(worker)
                 worker.start()
             except BaseException as failure:
@@ -272,7 +273,7 @@ class Pool:
     # ---- out
 
     def remove(self, job: AnyJob) -> None:
-        """Let go of *job*, which ended in no worker's hands, and count it, once."""
+        """Remove *job*, which no worker was running when it ended, and count it, once."""
         self.timekeeper.discard(job)
         with self.lock:
             if job in self.unfinished:
@@ -280,13 +281,13 @@ class Pool:
                     self._cancelled += 1
                 else:
                     self._abandoned += 1
-                # No call between the count and this one: to an interrupt they are one step.
+                # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
         self._sweep()
         self.after_removal()
 
     def after_removal(self) -> None:
-        """Tell those who wait for room, or for the end, that a job has been removed."""
+        """Wake those who wait for room, or for all jobs to end: a job has been removed."""
         if self.room is not None:
             self._tell_of_room(self.room)
         if self.refusal is not None:
@@ -300,7 +301,7 @@ class Pool:
     def _sweep(self) -> None:
         """Drop ended jobs from the queue if they are the majority there.
 
-        Workers may all be busy, and not come to them for long.
+        The workers may all be busy, and not get to them for a long time.
         """
         size = self.queue.qsize()
         if size - (len(self.unfinished) - len(self.timekeeper)) <= max(SWEEP_MIN, size // 2):
@@ -310,7 +311,7 @@ class Pool:
         with self.lock, suppress(Empty):
             # Each item comes out in front and, if it is unfinished, goes in again behind.
             in_one_call(map(self.queue.put, alive))
-        self.wake_worker()  # instead of the sentinels that have gone with the dead
+        self.wake_worker()  # instead of the sentinels that were dropped, too
 
     def at_rest(self) -> None:
         """Tell a clock that waits for the pool that a worker may be idle now."""
@@ -324,13 +325,13 @@ class Pool:
         return self.timekeeper.next_due()
 
     def busy(self, asleep: Collection[Thread]) -> str | None:
-        """Return what is due, queued or running, in words, or None; workers *asleep* rest."""
+        """Describe what is due, queued or running, or return None; workers *asleep* are idle."""
         if self.timekeeper.next_due() <= self.now():
             return f"a job of {self.name} is due"
         with self.lock:
             resting = [worker for worker in self._workers if worker in asleep]
             if len(resting) in (self._load(), self.setup.max_workers):
-                return None  # no job moves before they do
+                return None  # no job goes on before they wake up
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
         names = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         return f"{self.name} is running {summarize_names(names)}"

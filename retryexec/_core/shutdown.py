@@ -1,7 +1,7 @@
 """Shutdown: refuse new jobs, end the pending ones, stop the workers.
 
-Much of this runs in the main thread, where an interrupt may come between any two calls. It costs
-no job its end: what is still to be done then is put into `Pool.interrupted`, for the workers.
+Much of this runs in the main thread, where an interrupt may come between any two calls. No job is
+lost by that: those that are still to be ended are put into `Pool.interrupted`, for the workers.
 """
 
 import logging
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
-# Seconds that what follows the last job may take, a journal's last writes for one, even where a
-# shutdown's timeout has passed: without them jobs that have ended would run again.
+# Seconds that `Pool.on_drained` may take in any case, even if a shutdown's timeout has passed. It
+# writes down in the journal which jobs have ended; the next process would run them again.
 DRAIN_MIN = 1.0
 
 
@@ -44,7 +44,7 @@ class Shutdown:
         self._end_pending: Callable[[Job[Any]], object] | None = None
         # Until when the last worker may wait for what is done once all jobs have ended.
         self._deadline = math.inf
-        # At an exit of the interpreter that is bounded, one line tells of all abandoned jobs.
+        # True at an exit with exit_timeout: one line names all abandoned jobs, and no other does.
         self.silent = False
         self._leftovers: list[str] = []  # their names
 
@@ -129,7 +129,7 @@ class Shutdown:
         self.silent = deadline < math.inf
         try:
             self._finish(deadline)
-        except BaseException:  # a KeyboardInterrupt: they want out
+        except BaseException:  # a KeyboardInterrupt: the user does not want to wait
             self.silent = True
             self.stop_attempts(self._abandon_unfinished)
             raise
@@ -193,7 +193,7 @@ class Shutdown:
     # ---- for workers
 
     def should_exit(self) -> bool:
-        """In a worker that has come upon a sentinel: go on for others, and say whether to exit.
+        """In a worker that got a sentinel: resume interrupted jobs; return whether to exit.
 
         Once the pool is closed and no job is unfinished, none comes any more.
         """
@@ -206,14 +206,14 @@ class Shutdown:
         return pool.refusal is not None and not pool.unfinished
 
     def _resume_interrupted(self) -> None:
-        """Go on with all jobs that an interrupt has stranded; several threads may be at it."""
+        """Go on with all interrupted jobs; several threads may do so at once."""
         interrupted = self._pool.interrupted
         with suppress(IndexError):  # another thread was quicker
             while interrupted:
                 job = interrupted[0]
                 self._resume(job)
                 with suppress(ValueError):
-                    interrupted.remove(job)  # only now, for this thread may be interrupted, too
+                    interrupted.remove(job)  # last, since this thread may be interrupted, too
 
     def _resume(self, job: Job[Any]) -> None:
         """Go on with *job* where an interrupt kept another thread from accepting or ending it."""
@@ -221,10 +221,10 @@ class Shutdown:
         if self._end_pending is not None:
             self._end_pending(job)
         if not job.resume_end() and job in pool.unfinished:
-            pool.queue.put(job)  # a second time, it may be; a job begins only once
+            pool.queue.put(job)  # perhaps a second time, but Job.begin succeeds only once
 
     def worker_exited(self, worker: "Worker") -> None:
-        """Count *worker* out, and let the next one look whether it may exit."""
+        """Note that *worker* exits, and wake the next one."""
         pool = self._pool
         pool.wake_worker()
         with pool.lock:
