@@ -43,13 +43,14 @@ test-all: $(VENV)/ready-to-test ## run all tests, in two minutes
 stress: $(VENV)/ready-to-test ## random faults, forks, exits and interrupts, for MINUTES=1
 	@echo "Running the stress tests for $(or $(MINUTES),1) min."
 	@RETRYEXEC_STRESS=$$(($(or $(MINUTES),1) * 35)) RETRYEXEC_SEED=$(or $(SEED),1) \
-		$(BIN)/python -m pytest -q -s tests/stress $(ARGS)
+		$(BIN)/python -m pytest -q -s -o faulthandler_timeout=0 tests/stress $(ARGS)
 
 chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut their power
 	@echo "Killing processes for $(or $(MINUTES),10) min, then cutting the power: a minute more."
 	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
 		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
-		tests/journal/test_chaos.py tests/journal/test_power.py $(ARGS)
+		-o faulthandler_timeout=0 tests/journal/test_chaos.py tests/journal/test_power.py \
+		tests/journal/test_damage.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ python main_job.py [INPUT [DATABASE]]
 """
 
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -22,21 +23,28 @@ HERE = Path(__file__).parent
 def main(records: Path, database: Path) -> int:
     create_table(database)
     os.environ["ACTIVITY_DB"] = str(database)
-    command = [
-        *("run", f"{HERE / 'activity.py'}:UserActivitySaver", str(records)),
-        *("--workers", "8", "--retry-on", "sqlite3.OperationalError"),
-        *("--backoff", "exponential:initial=0.05,max=0.5", "--attempts", "none"),
+    parts = [
+        f"run {short(HERE / 'activity.py')}:UserActivitySaver",
+        f"{short(records)} --workers 8",
+        "--retry-on sqlite3.OperationalError --attempts none",
+        "--backoff exponential:initial=0.05,max=0.5",
     ]
     with nightly_report(database):
-        print("$ retryexec", *command, flush=True)
-        retryexec(command)
+        print("$ retryexec", " \\\n      ".join(parts), flush=True)
+        retryexec(shlex.split(" ".join(parts)))
     # Read back from the database: what counts is what is really there.
     with closing(sqlite3.connect(database)) as connection:
         (saved,) = connection.execute("SELECT count(*) FROM activity").fetchone()
     with records.open(encoding="utf-8") as lines:
         expected = sum(1 for _ in lines)
-    print(f"saved {saved} of {expected} records to {database}")
+    print(f"saved {saved} of {expected} records to {short(database)}")
     return 0 if saved == expected else 1
+
+
+def short(path: Path) -> str:
+    """Return *path* from the current directory, if it is below that, as a shell takes it."""
+    below = path.resolve().is_relative_to(Path.cwd())
+    return shlex.quote(os.path.relpath(path) if below else str(path))
 
 
 def create_table(database: Path) -> None:

@@ -142,11 +142,9 @@ class JobSettings(Settings):
     on_give_up: "Callable[[GiveUp], object] | None"
     on_success: "Callable[[Success], object] | None"
     journal: "JournalLink | None"
-
-    @property
-    def logs_failures(self) -> bool:
-        """Whether failures are logged, since the user has no hook that hears of them."""
-        return self.on_retry is None and self.on_give_up is None
+    # Where the user has no hook that hears of failures, they are logged. Of retries, only the
+    # first after each of these types is, for a whole executor. None where there is a hook.
+    logged_types: set[type] | None
 
 
 class Job(RetryFuture[T]):
@@ -343,19 +341,26 @@ class Job(RetryFuture[T]):
             whether the job is cancelled.
         """
         try:
-            self._check_fork()
-            while not self._end(CANCELLED_AND_NOTIFIED):
+            if self.settings.pool.forked:
+                self._check_fork()
+            ended = False
+            while not ended:
                 with self._lock:
                     if self._state == RUNNING:
                         self.ensure_progress().cancel_requested = True
-                    if self._state != PENDING:  # else the attempt has failed meanwhile
+                    if self._state != PENDING:
                         return self.cancelled()
+                    if self._threads_waiting is None:  # the short way, for there is nobody to tell
+                        self._state = CANCELLED_AND_NOTIFIED
+                        ended = True
+                # False if an attempt has begun meanwhile.
+                ended = ended or self._end(CANCELLED_AND_NOTIFIED)
             self.after_end()
         except BaseException:  # an interrupt, or what a callback has raised
             self.settings.pool.interrupted.append(self)
             self.settings.pool.wake_worker()
             raise
-        return self.cancelled()
+        return True
 
     # ---- the end
 
@@ -374,7 +379,8 @@ class Job(RetryFuture[T]):
             assert reason is not None
             settings.journal.note_end(self, reason, self._exception)
         settings.pool.remove(self)
-        self.run_callbacks()
+        if self._done_callbacks:
+            self._run_callbacks()
 
     def run_callbacks(self) -> None:
         """Run the callbacks of the ended job, each once."""

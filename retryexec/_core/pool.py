@@ -94,6 +94,7 @@ class Pool:
         # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
         # may take; None for no limit.
         self.on_drained: Callable[[float | None], object] | None = None
+        self.logged_types: set[type] = set()  # see JobSettings
         self.shutdown = Shutdown(self)
         self.timekeeper: Timekeeper[AnyJob] = Timekeeper(
             setup.clock,
@@ -274,7 +275,8 @@ class Pool:
 
     def remove(self, job: AnyJob) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
-        self.timekeeper.discard(job)
+        if job.due is not None:
+            self.timekeeper.discard(job)
         with self.lock:
             if job in self.unfinished:
                 if job.cancelled():
@@ -283,8 +285,10 @@ class Pool:
                     self._abandoned += 1
                 # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
-        self._sweep()
-        self.after_removal()
+        if self.queue.qsize() > SWEEP_MIN:
+            self._sweep()
+        if self.room is not None or self.refusal is not None:
+            self.after_removal()
 
     def after_removal(self) -> None:
         """Wake those who wait for room, or for all jobs to end: a job has been removed."""
@@ -304,7 +308,7 @@ class Pool:
         The workers may all be busy, and not get to them for a long time.
         """
         size = self.queue.qsize()
-        if size - (len(self.unfinished) - len(self.timekeeper)) <= max(SWEEP_MIN, size // 2):
+        if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
             return
         items = islice(iter(self.queue.get_nowait, self), size)
         alive = filter(self.unfinished.__contains__, items)
@@ -312,6 +316,11 @@ class Pool:
             # Each item comes out in front and, if it is unfinished, goes in again behind.
             in_one_call(map(self.queue.put, alive))
         self.wake_worker()  # instead of the sentinels that were dropped, too
+
+    def empty_queue(self) -> None:
+        """Drop what is queued, once no further attempt may start; `unfinished` has the jobs."""
+        with suppress(Empty):
+            in_one_call(iter(self.queue.get_nowait, self))
 
     def at_rest(self) -> None:
         """Tell a clock that waits for the pool that a worker may be idle now."""

@@ -1,6 +1,7 @@
 """The process that executors live in: what happens at its exit, and in its forked children."""
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -51,6 +52,9 @@ def _finish_pools() -> None:
         pools = list(_pools)
     for pool in pools:
         pool.shutdown.close(_refuse)
+    if getattr(sys, "last_type", None) is KeyboardInterrupt:  # it has ended the main thread
+        for pool in pools:
+            pool.shutdown.log_wait()
     interrupt = None
     for pool, deadline in [(pool, pool.shutdown.exit_deadline()) for pool in pools]:
         try:

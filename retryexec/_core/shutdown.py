@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
-# Seconds that `Pool.on_drained` may take in any case, even if a shutdown's timeout has passed. It
-# writes down in the journal which jobs have ended; the next process would run them again.
-DRAIN_MIN = 1.0
-
 
 class Shutdown:
     """Brings a pool to its end."""
@@ -42,6 +38,8 @@ class Shutdown:
         self._worker_exited = Condition(pool.lock)
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job[Any]], object] | None = None
+        # Whether that is done. What is unfinished from then on is in its last attempt.
+        self._pending_ended = False
         # Until when the last worker may wait for what is done once all jobs have ended.
         self._deadline = math.inf
         # True at an exit with exit_timeout: one line names all abandoned jobs, and no other does.
@@ -136,6 +134,25 @@ class Shutdown:
         finally:
             self._name_leftovers()
 
+    def log_wait(self) -> None:
+        """Log what an interrupted program waits for, if it waits for anything."""
+        pool = self._pool
+        s = pool.snapshot()
+        if not pool.unfinished:
+            return
+        due_in = pool.next_due() - pool.now()
+        when = f", the next one in {max(0.0, due_in):.3g} s" if math.isfinite(due_in) else ""
+        logger.warning(
+            "interrupted, and waiting for the jobs of %s: %d running, %d queued, %d between two "
+            "attempts%s. shutdown(cancel_futures=True), shutdown(timeout=) and exit_timeout= wait "
+            "for less.",
+            pool.name,
+            s.running,
+            s.queued,
+            s.waiting,
+            when,
+        )
+
     def _name_leftovers(self) -> None:
         """Log what the interpreter leaves undone, in one line."""
         jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]
@@ -167,8 +184,10 @@ class Shutdown:
                 # From now on no job becomes pending again, and workers begin none.
                 pool.stopping = True
             pool.timekeeper.close()
+            pool.empty_queue()
             for job in list(pool.unfinished):
                 end(job)
+            self._pending_ended = True
         except BaseException:  # an interrupt, or what a callback has raised
             pool.interrupted.extend(pool.unfinished)
             raise
@@ -195,7 +214,8 @@ class Shutdown:
     def should_exit(self) -> bool:
         """In a worker that got a sentinel: resume interrupted jobs; return whether to exit.
 
-        Once the pool is closed and no job is unfinished, none comes any more.
+        Once the pool is closed, no job comes any more; and if all are to end that are not running,
+        other workers have what is left.
         """
         pool = self._pool
         while pool.interrupted:
@@ -203,7 +223,7 @@ class Shutdown:
                 self._resume_interrupted()
             except BaseException:  # a callback's SystemExit, for one
                 report("a callback failed after an interrupt of %s", pool.name)
-        return pool.refusal is not None and not pool.unfinished
+        return pool.refusal is not None and (not pool.unfinished or self._pending_ended)
 
     def _resume_interrupted(self) -> None:
         """Go on with all interrupted jobs; several threads may do so at once."""
@@ -214,6 +234,7 @@ class Shutdown:
                 self._resume(job)
                 with suppress(ValueError):
                     interrupted.remove(job)  # last, since this thread may be interrupted, too
+        self._pending_ended = self._pool.stopping
 
     def _resume(self, job: Job[Any]) -> None:
         """Go on with *job* where an interrupt kept another thread from accepting or ending it."""
@@ -241,7 +262,7 @@ class Shutdown:
         if self._pool.on_drained is not None:
             left = self._deadline - self._pool.now()
             try:
-                self._pool.on_drained(None if left == math.inf else max(DRAIN_MIN, left))
+                self._pool.on_drained(None if left == math.inf else max(0.0, left))
             except Exception:
                 report("%s could not be ended in order", self._pool.name)
 

@@ -3,7 +3,9 @@
 It runs user code, and holds no lock meanwhile. It sleeps only when the queue is empty.
 """
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -20,13 +22,19 @@ from retryexec._exceptions import (
     trim,
     with_traceback,
 )
-from retryexec._outcome import StopReason, gave_up, name_of
+from retryexec._outcome import StopReason, gave_up, name_of, text_of, type_name
 from retryexec._policy import decide
 from retryexec._typing import override
 from retryexec._validate import coroutine_refusal
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
+
+logger = logging.getLogger("retryexec")
+
+# So many types of errors have their first retry logged; a program that makes types as it goes
+# would have no end of them.
+LOGGED_TYPES_MAX = 100
 
 
 class Worker(StartableThread):
@@ -188,6 +196,8 @@ class Worker(StartableThread):
                 event = Retry(progress.attempts, exception, delay, job.submitted, job)
                 tell(settings.on_retry, event, context)
                 del event
+            if settings.logged_types is not None and type(exception) not in settings.logged_types:
+                _log_first_retry(job, settings.logged_types, exception, delay)
             due = None if delay == 0.0 else now + delay
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
@@ -289,7 +299,31 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     settings = job.settings
     asked_for = reason is StopReason.CANCELLED
     not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
-    return settings.logs_failures and not (asked_for or not_lost or pool.shutdown.silent)
+    logs = settings.logged_types is not None
+    return logs and not (asked_for or not_lost or pool.shutdown.silent)
+
+
+def _log_first_retry(
+    job: Job[Any], logged: set[type], exception: BaseException | None, delay: float
+) -> None:
+    """Log that *job* is tried again, which nobody would hear of otherwise."""
+    if len(logged) >= LOGGED_TYPES_MAX:
+        return
+    logged.add(type(exception))
+    most = job.settings.policy.max_attempts
+    with suppress(Exception):  # a log handler's
+        logger.warning(
+            "%s: attempt %d%s failed with %s; the next one follows in %.3g s. This is logged once "
+            "for each type of error: on_retry= hears of every retry, and retry_on= says which "
+            "errors are worth one.",
+            name_of(job.submitted),
+            job.attempts,
+            "" if most is None else f" of at most {most}",
+            "a refused result"
+            if exception is None
+            else f"{type_name(type(exception))}: {text_of(exception)}",
+            delay,
+        )
 
 
 def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:

@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Namespace, argv: Sequence[str] | None) -> int:
     try:
-        from retryexec.cli.run import RunOptions, run
+        from retryexec.cli.run import run
+        from retryexec.cli.run_options import RunOptions
     except ModuleNotFoundError as error:
         raise _lacking(error, "run", {"msgspec", "rich"}, "cli") from error
     if arguments.input is None and sys.stdin.isatty():

@@ -40,13 +40,11 @@ _TOP_EXAMPLES = """\
 examples:
   retryexec run savers.py:UserActivitySaver activity.jsonl
   retryexec plan exponential --attempts 10
-  retryexec COMMAND --help
 """
 
 _RUN_EXAMPLES = """\
 examples:
   retryexec run savers.py:UserActivitySaver activity.jsonl --dry-run
-  retryexec run savers.py:UserActivitySaver activity.jsonl
   retryexec run savers.py:UserActivitySaver activity.csv --workers 8 --attempts 5 \\
       --backoff exponential:initial=0.1,max=10 --retry-on sqlite3.OperationalError
   retryexec run savers.py:UserActivitySaver activity.jsonl --failures failed.jsonl
@@ -81,15 +79,19 @@ examples:
   Lines, and the rest is one document.
 
 exit status:
-  0 all is well, 1 something was found to be wrong or could not be done, 2 misuse (nothing has
-  changed).
+  0 all is well, 1 something is wrong or could not be done, 2 misuse (nothing has changed)
 """
 
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         raw = argparse.RawDescriptionHelpFormatter
+        self.options: list[str] = []  # --names, for a misspelled one to be recognised
         super().__init__(formatter_class=raw, allow_abbrev=False, **settings)
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
 
     def error(self, message: str) -> NoReturn:
         msg = f"{message} (see {self.prog} --help)"
@@ -112,11 +114,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace | None:
         return None
     found, unknown = top.parse_known_args(words)
     if unknown:
-        parser = commands[found.command]
-        options = [
-            word for line in parser.format_usage().split() for word in line.strip("[]").split("|")
-        ]
-        hint = did_you_mean(unknown[0].partition("=")[0], [o for o in options if o[:2] == "--"])
+        parser = commands[" ".join([found.command, *vars(found).get("action", "").split()])]
+        hint = did_you_mean(unknown[0].partition("=")[0], parser.options)
         if found.command == "run" and unknown[0].startswith("--journal"):
             hint = "; run keeps what it has done with --checkpoint FILE, in place of a journal"
         msg = f"unrecognized arguments: {' '.join(unknown)}{hint}"
@@ -164,8 +163,8 @@ def _parsers(*, as_written: bool = False) -> tuple[_Parser, dict[str, _Parser]]:
         description="Look into the journal in DIR, and see to its dead letters.",
         epilog=_JOURNAL_EXAMPLES,
     )
-    _add_journal(journal)
-    return top, {"run": run, "plan": plan, "journal": journal}
+    actions = _add_journal(journal)
+    return top, {"run": run, "plan": plan, "journal": journal, **actions}
 
 
 def _version() -> str:
@@ -262,34 +261,28 @@ def _add_run(run: _Parser, *, as_written: bool) -> None:
         "--rate",
         type=rate,
         metavar="N",
-        help="start at most so many records per second; retries come in their own time, and new "
-        "records give way to them",
+        help="start at most so many attempts per second, retries included",
     )
     add("--limit", type=count, metavar="N", help="run at most so many records, and leave the rest")
     add(
         "--failures",
         type=Path,
         metavar="FILE",
-        help="write every record that did not succeed to FILE, with the reason, as JSON Lines "
-        "that can be INPUT again; what FILE held is overwritten",
+        help="write each record that did not succeed to FILE, as JSON Lines that can be INPUT "
+        "again; what FILE held is overwritten",
     )
     add(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="keep in FILE which records are done: after a crash, the same command goes on where "
-        "it was",
+        help="keep in FILE which records are done: after a crash, the same command goes on",
     )
     add(
         "--retry-failed",
         action="store_true",
         help="with --checkpoint: run records again that have failed for good before",
     )
-    add(
-        "--dry-run",
-        action="store_true",
-        help="check TARGET and all records, and run nothing",
-    )
+    add("--dry-run", action="store_true", help="check TARGET and all records, and run nothing")
     add("--strict", action="store_true", help="stop reading at the first bad record")
     add(
         "--forbid-unknown",
@@ -322,13 +315,15 @@ def _add_plan(plan: _Parser) -> None:
     add("--plot", type=Path, metavar="FILE", help="draw it into FILE, an .svg or .png")
 
 
-def _add_journal(journal: _Parser) -> None:
+def _add_journal(journal: _Parser) -> dict[str, _Parser]:
     actions = journal.add_subparsers(dest="action", metavar="ACTION", required=True)
+    parsers: dict[str, _Parser] = {}
 
     def action(name: str, words: str) -> _Parser:
         made = actions.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
         made.add_argument("directory", metavar="DIR", help="the directory of a Journal(...)")
         made.add_argument("--json", action="store_true", help="print JSON, for programs")
+        parsers[f"journal {name}"] = made
         return made
 
     ls = action("ls", "list the unfinished jobs, the longest accepted first")
@@ -375,9 +370,15 @@ def _add_journal(journal: _Parser) -> None:
     check.add_argument(
         "--full", action="store_true", help="compare indexes with their tables too; takes longer"
     )
+    check.add_argument(
+        "--repair",
+        action="store_true",
+        help="first set aside what is damaged, and save what can be read, as opening it does",
+    )
     backup = action("backup", "copy the journal, as it is now, into a new directory")
     backup.add_argument("to", metavar="TO", help="a directory that is empty, or not there yet")
     action("stats", "count jobs, dead letters, files and bytes")
+    return parsers
 
 
 def _add_filter(action: _Parser) -> None:

@@ -16,9 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from retryexec.cli.failures import FailedRecord
 from retryexec.cli.options import UsageError
 from retryexec.cli.output import clean, format_time
+from retryexec.cli.records import FailedRecord
 from retryexec.cli.source import Source, open_source, unreadable
 
 MOST_DEATHS = 3

@@ -3,17 +3,20 @@
 import csv
 from collections.abc import Callable, Iterator
 
-from retryexec.cli.jsonl_records import check_text
 from retryexec.cli.options import UsageError
 from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Item, Reader, RecordType
-from retryexec.cli.source import Source
+from retryexec.cli.source import Source, check_text
 
-_GUESSED = ",;\t|"
 _NAMES = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "spaces"}
 
 
 def csv_records(
-    source: Source, kind: RecordType, *, delimiter: str | None, note: Callable[[str], None]
+    source: Source,
+    kind: RecordType,
+    *,
+    delimiter: str | None,
+    note: Callable[[str], None] | None,
+    tabs: bool = False,
 ) -> Reader:
     """Read the header, and return an iterator over the records below it.
 
@@ -21,7 +24,8 @@ def csv_records(
         source: where to read.
         kind: what the records become.
         delimiter: what separates the cells; None to guess by the header.
-        note: is told what was guessed.
+        note: is told what was guessed; None if nobody wants to know.
+        tabs: whether tabs are the likely guess.
 
     Raises:
         UsageError: the header cannot be right.
@@ -36,8 +40,8 @@ def csv_records(
         delimiter = delimiter or first.strip()[4]
         first = lines.skip_blank()
     if delimiter is None:
-        delimiter = _guess(first, kind)
-        if delimiter != ",":
+        delimiter = _guess(first, kind, "\t,;|" if tabs else ",;\t|")
+        if delimiter != "," and note is not None:
             note(
                 f"{source.name}: note: its columns are taken to be separated by "
                 f"{_NAMES[delimiter]} (--delimiter says otherwise)"
@@ -57,15 +61,15 @@ def csv_records(
     return _records(lines, delimiter, columns, kind)
 
 
-def _guess(header: str, kind: RecordType) -> str:
-    """Return the delimiter that makes most of *header*'s names those of fields."""
+def _guess(header: str, kind: RecordType, likely: str) -> str:
+    """Return which of *likely* makes most of *header*'s names those of fields."""
 
     def matches(delimiter: str) -> int:
         return len(
             {cell.strip().strip('"').strip() for cell in header.split(delimiter)} & kind.names
         )
 
-    return max(_GUESSED, key=matches)  # the first one of equals, so a comma where nothing tells
+    return max(likely, key=matches)  # the first one of equals
 
 
 def _check_header(columns: list[str], kind: RecordType) -> None:

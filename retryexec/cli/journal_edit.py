@@ -25,6 +25,7 @@ from retryexec.journal import DeadLetter, Inspector, JobRefused
 from retryexec.journal._backup import backup
 from retryexec.journal._check import check as findings_of
 from retryexec.journal._letters import dead_letters, letters_of
+from retryexec.journal._repair import discard_parked, repair
 
 
 def rerun(inspector: Inspector, arguments: Namespace) -> int:
@@ -54,9 +55,13 @@ def rerun(inspector: Inspector, arguments: Namespace) -> int:
 def discard(inspector: Inspector, arguments: Namespace) -> int:
     """Remove letters for good; return 0, or 1 if some were gone meanwhile, or were kept.
 
+    Parked records, too, if all IDs are those of such.
+
     Raises:
         UsageError: there is no such letter, or nobody to ask whether it is meant.
     """
+    if parked := _parked(inspector, arguments.ids):
+        return _discard_parked(inspector, parked, arguments)
     chosen = _chosen(inspector, arguments)
     if not _is_sure("discard", chosen, yes=arguments.yes):
         return 1
@@ -109,6 +114,31 @@ def _value(text: str, hint: Any) -> Any:
             msgspec.convert(candidate, hint)
             return candidate
     return value
+
+
+def _parked(inspector: Inspector, names: list[str]) -> list[str]:
+    """Return the ids that *names* stand for, if all of them are those of parked records."""
+    ids = []
+    for name in names:
+        found = inspector.find(name)
+        if len(found) != 1 or isinstance(found[0], DeadLetter) or found[0].state != "parked":
+            return []
+        ids.append(found[0].id)
+    return ids
+
+
+def _discard_parked(inspector: Inspector, ids: list[str], arguments: Namespace) -> int:
+    chosen = _Chosen(ids, {}, counted(len(ids), "parked record"))
+    if not _is_sure("discard", chosen, yes=arguments.yes):
+        return 1
+    done = discard_parked(inspector.path, ids)
+    if arguments.json:
+        show_json({"discarded": done})
+    else:
+        show(f"{counted(done, 'parked record')} discarded")
+    if done < len(ids):
+        say(f"{len(ids) - done:,} of them are in files of living processes: end those first")
+    return int(done < len(ids))
 
 
 class _Chosen(NamedTuple):
@@ -200,14 +230,18 @@ def _status(done: int, ids: list[str] | None) -> int:
 
 def check(inspector: Inspector, arguments: Namespace) -> int:
     """Tell what is wrong with the files; return 1 if anything is."""
+    repaired = repair(inspector.path) if arguments.repair else []
     findings = list(findings_of(inspector, full=arguments.full))
     if arguments.json:
         found = [
             {"about": finding.about, "path": str(finding.path), "text": finding.text}
             for finding in findings
         ]
-        show_json({"ok": not findings, "findings": found})
+        more = {"repaired": repaired} if arguments.repair else {}
+        show_json({"ok": not findings, "findings": found, **more})
         return 1 if findings else 0
+    for done in repaired:
+        show(clean(f"repaired: {done}"))
     for finding in findings:
         show(clean(f"{finding.about}: {finding.path}: {finding.text}"))
     if not findings:

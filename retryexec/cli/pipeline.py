@@ -1,121 +1,28 @@
 """From record to outcome: jobs are submitted, and what becomes of each is accounted for."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, cast
 
-from retryexec import Retry, RetryFuture, RetryingExecutor, ShutdownError, StopReason
+from retryexec import (
+    Retry,
+    RetryFuture,
+    RetryingExecutor,
+    ShutdownError,
+    StopReason,
+)
 from retryexec.cli.checkpoint import CRASHES, MOST_DEATHS, Checkpoint
-from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.jsonl import FailuresFile
 from retryexec.cli.options import UsageError
 from retryexec.cli.output import clean, counted, describe
-from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Reader, Record
+from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, FailedRecord, Reader, Record
 from retryexec.cli.stats import RunStats
+from retryexec.cli.work import Admission, Work
 
 INTERRUPTED = "interrupted"
 """The reason of a job whose attempt was running when the command quit."""
-
-_AHEAD = 100  # records submitted and not started, enough for many workers
-
-
-class Admission:
-    """Lets records through to the executor as they can be started, and not much faster.
-
-    A retry that falls due queues behind what has been submitted, so few records are submitted
-    ahead of the workers, however many may be in memory.
-
-    Args:
-        rate: the most starts per second; None for no limit.
-    """
-
-    def __init__(self, rate: float | None) -> None:
-        self._interval = 1.0 / rate if rate else 0.0
-        self._ahead = 1 if rate else _AHEAD
-        # Guards the four below. Notified when few records are ahead, when nothing runs any
-        # more, and by stop().
-        self._changed = threading.Condition()
-        self._fresh = 0  # submitted, and their first attempt has not begun
-        self._running = 0
-        self._next_start = 0.0
-        self._stopped = False
-
-    def wait_for_turn(self, *, alone: bool) -> None:
-        """Wait until a record may be submitted, and count it; *alone* while no attempt runs."""
-        with self._changed:
-            while not self._stopped:
-                busy = self._fresh or self._running
-                if self._fresh >= self._ahead or (alone and busy):
-                    self._changed.wait()
-                elif (seconds := self._next_start - time.monotonic()) > 0.0:
-                    self._changed.wait(seconds)
-                else:
-                    break
-            self._fresh += 1
-
-    def wait_until_idle(self) -> None:
-        """Wait until all that was submitted has had its first attempt, and none runs."""
-        with self._changed:
-            while (self._fresh or self._running) and not self._stopped:
-                self._changed.wait()
-
-    def begin(self, *, first: bool) -> None:
-        """Count an attempt that begins."""
-        with self._changed:
-            self._running += 1
-            if self._interval:
-                self._next_start = time.monotonic() + self._interval
-            if first:
-                self._fresh -= 1
-                if self._fresh == self._ahead // 2:
-                    self._changed.notify_all()
-
-    def end(self) -> None:
-        """Count an attempt that has ended."""
-        with self._changed:
-            self._running -= 1
-            if not (self._running or self._fresh):
-                self._changed.notify_all()
-
-    def stop(self) -> None:
-        """Make nobody wait any more."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
-
-
-class Work:
-    """A record on its way: what the executor runs."""
-
-    __slots__ = ("_admission", "_began", "_checkpoint", "attempts", "record")
-
-    def __init__(self, record: Record, admission: Admission, checkpoint: Checkpoint | None) -> None:
-        self.record = record
-        self.attempts = 0
-        self._admission = admission
-        self._checkpoint = checkpoint
-        self._began = 0.0
-
-    def exec(self) -> Any:
-        """Make one attempt."""
-        self.attempts += 1
-        if self.attempts == 1:
-            self._began = time.monotonic()
-        self._admission.begin(first=self.attempts == 1)
-        try:
-            if self._checkpoint is not None:
-                # Before it runs: a record that kills the process must leave a trace.
-                self._checkpoint.mark_running(self.record.line, self.attempts)
-            return self.record.job.exec()
-        finally:
-            self._admission.end()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the first attempt began; 0 before it."""
-        return time.monotonic() - self._began if self.attempts else 0.0
 
 
 class Pipeline:
@@ -129,7 +36,7 @@ class Pipeline:
         reader: gives the records.
         strict: whether a bad record ends the reading.
         limit: how many records to run at most; None for all.
-        rate: the most starts per second; None for no limit.
+        rate: the most attempts that start per second; None for no limit.
         stats: counts the outcomes.
         say: tells people what goes wrong.
         failures: gets what does not succeed; None if nobody wants it.
@@ -298,10 +205,10 @@ class Pipeline:
                 self._report_failed_before(record, before.failed)
             if before.done or before.failed is not None:
                 return False
-            suspect = before.deaths > 0
+            suspect = before.deaths >= MOST_DEATHS - 1
         work = Work(record, self._admission, self._checkpoint)
-        # One that was running when a process died runs alone, so that no other is suspected
-        # along with it should it happen again.
+        # One more death would be its last: it runs alone, so that no other is blamed along with
+        # it. Not earlier, since many records would wait after a mere kill.
         self._admission.wait_for_turn(alone=suspect)
         self._submit(executor, work)
         if suspect:
@@ -342,6 +249,8 @@ class Pipeline:
                 return  # abandoned: it has been written down
             self._outstanding.discard(work)
             self._accounting += 1
+        if not work.attempts:
+            self._admission.drop()
         try:
             self._account(work, cast("RetryFuture[Any]", future))
         except Exception as error:

@@ -55,6 +55,24 @@ class BlankRow(msgspec.Struct, frozen=True):
     end: int
 
 
+class FailedRecord(msgspec.Struct, frozen=True):
+    """Why a record's job did not succeed.
+
+    Attributes:
+        reason: why no further attempt followed, a `retryexec.StopReason`; or ``interrupted`` for
+            an attempt that was still running when the command quit, or ``crashes`` for a record
+            that was running whenever its process died.
+        attempts: how many attempts were begun.
+        error: type and text of the last error; None if no attempt has failed.
+        line: where the record begins in INPUT.
+    """
+
+    reason: str
+    attempts: int
+    error: str | None
+    line: int
+
+
 Item: TypeAlias = Record | BadRecord | BlankRow
 Reader: TypeAlias = Iterator[Item]
 
@@ -263,5 +281,7 @@ NOT_UTF8 = "not UTF-8 text"
 
 
 def _short(value: object) -> str:
-    text = bytes(value).decode() if isinstance(value, msgspec.Raw) else repr(value)
+    text = (
+        bytes(value).decode("utf-8", "replace") if isinstance(value, msgspec.Raw) else repr(value)
+    )
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

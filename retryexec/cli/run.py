@@ -1,93 +1,30 @@
 """``retryexec run``: a job for every record of INPUT, from start to summary."""
 
 import os
-import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import chain, islice
 
-from retryexec import Backoff, RetryingExecutor, RetryPolicy
+from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.cli.checkpoint import Checkpoint, identify
 from retryexec.cli.csv_records import csv_records
-from retryexec.cli.failures import FailuresFile, check_apart
-from retryexec.cli.jsonl_records import jsonl_records
+from retryexec.cli.jsonl import FailuresFile, jsonl_records
 from retryexec.cli.options import UsageError, exception_type
-from retryexec.cli.output import clean, counted, format_time, show
+from retryexec.cli.output import clean, counted, describe, format_time, show
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Display, Snapshot, for_terminal
 from retryexec.cli.records import BadRecord, BlankRow, Reader, RecordType
+from retryexec.cli.run_options import RunOptions, short
 from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
-from retryexec.cli.source import Source, open_source, unreadable
+from retryexec.cli.source import Source, check_apart, open_source, unreadable
 from retryexec.cli.stats import RunStats, Totals, headline, summary
 from retryexec.cli.target import file_of, identity_of, load
 
 _TICK = 0.1  # seconds between two looks at where the run stands, and whether it should stop
 _SYNC = 1.0  # seconds between two syncs of the checkpoint
-
-# Options that say what this INPUT is, or where this run keeps things: not for running it again.
-_OF_INPUT = {
-    *("command", "target", "input", "format", "delimiter", "encoding", "limit", "dry_run"),
-    *("failures", "checkpoint", "retry_failed"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What ``retryexec run`` was asked for; the fields are its options.
-
-    *as_written* has those that were given, by name, as text.
-    """
-
-    target: str
-    input: str
-    format: str | None
-    delimiter: str | None
-    encoding: str | None
-    workers: int | None
-    attempts: int | None
-    max_elapsed: float | None
-    backoff: Backoff
-    retry_on: tuple[str, ...]
-    max_pending: int
-    rate: float | None
-    limit: int | None
-    failures: Path | None
-    checkpoint: Path | None
-    retry_failed: bool
-    dry_run: bool
-    strict: bool
-    forbid_unknown: bool
-    quiet: bool
-    as_written: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_csv(self) -> bool:
-        """Whether INPUT is CSV."""
-        return self.format == "csv" if self.format else self._suffix in {".csv", ".tsv"}
-
-    @property
-    def separator(self) -> str | None:
-        """What separates the cells of CSV; None to guess."""
-        return self.delimiter or ("\t" if self._suffix == ".tsv" else None)
-
-    @property
-    def _suffix(self) -> str:
-        return Path(self.input.lower().removesuffix(".gz")).suffix
-
-    @property
-    def described_format(self) -> str:
-        """What INPUT was said to be, for a checkpoint to compare."""
-        parts = ["csv" if self.is_csv else "jsonl"]
-        if self.is_csv and self.delimiter:
-            parts.append(f"delimiter {self.delimiter!r}")
-        if self.encoding:
-            parts.append(self.encoding.lower())
-        return ", ".join(parts)
 
 
 def run(options: RunOptions) -> int:
@@ -125,7 +62,11 @@ def run(options: RunOptions) -> int:
         display = for_terminal(quiet=options.quiet)
         reader = _reader(options, source, kind, display.say)
         if options.dry_run:
-            return _check(options, source, reader, display)
+            try:
+                return _check(options, source, reader, display)
+            except OSError as error:
+                display.say(f"retryexec: stopped by {describe(error)}")
+                return 1
         # Opened last: by then, nothing about the command line can still be wrong, and what a
         # former run has left there is not thrown away for a slip of the pen.
         target = file_of(options.target)
@@ -159,13 +100,24 @@ def run(options: RunOptions) -> int:
 def _reader(
     options: RunOptions, source: Source, kind: RecordType, say: Callable[[str], None]
 ) -> Reader:
-    if not options.is_csv:
-        if options.delimiter:
-            msg = "--delimiter is for CSV: say --format csv if that is what INPUT is"
-            raise UsageError(msg)
-        return jsonl_records(source, kind)
+    if options.delimiter and not options.is_csv:
+        msg = "--delimiter is for CSV: say --format csv if that is what INPUT is"
+        raise UsageError(msg)
     try:
-        return csv_records(source, kind, delimiter=options.separator, note=say)
+        if options.is_csv:
+            return csv_records(
+                source,
+                kind,
+                delimiter=options.delimiter,
+                note=None if options.quiet else say,
+                tabs=options.is_tsv,
+            )
+        reader = jsonl_records(source, kind)
+        if source.size is None:
+            return reader  # nobody knows when the first record will come
+        # A file of something else is refused before the failures file is emptied.
+        first = [*islice(reader, 1)]
+        return chain(first, reader)
     except OSError as error:
         raise unreadable(source.name, error) from error
 
@@ -173,14 +125,18 @@ def _reader(
 def _check(options: RunOptions, source: Source, reader: Reader, display: Display) -> int:
     """Read all records, tell what is wrong with them, and run nothing; return the exit status."""
     good = bad = 0
+    unknown: dict[str, None] = {}
     for item in reader:
         if isinstance(item, BadRecord):
             bad += 1
             display.say(f"{source.name}:{item.line}: bad record: {item.reason}")
         elif not isinstance(item, BlankRow):
             good += 1
+            unknown.update(dict.fromkeys(item.unknown))
         if (options.strict and bad) or good == options.limit:
             break
+    if unknown:
+        display.say(_unknown_fields(unknown))
     show(f"{counted(good, 'record')} good, {bad:,} bad; nothing was run (--dry-run)")
     return 1 if bad else 0
 
@@ -292,14 +248,16 @@ class _Run:
         )
 
     def _quit(self) -> None:
-        running = self._pipeline.abandon()
-        self._display.close()
-        attempts = "1 attempt was" if running == 1 else f"{running:,} attempts were"
-        self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
-        if self._checkpoint is not None:
-            self._checkpoint.close()
-        sys.stdout.flush()
-        os._exit(EXIT_INTERRUPTED)
+        try:
+            running = self._pipeline.abandon()
+            self._display.close()
+            attempts = "1 attempt was" if running == 1 else f"{running:,} attempts were"
+            self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
+            if self._checkpoint is not None:
+                self._checkpoint.close()
+            sys.stdout.flush()
+        finally:  # whatever cannot be written any more
+            os._exit(EXIT_INTERRUPTED)
 
     def _snapshot(self) -> Snapshot:
         done, failed, before, last_error = self._stats.progress()
@@ -355,14 +313,14 @@ class _Run:
         if not totals.records and not pipeline.reading and not pipeline.error:
             yield f"{name} holds no records"
         if len(pipeline.unknown) > 3 and not options.quiet:
-            shown = ", ".join(clean(repr(field)) for field in list(pipeline.unknown)[:20])
-            yield f"{counted(len(pipeline.unknown), 'unknown field')} left out in all: {shown}"
+            yield _unknown_fields(pipeline.unknown)
         if self._checkpoint is not None:
             yield from self._remarks_of_checkpoint(totals, self._checkpoint)
         elif totals.failed + totals.left and options.failures is not None and not pipeline.error:
             kept = totals.failed + totals.left
             records = "1 record is" if kept == 1 else f"{kept:,} records are"
-            yield f"{records} in {options.failures}; to try again: {self._command_again()}"
+            again = options.command_for_failures()
+            yield f"{records} in {short(options.failures)}; to try again: {again}"
 
     def _remarks_of_checkpoint(self, totals: Totals, checkpoint: Checkpoint) -> Iterator[str]:
         if self._pipeline.error is not None or totals.left or self._pipeline.reading:
@@ -374,34 +332,10 @@ class _Run:
                 "--checkpoint"
             )
         if totals.failed:
-            yield (
-                f"{counted(totals.failed, 'record')} failed for good; to try again: the same "
-                "command with --retry-failed"
-            )
-
-    def _command_again(self) -> str:
-        """Return the command that runs what failed once more, on the same terms."""
-        options = self._options
-        assert options.failures is not None
-        words = ["retryexec", "run", options.target, str(options.failures)]
-        for name, value in options.as_written.items():
-            if name in _OF_INPUT:
-                continue
-            option = f"--{name.replace('_', '-')}"
-            for text in value if isinstance(value, list) else [value]:
-                if text is True:
-                    words.append(option)
-                elif str(text).startswith("-"):
-                    words.append(f"{option}={text}")
-                else:
-                    words += [option, str(text)]
-        words += ["--failures", str(_next_name(options.failures))]
-        return shlex.join(words)
+            again = self._options.command(self._options.input, "--retry-failed")
+            yield f"{counted(totals.failed, 'record')} failed for good; to try again: {again}"
 
 
-def _next_name(path: Path) -> Path:
-    """Return another name for a file of failures: ``failed-2.jsonl`` after ``failed.jsonl``."""
-    stem, dash, number = path.stem.rpartition("-")
-    if dash and number.isdecimal():
-        return path.with_name(f"{stem}-{int(number) + 1}{path.suffix}")
-    return path.with_name(f"{path.stem}-2{path.suffix}")
+def _unknown_fields(names: Collection[str]) -> str:
+    shown = ", ".join(clean(repr(name)) for name in list(names)[:20])
+    return f"{counted(len(names), 'unknown field')} left out in all: {shown}"

@@ -24,6 +24,15 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _LONGEST_MARK = 4
+_BINARY = (
+    (b"PK\x03\x04", "a ZIP archive or a spreadsheet (.xlsx, .ods): save it as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an Excel file (.xls): save it as CSV"),
+    (b"SQLite format 3\0", "an SQLite database: export a table as CSV"),
+    (b"PAR1", "a Parquet file: convert it to CSV or JSON Lines"),
+    (b"BZh", "compressed with bzip2: unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ\0", "compressed with xz: unpack it, or pack it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd: unpack it, or pack it with gzip"),
+)
 
 
 class Source:
@@ -143,6 +152,35 @@ def open_source(name: str, *, encoding: str | None = None, digest: Any = None) -
         raise unreadable(name, error) from error
     status = os.fstat(file.fileno())
     return Source(name, file.read, status, file.close, encoding=encoding, digest=digest)
+
+
+def check_text(name: str, line: bytes) -> None:
+    """Raise UsageError if *line*, the first one of INPUT, shows that it is not text at all."""
+    for start, what in _BINARY:
+        if line.startswith(start):
+            msg = f"{name} is {what}"
+            raise UsageError(msg)
+    if line[:4].count(b"\0") >= 2:
+        # Text of ASCII characters in UTF-16 has a zero in every second byte.
+        order = "be" if line.startswith(b"\0") else "le"
+        width = 32 if line[:4].count(b"\0") == 3 else 16
+        encoding = f"utf-{width}-{order}"
+        msg = f"{name} looks like {encoding} without a byte order mark: --encoding {encoding}"
+        raise UsageError(msg)
+
+
+def check_apart(option: str, path: Path, source: Source, target: Path | None) -> None:
+    """Raise UsageError if writing *path*, given with *option*, would destroy INPUT or TARGET."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return  # not there yet, so neither of them; if it cannot be made, opening it will tell
+    if source.status is not None and os.path.samestat(status, source.status):
+        msg = f"{option} {str(path)!r} is INPUT itself: name another file"
+        raise UsageError(msg)
+    if target is not None and target.exists() and target.samefile(path):
+        msg = f"{option} {str(path)!r} is TARGET itself: name another file"
+        raise UsageError(msg)
 
 
 def unreadable(name: str, error: Exception) -> UsageError:

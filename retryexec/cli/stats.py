@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from retryexec.cli.output import counted, format_duration, ordinal
 
@@ -20,7 +21,9 @@ _ROWS = 10  # of attempts at most; the last one then stands for all later ones
 _BAR = 30  # columns of the longest bar
 
 # What differs between errors of one kind: quoted values, addresses, paths, anything with a digit.
-_VARIABLE = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*"|[^\s,;()\[\]{}]*[\d@/\\][^\s,;()\[\]{}]*""")
+_QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*\"""")
+_WORD = re.compile(r"[^\s,;()\[\]{}]+")
+_VARIES = re.compile(r"[\d@/\\]")
 
 
 @dataclass(slots=True)
@@ -179,10 +182,14 @@ class RunStats:
         count.alike = count.alike and count.example == error
 
 
+@lru_cache(maxsize=1000)
 def shape_of(error: str) -> str:
     """Return *error* without what differs between errors of one kind: numbers, names, addresses."""
     kind, colon, text = error.partition(": ")
-    return f"{kind}{colon}{_VARIABLE.sub('…', text)}"
+    text = _WORD.sub(
+        lambda word: "…" if _VARIES.search(word[0]) else word[0], _QUOTED.sub("…", text)
+    )
+    return f"{kind}{colon}{text}"
 
 
 # ---- the summary

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from retryexec.cli.options import UsageError, did_you_mean
+from retryexec.cli.output import clean
 
 _EXPECTED = "expected file.py:Class or package.module:Class, a dataclass with exec()"
 
@@ -77,7 +78,7 @@ def identity_of(target: str, cls: type[Any]) -> str:
     """Return *target* without the folders it is in, which may be moved: ``savers:Save``."""
     path = file_of(target)
     module = path.stem if path else target.rpartition(":")[0].rpartition(".")[2]
-    return f"{module}:{cls.__qualname__}"
+    return clean(f"{module}:{cls.__qualname__}")
 
 
 def _attribute(module: ModuleType, name: str) -> object:

@@ -18,10 +18,10 @@ from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_j
 from retryexec.journal._sqlite import Format, check_content, check_version, is_plain, reading
 
 _OURS = re.compile(
-    r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
+    r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock|spare)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
 )
 _PROBE = re.compile(r"[0-9a-f]{32}\.probe")
-_ASIDE = re.compile(r".+\.db\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
+_ASIDE = re.compile(r".+\.(db|lock)\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
 
 
 class Finding(NamedTuple):

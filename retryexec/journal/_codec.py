@@ -5,27 +5,18 @@ an import path. What JSON would silently change (a NaN, a subclass, a key that i
 found when the job is accepted, in the caller's stack, and not when it is needed after a crash.
 """
 
-import dataclasses
 import inspect
 import ipaddress
-import math
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
-from uuid import UUID
+from typing import Any, cast
 
 import msgspec
 
+from retryexec.journal._compare import comparison, difference, field_names, is_model, tests_of
 from retryexec.journal._errors import JobRefused, Undecodable
+from retryexec.journal._rows import printable
 
-# Values of these types are equal only if nothing tells them apart.
-_ATOMS = frozenset(
-    {str, int, float, bool, NoneType, bytes, bytearray, Decimal, UUID, date, timedelta}
-)
 # What msgspec knows nothing about, and what text stands for well.
 _BY_TEXT: tuple[type, ...] = (
     pathlib.PurePath,
@@ -66,11 +57,14 @@ class Kind:
         if not isinstance(name, str) or name == "":
             msg = f"jobs maps the names of kinds to their classes (got {name!r} as a name)"
             raise TypeError(msg)
+        if printable(name) != name:
+            msg = f"jobs[{name!r}]: the name of a kind is text that UTF-8 can hold"
+            raise ValueError(msg)
         if not inspect.isclass(cls):
             msg = f"jobs[{name!r}] takes the class of the jobs (got {cls!r})"
             raise TypeError(msg)
         if not callable(getattr(cls, "exec", None)):
-            msg = f"jobs[{name!r}] takes a class with exec(), and {cls.__qualname__} has none"
+            msg = f"jobs[{name!r}] takes a class with exec(), which {cls.__qualname__} is not"
             raise TypeError(msg)
         fields = field_names(cls)
         if fields is None:
@@ -79,21 +73,16 @@ class Kind:
                 f"a msgspec.Struct: make {cls.__qualname__} one"
             )
             raise TypeError(msg)
-        try:
-            decoder = msgspec.json.Decoder(cls, dec_hook=_from_text)
-        except (TypeError, NameError) as error:
-            msg = f"jobs[{name!r}]: the fields of {cls.__qualname__} cannot be JSON: {error}"
-            raise TypeError(msg) from error
         self.name = name
         self.cls = cls
         self.version = _version_of(name, cls, fields)
         # A field of that name is the job's own affair.
         self._upcast: Any = None if "upcast" in fields else getattr(cls, "upcast", None)
-        self.decode: Callable[[bytes], Any] = decoder.decode
+        self.decode: Callable[[bytes], Any] = _decoder_of(name, cls)
         self._fields = fields
         self.json_names = _json_names(cls, fields)
-        tests = _tests(cls, fields)
-        self._same = _comparison(tests.values())
+        tests = tests_of(cls, fields)
+        self._same = comparison(tests.values())
         self._others = tuple(name for name in fields if name not in tests)
 
     def check(self, job: Any, data: bytes) -> None:
@@ -259,7 +248,7 @@ class Codec:
                     "would come back: register it under a kind of its own in Journal(jobs={...})"
                 )
         return JobRefused(
-            f"{cls.__qualname__} is no registered kind of job: add it to Journal(jobs="
+            f"{cls.__qualname__} is not a registered kind of job: add it to Journal(jobs="
             f"{{...}}) under a name of its own (registered: {names}), or submit it to "
             "another executor, without a journal"
         )
@@ -270,75 +259,53 @@ def json_of(value: Any) -> bytes:
     return _encode(value)
 
 
-def _to_text(value: Any) -> str:
+def _decoder_of(name: str, cls: type) -> Callable[[bytes], Any]:
+    if is_model(cls):
+        validate: Callable[[bytes], Any] = cls.model_validate_json  # type: ignore[attr-defined]
+        return validate
+    try:
+        return msgspec.json.Decoder(cls, dec_hook=_from_json).decode
+    except (TypeError, NameError) as error:
+        msg = f"jobs[{name!r}]: the fields of {cls.__qualname__} cannot be JSON: {error}"
+        raise TypeError(msg) from error
+
+
+def _to_json(value: Any) -> Any:
+    """Return what stands in JSON for *value*, which msgspec does not know."""
     if isinstance(value, _BY_TEXT):
         return str(value)
+    if is_model(type(value)):
+        return msgspec.Raw(_json_of_model(value))
     msg = f"{type(value).__qualname__} has no form in JSON"
     raise NotImplementedError(msg)
 
 
-def _from_text(expected: Any, value: Any) -> Any:
+def _json_of_model(value: Any) -> bytes:
+    # Without computed fields, which nobody can set, and by the names that it is read by.
+    return str(value.model_dump_json(round_trip=True, by_alias=True)).encode()
+
+
+def _from_json(expected: Any, value: Any) -> Any:
     make: Any = expected
-    if inspect.isclass(expected) and issubclass(expected, _BY_TEXT):
-        return make(value)
-    msg = f"no {expected!r} can be made of JSON"
+    if inspect.isclass(expected):
+        if issubclass(expected, _BY_TEXT):
+            return make(value)
+        if is_model(expected):
+            return make.model_validate_json(_encode(value))
+    msg = f"{expected!r} cannot be made of JSON"
     raise NotImplementedError(msg)
 
 
-_encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_to_text).encode
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_to_json).encode
 
 
 def _json_names(cls: type, fields: tuple[str, ...]) -> frozenset[str]:
-    """Return what JSON calls the fields, which `msgspec.field(name=...)` may change."""
+    """Return what JSON calls the fields, which may have other names there."""
+    if is_model(cls):
+        known: Any = cls.__pydantic_fields__  # type: ignore[attr-defined]
+        return frozenset(known[name].serialization_alias or name for name in fields)
     names = getattr(cls, "__struct_encode_fields__", None)
     return frozenset(fields if names is None else names)
-
-
-def _comparison(tests: Iterable[str]) -> Callable[[Any, Any], bool]:
-    """Return what says whether two jobs, a and b, pass all *tests*.
-
-    Written out, as dataclasses do with their methods: a loop would take three times as long.
-    """
-    same: Callable[[Any, Any], bool] = eval("lambda a, b: " + (" and ".join(tests) or "True"))  # noqa: S307
-    return same
-
-
-def field_names(cls: type) -> tuple[str, ...] | None:
-    """Return the names of *cls*'s declared fields; None if it declares none."""
-    if dataclasses.is_dataclass(cls):
-        return tuple(field.name for field in dataclasses.fields(cls))
-    names: Any = getattr(cls, "__struct_fields__", None)  # a msgspec.Struct
-    if names is None and issubclass(cls, tuple):
-        names = getattr(cls, "_fields", None)  # a NamedTuple
-    if names is None and (attributes := getattr(cls, "__attrs_attrs__", None)) is not None:
-        names = [attribute.name for attribute in attributes]
-    return None if names is None else tuple(names)
-
-
-def _tests(cls: type, fields: tuple[str, ...]) -> dict[str, str]:
-    """Return, for the fields that are simple enough, an expression that says all about them.
-
-    With atoms, equal values and equal types leave no difference; nor do they with lists of atoms.
-    """
-    try:
-        hints = get_type_hints(cls)
-    except Exception:  # annotations that msgspec understood, and this does not
-        return {}
-    found = {}
-    for name in fields:
-        hint = hints.get(name)
-        test = f"a.{name}.__class__ is b.{name}.__class__ and a.{name} == b.{name}"
-        if hint is not None and _is_plain(hint):
-            found[name] = test
-        elif get_origin(hint) is list and all(map(_is_plain, get_args(hint))):
-            found[name] = f"{test} and [*map(type, a.{name})] == [*map(type, b.{name})]"
-    return found
-
-
-def _is_plain(hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return all(_is_plain(part) for part in get_args(hint))
-    return hint in _ATOMS if isinstance(hint, type) else hint is None
 
 
 def _version_of(name: str, cls: type, fields: tuple[str, ...]) -> int:
@@ -350,62 +317,3 @@ def _version_of(name: str, cls: type, fields: tuple[str, ...]) -> int:
         )
         raise TypeError(msg)
     return version
-
-
-def difference(a: Any, b: Any, path: str) -> str | None:
-    """Return what tells *b*, read back, from *a*: the place and the types; None if nothing does.
-
-    Without the values themselves, but for numbers: messages end in logs.
-    """
-    if type(a) is not type(b):
-        return f"{path!r}: {_told(a)} comes back as {_told(b)}"
-    if isinstance(a, dict):
-        return _dict_difference(a, b, path)
-    if isinstance(a, (list, tuple)):
-        same = len(a) == len(b)
-        parts: Iterable[str | None] = (
-            difference(x, y, f"{path}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=False))
-        )
-    elif type(a) not in _ATOMS and (names := field_names(type(a))) is not None:
-        same = True
-        parts = (difference(getattr(a, name), getattr(b, name), f"{path}.{name}") for name in names)
-    else:
-        same, parts = _same(a, b), ()
-    found = next((words for words in parts if words is not None), None)
-    return found if same or found else f"{path!r}: {_told(a)} comes back as another one"
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Return whether two values of one type, without parts to compare one by one, are the same."""
-    if isinstance(a, (set, frozenset)):
-        return {(type(x), x) for x in a} == {(type(x), x) for x in b}
-    if isinstance(a, Enum):
-        return a is b
-    if isinstance(a, (datetime, time)):
-        # The same moment in the same offset: of a named zone, the offset is what is kept.
-        return (
-            a == b and a.utcoffset() == b.utcoffset() and (a.tzinfo is None) == (b.tzinfo is None)
-        )
-    return bool(a == b)
-
-
-def _dict_difference(a: dict[Any, Any], b: dict[Any, Any], path: str) -> str | None:
-    typed = {(type(key), key): value for key, value in b.items()}
-    if len(a) != len(typed):
-        return f"{path!r}: a dict of {len(a)} comes back as one of {len(typed)}"
-    for key, value in a.items():
-        if (type(key), key) not in typed:
-            return f"{path!r}: a key ({_told(key)}) does not come back as it is"
-        found = difference(value, typed[type(key), key], f"{path}[...]")
-        if found is not None:
-            return found
-    return None
-
-
-def _told(value: Any) -> str:
-    name = type(value).__qualname__
-    if value is None:
-        return "None"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{name} {float(value)!r}"
-    return name

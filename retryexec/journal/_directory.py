@@ -18,12 +18,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from retryexec.journal._errors import JournalError
-from retryexec.journal._sqlite import set_aside
+from retryexec.journal._salvage import set_aside
 
 logger = logging.getLogger("retryexec.journal")
 
 DEAD = "dead.db"
 OWNER = re.compile(r"[0-9a-f]{32}")
+_LONGEST_PATH = 504  # bytes of a database's whole path: SQLite's own limit
 _MOUNTS = Path("/proc/self/mountinfo")
 # Where a lock may not reach the other machine, or the memory that SQLite shares is not shared.
 _NETWORK = frozenset(
@@ -89,7 +90,7 @@ class Lock:
 
     def remove(self) -> None:
         """Remove the database, which is closed and holds nothing more, and then the lock."""
-        for suffix in (".db", ".db-wal", ".db-shm"):
+        for suffix in (".db", ".db-wal", ".db-shm", ".spare"):
             with suppress(FileNotFoundError):
                 self.path.with_suffix(suffix).unlink()
         # Last, and still held: whoever waits for this very file finds that it has gone.
@@ -106,11 +107,18 @@ class Directory:
     """
 
     def __init__(self, path: "str | os.PathLike[str]", *, allow_network: bool = False) -> None:
+        if not os.fspath(path):
+            msg = "directory is empty: name the directory that the journal is to be in"
+            raise JournalError(msg)
         self.path = Path(path).absolute()
+        self.is_new = False  # whether it was made here
         try:
+            self._check_length()
             if not self.path.is_dir():
+                self.is_new = True
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = self.path.resolve(strict=True)
+            self._check_length()
             kind = filesystem_of(self.path)
             if is_network(kind) and not allow_network:
                 msg = (
@@ -119,9 +127,18 @@ class Directory:
                 )
                 raise JournalError(msg)
             self._probe()
-        except OSError as error:
-            msg = f"{self.path} cannot be a journal's directory: {error}"
+        except (OSError, ValueError) as error:
+            msg = f"{str(self.path)!r} cannot be a journal's directory: {error}"
             raise JournalError(msg) from error
+
+    def _check_length(self) -> None:
+        spare = _LONGEST_PATH - len(os.fsencode(self.path / f"{'0' * 32}.db"))
+        if spare < 0:
+            msg = (
+                f"the path {self.path} is too long, by {-spare} bytes, for the files that SQLite "
+                "makes there: name a directory with a shorter one"
+            )
+            raise JournalError(msg)
 
     def _probe(self) -> None:
         """Make sure that a lock held here keeps others out."""

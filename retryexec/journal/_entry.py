@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from retryexec.journal._errors import JournalError
-from retryexec.journal._rows import ErrorText, JobRow, errors_json, errors_of
+from retryexec.journal._rows import ErrorText, JobRow, LetterRow, errors_json, errors_of, printable
 
 
 class EntryState(Enum):
@@ -65,6 +65,8 @@ class Outcome(NamedTuple):
 
 DONE = Outcome(None)
 
+_NEW = EntryState.NEW  # by this name, for each job
+
 # Guards the making of `Entry.accepted`; never held while a future is resolved.
 _making = Lock()
 
@@ -90,10 +92,10 @@ class Entry:
         suspect: whether it was at work in a process that died, and so has to be marked on disk
             before each of its attempts.
         waiter: a lock to release once it is on disk, or refused.
+        future: `accepted`, once it was asked for.
     """
 
     __slots__ = (
-        "_accepted",
         "accepted_at",
         "attempts",
         "crashes",
@@ -101,6 +103,7 @@ class Entry:
         "due_in",
         "elapsed",
         "failures",
+        "future",
         "id",
         "job",
         "kind",
@@ -131,13 +134,13 @@ class Entry:
         self.refusal: JournalError | None = None
         self.failures: FailureRecord | None = None
         self.outcome: Outcome | None = None
-        self.state = EntryState.NEW
+        self.state = _NEW
         self.lane: Any = None
         self.row: int | None = None
         self.marked = False
         self.suspect = False
         self.waiter: Any = None
-        self._accepted: Future[None] | None = None
+        self.future: Future[None] | None = None
 
     @property
     def errors(self) -> tuple[ErrorText, ...]:
@@ -152,23 +155,18 @@ class Entry:
     @property
     def accepted(self) -> "Future[None]":
         """Resolved when the entry is on disk; made when first asked for."""
-        if self._accepted is None:
+        if self.future is None:
             future: Future[None] = Future()
             future.set_running_or_notify_cancel()
             with _making:
-                if self._accepted is None:
-                    self._accepted = future
+                if self.future is None:
+                    self.future = future
             self.resolve()
-        return self._accepted
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether anybody has asked for `accepted`."""
-        return self._accepted is not None
+        return self.future
 
     def resolve(self) -> None:
         """Resolve `accepted`, if it was asked for and the answer is known; harmless if it was."""
-        future = self._accepted
+        future = self.future
         if future is None or self.state not in {EntryState.STORED, EntryState.ENDED}:
             return
         # Asked for and answered at the same moment, both sides may find each other.
@@ -187,6 +185,16 @@ class Entry:
             row.attempts, row.first_at, row.due_at, row.delay, errors = self.failures
             row.errors = errors_json(errors)
         return row
+
+    def as_letter(self, now: float) -> LetterRow:
+        """Return it, which has died, as a dead letter."""
+        outcome, source = self.outcome, "" if self.lane is None else self.lane.name
+        assert outcome is not None
+        letter = LetterRow(self.id, self.kind, self.version, self.text, printable(outcome.reason))
+        letter.attempts, letter.crashes = outcome.attempts, self.crashes
+        letter.accepted_at, letter.died_at = self.accepted_at, now
+        letter.errors, letter.source = errors_json(outcome.errors), source
+        return letter
 
     def __repr__(self) -> str:
         return (

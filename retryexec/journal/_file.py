@@ -5,22 +5,23 @@ Each file has one writer. What is in it is what would have to be run if that one
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from retryexec.journal._directory import Lock
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Lost
+from retryexec.journal._reserve import SMALLEST, Reserve
 from retryexec.journal._rows import JOB_COLUMNS, JobRow, errors_json, values_of
 from retryexec.journal._sqlite import (
     STRICT,
     Format,
     check_content,
     is_damaged,
+    is_full,
     make_tables,
     never_closed,
     open_database,
@@ -62,6 +63,7 @@ CREATE TABLE meta(
         "checkpoint_fullfsync=1",
         "wal_autocheckpoint=1000",
         "journal_size_limit=67108864",
+        "secure_delete=FAST",  # what is freed is not written once more only to be blanked
         "temp_store=MEMORY",
         "mmap_size=0",
     ),
@@ -79,6 +81,10 @@ DELETE = "DELETE FROM job WHERE seq BETWEEN ? AND ?"
 _SCAN = f"SELECT {JOB_COLUMNS} FROM job ORDER BY seq"  # noqa: S608  ours
 
 _MOST_ADOPTIONS = 1_000_000
+_PAGE = 4096  # bytes
+_ROW_BYTES = 150  # of a row, beside its JSON
+
+T = TypeVar("T")
 
 
 class JournalFile:
@@ -93,6 +99,8 @@ class JournalFile:
         self.path = lock.database
         self.sql = sql
         self._inode = self._stat()
+        self._reserve = Reserve(lock.path.with_suffix(".spare"))
+        self._new_bytes = 0  # of new rows, about, that may be in the log alone
         self.begin()
 
     def begin(self) -> None:
@@ -110,20 +118,17 @@ class JournalFile:
         """Make the file that belongs to *lock*."""
         # Before SQLite makes it, which would let the umask decide who may read it.
         os.close(os.open(lock.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        return cls.filled(lock, lock.database, power=power)
-
-    @classmethod
-    def filled(cls, lock: Lock, path: "Path | str", *, power: bool) -> "JournalFile":
-        """Make the tables in the empty file *path*."""
-        sql = open_database(path, JOBS, new=True, extra=_synchronous(power))
+        sql = open_database(lock.database, JOBS, new=True, extra=_synchronous(power))
         try:
             with transaction(sql):
                 make_tables(sql, JOBS)
                 sql.execute("INSERT INTO meta(owner) VALUES(?)", (lock.owner,))
-            return cls(lock, sql)
+            file = cls(lock, sql)
+            file._reserve.make()
         except BaseException:
             sql.close()
             raise
+        return file
 
     @classmethod
     def open(cls, lock: Lock, *, power: bool) -> "JournalFile | None":
@@ -182,35 +187,97 @@ class JournalFile:
             Lost: the file has been moved, removed or damaged.
             sqlite3.Error: none was done, or, if even COMMIT was reached, it is not known.
         """
+        if changes.inserts:
+            self._keep_reserve()
+        return self._with_room(lambda: self._apply(changes), all_of_it=not changes.inserts)
+
+    def _apply(self, changes: Changes) -> int:
         sql = self.sql
-        try:
-            if sql.in_transaction:  # left by an error that not even a rollback could mend
-                sql.execute("ROLLBACK")
-            with transaction(sql):
-                if changes.inserts:
-                    self._insert(changes.inserts)
-                if changes.updates:
-                    sql.executemany(UPDATE, map(_update, changes.updates))
-                if changes.marks:
-                    sql.executemany(MARK, [(entry.row,) for entry in changes.marks])
-                missing = 0
-                if changes.deletes:
-                    rows = [row for entry in changes.deletes if (row := entry.row) is not None]
-                    missing = len({*rows})  # some may have been shown twice
-                    missing -= sql.executemany(DELETE, _runs(rows)).rowcount
-                # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
-                self.verify_path()
-        except sqlite3.Error as error:
-            raise _lost(self, error) from error
+        missing = 0
+        with transaction(sql):
+            if changes.inserts:
+                self._insert(changes.inserts)
+            if changes.updates:
+                sql.executemany(UPDATE, map(_update, changes.updates))
+            if changes.marks:
+                sql.executemany(MARK, [(entry.row,) for entry in changes.marks])
+            if changes.deletes:
+                rows = [row for entry in changes.deletes if (row := entry.row) is not None]
+                missing = len({*rows})  # some may have been shown twice
+                missing -= sql.executemany(DELETE, _runs(rows)).rowcount
+            # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
+            self.verify_path()
+        if changes.inserts and self._new_bytes * 2 > self._reserve.size:
+            self._carry_over()
         return missing
+
+    def _with_room(self, write: Callable[[], T], *, all_of_it: bool = True) -> T:
+        """Return *write()*, a transaction; if the disk is full, once more after making room.
+
+        Args:
+            all_of_it: whether the reserve may be given up for it.
+
+        Raises:
+            Lost: the file is damaged.
+        """
+        try:
+            if self.sql.in_transaction:  # left by an error that not even a rollback could mend
+                self.sql.execute("ROLLBACK")
+            try:
+                return write()
+            except sqlite3.Error as error:
+                if not (is_full(error) and self._make_room(all_of_it=all_of_it)):
+                    raise
+            return write()
+        except sqlite3.Error as error:
+            if is_damaged(error):
+                msg = f"{self.path} is damaged: {error}"
+                raise Lost(msg) from error
+            raise
+
+    def _make_room(self, *, all_of_it: bool) -> bool:
+        """Give back the space of the log and, if need be, that of the reserve."""
+        before = self.log_bytes()
+        with suppress(sqlite3.Error):
+            self.truncate_log()
+        if self.log_bytes() < before:
+            return True
+        if not (all_of_it and self._reserve.size):
+            return False
+        self._reserve.release()
+        with suppress(sqlite3.Error):
+            self.truncate_log()
+        return True
+
+    def _keep_reserve(self) -> None:
+        """See that there will be room for the ends of new jobs.
+
+        Raises:
+            OSError: there will not.
+        """
+        try:
+            self._reserve.make()
+        except OSError:
+            # What the database has within itself will do.
+            (free,) = self.sql.execute("PRAGMA freelist_count").fetchone()
+            if free * _PAGE < SMALLEST:
+                raise
+
+    def _carry_over(self) -> None:
+        """Let the database grow by what is in the log, while there is room for that."""
+        self._new_bytes = 0
+        with suppress(sqlite3.Error):
+            self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         place, rest = 0, len(entries)
         if rest == 1:
             entry = entries[0]
+            self._new_bytes += len(entry.data) + _ROW_BYTES
             row = (entry.row, entry.id, entry.kind, entry.version, entry.data, entry.accepted_at)
             self.sql.execute(_INSERTS[1], row)
             return
+        self._new_bytes += sum(len(e.data) for e in entries) + _ROW_BYTES * rest
         rows = [(e.row, e.id, e.kind, e.version, e.data, e.accepted_at) for e in entries]
         for size, statement in _INSERTS.items():
             while rest >= size:
@@ -225,12 +292,14 @@ class JournalFile:
         Raises:
             Lost, sqlite3.Error: none has been written.
         """
-        try:
+        values = [values_of(row) for row in rows]
+
+        def insert() -> None:
             with transaction(self.sql):
-                self.sql.executemany(_INSERT_ALL, map(values_of, rows))
+                self.sql.executemany(_INSERT_ALL, values)
                 self.verify_path()
-        except sqlite3.Error as error:
-            raise _lost(self, error) from error
+
+        self._with_room(insert, all_of_it=False)
 
     def holds(self, entry: Entry) -> bool:
         """Return whether *entry* is on disk."""
@@ -247,6 +316,9 @@ class JournalFile:
 
     def taken_over(self, found: Findings = NOTHING_FOUND) -> None:
         """Write down what a takeover has found, in one transaction."""
+        self._with_room(lambda: self._taken_over(found))
+
+    def _taken_over(self, found: Findings) -> None:
         sql = self.sql
         with transaction(sql):
             sql.executemany(
@@ -259,6 +331,16 @@ class JournalFile:
                 sql.execute("UPDATE meta SET adoptions=?", (found.adoptions,))
             self.verify_path()
 
+    def park(self, parked: Sequence[tuple[str | None, int]]) -> None:
+        """Write down why rows are *parked*."""
+        with transaction(self.sql):
+            self.sql.executemany("UPDATE job SET parked=? WHERE seq=?", parked)
+
+    def remove_rows(self, rows: Sequence[int]) -> None:
+        """Remove *rows* for good."""
+        with transaction(self.sql):
+            self.sql.executemany(DELETE, [(row, row) for row in rows])
+
     def adoptions(self) -> int:
         """Return how many owners have crashed with it in a row; -1 if the last one did not."""
         found = self.sql.execute("SELECT adoptions FROM meta").fetchone()
@@ -267,8 +349,14 @@ class JournalFile:
 
     def mark_clean_exit(self) -> None:
         """Write down that this owner has not crashed: it leaves on its own."""
-        self.sql.execute("UPDATE meta SET adoptions=-1")
-        self.sql.execute("UPDATE job SET started=0 WHERE started<>0")
+
+        def mark() -> None:
+            with transaction(self.sql):
+                self.sql.execute("UPDATE meta SET adoptions=-1")
+                self.sql.execute("UPDATE job SET started=0 WHERE started<>0")
+
+        self._with_room(mark)
+        self._reserve.release()
 
     # ---- looking after it
 
@@ -313,6 +401,10 @@ class JournalFile:
         """Give back the disk space of the log; nothing is lost if a reader is in the way."""
         self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
+    def frames(self) -> int:
+        """Return how many pages there are in the log, as far as SQLite can read it."""
+        return int(self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
+
     def log_bytes(self) -> int:
         """Return the size of the log."""
         return size_of(f"{self.path}-wal")
@@ -324,11 +416,6 @@ class JournalFile:
 def _synchronous(power: bool) -> tuple[str]:
     # FULL syncs the log at each commit; NORMAL leaves that to the system, and to its power.
     return ("synchronous=FULL" if power else "synchronous=NORMAL",)
-
-
-def _lost(file: JournalFile, error: sqlite3.Error) -> Exception:
-    """Return *error*, or what says that the file is damaged."""
-    return Lost(f"{file.path} is damaged: {error}") if is_damaged(error) else error
 
 
 def _update(entry: Entry) -> tuple[Any, ...]:

@@ -277,14 +277,17 @@ class Inspector:
         In the moment between two files a job is in both of them.
         """
         name = plain_id(job_id)
-        where, value = ("id GLOB ?", f"{name}*") if is_prefix(name) else ("id=?", name)
+        # One that is damaged may have any id.
+        where, values = "id IN (?,?)", (name, job_id)
+        if is_prefix(name):
+            where, values = "id GLOB ? OR id=?", (f"{name}*", job_id)
         found: list[UnfinishedJob | DeadLetter] = []
         for owner in self.owners():
             query = f"{_JOBS} WHERE {where}"
-            rows = self._ask(owner, lambda sql, q=query: sql.execute(q, (value,)).fetchall())  # type: ignore[misc]
+            rows = self._ask(owner, lambda sql, q=query: sql.execute(q, values).fetchall())  # type: ignore[misc]
             found += [self._job(row, owner) for row in rows or ()]
         query = f"{SELECT} WHERE {where}"
-        letters = self._ask_dead(lambda sql: sql.execute(query, (value,)).fetchall())
+        letters = self._ask_dead(lambda sql: sql.execute(query, values).fetchall())
         return [*found, *(letter_of(read_letter(row)) for row in letters or ())]
 
     # ---- counts

@@ -4,29 +4,24 @@ import atexit
 import os
 import threading
 import time
-import traceback
 import weakref
 from _thread import allocate_lock
 from collections.abc import Callable, Mapping
-from itertools import count
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-from retryexec._outcome import text_of
 from retryexec._validate import callable_or_none, seconds, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, closed
-from retryexec.journal._entry import DONE, Entry, FailureRecord, Host, Outcome
+from retryexec.journal._entry import DONE, Entry, Host, Outcome
 from retryexec.journal._errors import JournalError
+from retryexec.journal._failures import death, failed
+from retryexec.journal._ids import ids
 from retryexec.journal._letters import DeadLetters, Redact
-from retryexec.journal._rows import ErrorText, bounded, printable
 from retryexec.journal._sqlite import tell_of_sqlite
 from retryexec.journal._sqlite_store import SQLiteStore
-
-ERRORS_KEPT = 10
-_TRACEBACK_LIMIT, _TYPE_LIMIT = 8000, 500  # characters
 
 
 class JournalStats(NamedTuple):
@@ -113,6 +108,8 @@ class Journal:
         place = Directory(directory, allow_network=allow_network)
         store = SQLiteStore(place, codec, power=power, max_crashes=crashes, wall=wall_clock)
         self._directory = place.path
+        if place.is_new:
+            tell_of_sqlite()
         self._set_up(store, codec, waits, pause, redact, wall_clock)
 
     def _set_up(  # noqa: PLR0917  for the one in memory, too
@@ -166,7 +163,6 @@ class Journal:
                 raise JournalError(msg)
             engine = self._engine = self._new_engine(host)
             self._host = host
-        tell_of_sqlite()
         try:
             engine.start(take_over=True)
         except BaseException:
@@ -382,69 +378,6 @@ def one_of(name: str, value: Any, *allowed: str) -> str:
         msg = f"{name} takes {words} (got {value!r})"
         raise ValueError(msg)
     return str(value)
-
-
-def ids() -> Callable[[float], str]:
-    """Return a function that makes new ids: UUIDs of version 7, for a time in seconds."""
-    # Forty random bits for this process, and a counter with a random start, in the places that
-    # the standard leaves to us.
-    bits = int.from_bytes(os.urandom(10))
-    middle = 7 << 76 | (bits & 0xFFF) << 64 | (bits >> 12 & 0xFFFFFFF | 0x80000000) << 32
-    numbers = count(bits >> 40 & 0xFFFFFFFF)
-    # Without the interpreter's own lock, two threads may get the same number from a counter.
-    lock = allocate_lock()
-
-    def new(now: float) -> str:
-        with lock:
-            number = next(numbers)
-        milliseconds = int(now * 1000) if now > 0 else 0
-        return "%032x" % (milliseconds << 80 | middle | number & 0xFFFFFFFF)
-
-    return new
-
-
-def error_text(
-    attempt: int, at: float, error: BaseException | None, *, whole: bool = False
-) -> ErrorText:
-    """Return a failed attempt as text, with the *whole* of its traceback or without."""
-    if error is None:
-        return ErrorText(attempt, at, "", "")
-    text = text_of(error)
-    if whole:
-        try:
-            lines = traceback.format_exception(error)
-            text = "".join(lines)[-_TRACEBACK_LIMIT:]
-        except Exception:  # noqa: S110  of the user's own making; the text will do
-            pass
-    return ErrorText(attempt, at, printable(type(error).__qualname__, _TYPE_LIMIT), printable(text))
-
-
-def failed(
-    entry: Entry,
-    attempts: int,
-    delay: float,
-    error: BaseException | None,
-    *,
-    elapsed: float,
-    now: float,
-) -> FailureRecord:
-    """Return what is kept of *entry*'s failures, the latest one included."""
-    errors = (*entry.errors, error_text(attempts, now, error))[-ERRORS_KEPT:]
-    first_at = None if entry.failures is None else entry.failures.first_at
-    if first_at is None:
-        first_at = now - elapsed
-    delay = bounded(delay)
-    return FailureRecord(attempts, first_at, now + delay, delay, errors)
-
-
-def death(
-    entry: Entry, reason: str, attempts: int, error: BaseException | None, now: float
-) -> Outcome:
-    """Return the outcome of an *entry* that has finally failed."""
-    errors = [known for known in entry.errors if known.attempt != attempts or error is None]
-    if error is not None or not errors:
-        errors.append(error_text(attempts, now, error, whole=True))
-    return Outcome(str(reason), tuple(errors[-ERRORS_KEPT:]), attempts)
 
 
 _journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()

@@ -9,60 +9,28 @@ divided until it is found.
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from retryexec.journal._entry import DONE, Entry, EntryState, Host
-from retryexec.journal._errors import JournalError, JournalFull, Lost
-from retryexec.journal._rows import LetterRow, errors_json, printable
+from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
+from retryexec.journal._entry import DONE, Entry, Host
+from retryexec.journal._errors import Lost
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
 
-_DOUBTS = 5  # looks at the lane, before an outcome stays unknown
-_DOUBT_PAUSE = 0.05
-
-NEW, WRITING, STORED, HOMELESS, ENDED = EntryState
-
-
-class Batch(NamedTuple):
-    """What one look at some entries has found to do."""
-
-    inserts: list[Entry]
-    updates: list[Entry]
-    deletes: list[Entry]
-    marks: list[Entry]
-
-    def __bool__(self) -> bool:
-        return any(self)
-
-    @property
-    def size(self) -> int:
-        """How many changes that is."""
-        return sum(map(len, self))
-
-    def without_inserts(self) -> "Batch":
-        """Return what is left of it when the new entries have been refused."""
-        return Batch([], *([e for e in part if e.state is not ENDED] for part in self[1:]))
-
-    def halves(self) -> "tuple[Batch, Batch]":
-        """Return two batches, the first of which is to be done first."""
-        first, second, room = list[list[Entry]](), list[list[Entry]](), self.size // 2
-        for part in self:
-            first.append(part[:room])
-            second.append(part[room:])
-            room -= len(first[-1])
-        return Batch(*first), Batch(*second)
+_DOUBTS, _DOUBT_PAUSE = 5, 0.05  # looks at the lane before an outcome stays unknown; seconds
 
 
 class Lanes:
     """The lanes of this process, in agreement with its entries. For the writer's thread alone.
 
     Attributes:
+        answers: tells those who wait.
         own: where new entries go; made when there is something to write.
         taken: lanes of dead owners; the takeover adds, the writer removes.
         left: names of lanes that were left with what nobody here can run.
         backlog: entries for which something could not be written, to be looked at again.
-        homeless: entries of a lane that is lost.
+        homeless: entries of a lost lane.
         error: what the latest transaction met; None if all is well.
         failing: whether the batch at hand has met an error.
         batches: transactions so far.
@@ -78,6 +46,7 @@ class Lanes:
         self._store = store
         self._host = host
         self._later = later  # runs something on a thread that may wait for the writer
+        self.answers = Answers(store, later)
         self._wall = wall
         self.own: Lane | None = None
         self.taken: set[Lane] = set()
@@ -141,7 +110,7 @@ class Lanes:
             elif state is STORED or state is WRITING:
                 deletes.append(entry)
             elif state is NEW:
-                self._end(entry)  # so quick that it never needed the disk
+                self.answers.end(entry)  # so quick that it never needed the disk
         return batch, dying
 
     def _by_lane(self, batch: Batch) -> Iterable[tuple[Lane, Batch]]:
@@ -162,7 +131,7 @@ class Lanes:
             try:
                 own = self.own = self._store.new_lane()
             except Exception as error:
-                self._refuse(inserts, error)
+                self.answers.refuse(inserts, error)
                 self._fail(error)
                 return False
         row = own.next_row
@@ -172,14 +141,13 @@ class Lanes:
         own.next_row = row
         return True
 
-    def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> None:
-        """Make one transaction of *batch*, and tell those who wait."""
+    def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> bool:
+        """Make one transaction of *batch*, and tell those who wait; return whether it was made."""
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
         except Exception as error:
-            self._repair(lane, batch, marks, error)
-            return
+            return self._repair(lane, batch, marks, error)
         if missing:
             logger.warning(
                 "%d jobs that have ended here were no longer in %s: somebody else has ended or "
@@ -188,6 +156,7 @@ class Lanes:
                 lane,
             )
         self._applied(lane, batch, marks)
+        return True
 
     def _applied(self, lane: Lane, batch: Batch, marks: Sequence[Entry] = ()) -> None:
         self.batches += 1
@@ -197,7 +166,8 @@ class Lanes:
             live[entry.row] = entry
             entry.lane = lane
             entry.state = STORED
-            self._tell(entry)
+            if entry.waiter is not None or entry.future is not None:
+                self.answers.tell(entry)
         for entry in batch.updates:
             entry.marked = False
             self._end_turn(lane, entry)
@@ -208,7 +178,8 @@ class Lanes:
         for entry in batch.deletes:
             live.pop(entry.row, None)  # type: ignore[arg-type]
             entry.state = ENDED
-            self._end_turn(lane, entry, ended=True)
+            if lane.turn is not None:
+                self._end_turn(lane, entry, ended=True)
 
     def _running_in(self, lane: Lane, marks: list[Entry]) -> list[Entry]:
         """Return *marks* and the entries at work for which there is no mark yet."""
@@ -227,7 +198,7 @@ class Lanes:
         now = self._wall()
         try:
             self._store.letters.insert(
-                [_letter_of(entry, now) for entry in {e.id: e for e in dying}.values()]
+                [entry.as_letter(now) for entry in {e.id: e for e in dying}.values()]
             )
         except Exception as error:
             if self._store.is_unavailable(error):
@@ -242,7 +213,7 @@ class Lanes:
         for entry in dying:
             entry.outcome = DONE  # as far as its own lane is concerned
             if entry.state is NEW:
-                self._end(entry)
+                self.answers.end(entry)
             elif entry.state is STORED:
                 stored.append(entry)
         return stored
@@ -261,57 +232,19 @@ class Lanes:
             error,
         )
         if entry.state is NEW:
-            self._end(entry)
+            self.answers.end(entry)
         return []
-
-    # ---- what becomes of one entry
-
-    def _tell(self, entry: Entry) -> None:
-        """Tell those who wait for *entry* that it is accepted, or refused."""
-        if entry.waiter is not None:
-            entry.waiter.release()
-        if entry.is_awaited:
-            self._later(entry.resolve)
-
-    def _end(self, entry: Entry) -> None:
-        """Note that nothing of *entry* is on disk, or has to be."""
-        entry.state = ENDED
-        self._tell(entry)
-
-    def _refuse(self, entries: Iterable[Entry], error: Exception) -> None:
-        refusal = self._refusal(error)
-        for entry in entries:
-            entry.refusal = refusal
-            self._end(entry)
-
-    def _refusal(self, error: Exception) -> JournalError:
-        if isinstance(error, JournalError):
-            return error
-        if self._store.is_full(error):
-            refusal: JournalError = JournalFull(
-                f"the disk is full: the job was not accepted ({error})"
-            )
-        else:
-            refusal = JournalError(
-                f"the job could not be written down, so it was not accepted: {error}"
-            )
-        refusal.__cause__ = error
-        return refusal
-
-    def turn_away(self, entries: Iterable[Entry], error: Exception) -> None:
-        """After the end: refuse what came too late; by any thread."""
-        self._refuse([entry for entry in entries if entry.state is NEW], error)
 
     # ---- when things go wrong
 
     def fail_batch(self, entries: Sequence[Entry], error: Exception) -> None:
         """After an error of unknown kind: leave nobody waiting, and forget no end."""
         self._fail(error)
-        self._refuse([e for e in entries if e.state in {NEW, WRITING}], error)
+        self.answers.refuse([e for e in entries if e.state in {NEW, WRITING}], error)
         self.backlog = [entry for entry in entries if entry.state is STORED]
 
-    def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
-        """Save what can be saved of a transaction that failed."""
+    def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> bool:
+        """Save what can be saved of a transaction that failed; return whether all has been."""
         inserts = batch.inserts
         if isinstance(error, Lost):
             self._move_out(lane, error)
@@ -320,20 +253,33 @@ class Lanes:
             self.homeless += inserts
             self._find_home()
             if self.homeless:
-                self._refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
+                self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
                 self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
-            return
+            return False
         landed = self._landed(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
             self._applied(lane, batch, marks)
-        elif landed is None:
+            return True
+        if landed is None:
             self._doubt(lane, inserts, error)
-            self._postpone(batch, error)
-        elif self._store.is_unavailable(error):
-            self._refuse(inserts, error)
-            self._postpone(batch, error)
-        else:
+        elif not self._store.is_unavailable(error):
             self._isolate(lane, batch, marks, error)
+            return False
+        elif self._store.is_full(error) and not inserts and batch.size > 1:
+            return self._apply_in_parts(lane, batch)
+        else:
+            self.answers.refuse(inserts, error)
+        self._postpone(batch, error)
+        return False
+
+    def _apply_in_parts(self, lane: Lane, batch: Batch) -> bool:
+        """Make smaller transactions of *batch*, for which there may be room on a full disk."""
+        first, second = batch.halves()
+        if self._apply(lane, first, mark=False):
+            return self._apply(lane, second, mark=False)
+        for part in second:
+            self.backlog += part
+        return False
 
     def _postpone(self, batch: Batch, error: Exception) -> None:
         self._fail(error)
@@ -342,13 +288,13 @@ class Lanes:
 
     def _doubt(self, lane: Lane, inserts: Sequence[Entry], error: Exception) -> None:
         """Refuse *inserts* of which nobody can say whether they are there; if so, they go."""
-        refusal = self._refusal(error)
+        refusal = self.answers.refusal(error)
         for entry in inserts:
             assert entry.row is not None
             entry.lane, entry.outcome, entry.state = lane, DONE, STORED
             lane.live[entry.row] = entry
             entry.refusal = refusal
-            self._tell(entry)
+            self.answers.tell(entry)
         self.backlog += inserts
 
     def _landed(self, lane: Lane, entry: Entry) -> bool | None:
@@ -369,7 +315,7 @@ class Lanes:
             for half in batch.halves():
                 self._apply(lane, half, mark=False)
         elif batch.inserts:
-            self._refuse(batch.inserts, error)
+            self.answers.refuse(batch.inserts, error)
         elif batch.updates:
             self._update_plainly(lane, batch.updates[0], error)
         elif batch.marks:
@@ -414,7 +360,7 @@ class Lanes:
         for entry in self.homeless:
             if entry.state is HOMELESS:
                 if entry.outcome is DONE:
-                    self._end(entry)  # meanwhile
+                    self.answers.end(entry)  # meanwhile
                 else:
                     entries.append(entry)
         if not entries:
@@ -502,21 +448,3 @@ class Lanes:
         except Exception as error:
             logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
             lane.abandon()
-
-
-def _letter_of(entry: Entry, now: float) -> LetterRow:
-    outcome, lane = entry.outcome, entry.lane
-    assert outcome is not None and outcome.reason is not None
-    return LetterRow(
-        entry.id,
-        entry.kind,
-        entry.version,
-        entry.text,
-        printable(outcome.reason),
-        outcome.attempts,
-        entry.crashes,
-        entry.accepted_at,
-        now,
-        errors_json(outcome.errors),
-        "" if lane is None else lane.name,
-    )

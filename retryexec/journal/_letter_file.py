@@ -10,21 +10,20 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from retryexec.journal._directory import DEAD, Directory
-from retryexec.journal._errors import JournalError
 from retryexec.journal._rows import LETTER_COLUMNS, LetterRow, read_letter, values_of
+from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
     STRICT,
     Format,
+    check_content,
     check_schema,
     check_version,
     is_damaged,
     make_tables,
     open_database,
-    salvage,
-    set_aside,
     transaction,
 )
 
@@ -80,6 +79,7 @@ class LetterFile:
     def __init__(self, directory: Directory) -> None:
         self.path = directory.path / DEAD
         self._directory = directory
+        self._checked: int | None = None  # the file that was found to be whole
         # Held while SQLite is in use, and by whoever forks: a child that closed a connection in
         # the middle of a transaction would roll back what is the parent's.
         self.io = threading.RLock()
@@ -103,29 +103,40 @@ class LetterFile:
         if new:
             self._directory.sync()
 
-    @contextmanager
-    def reading(self) -> Generator[sqlite3.Connection | None]:
-        """Open the file to read it; None if there is nothing in it.
+    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:
+        """Return what *ask* reads of the letters; *default* if there is nothing to be read."""
 
-        Raises:
-            JournalError: it turns out to be damaged; what can be read has been saved.
-        """
-        if not self:
-            yield None
-            return
-        with self.io, closing(self._mending(self._open, self._open)) as sql:
-            try:
-                yield sql if check_version(sql, self.path, LETTERS) else None
-            except sqlite3.DatabaseError as error:
-                if not is_damaged(error):
-                    raise
-                sql.close()
-                self._rescue(error)
-                msg = f"{self.path} was damaged; what could be read was saved: try again"
-                raise JournalError(msg) from error
+        def read() -> T:
+            if not self:
+                return default
+            with self.io, closing(self._open()) as sql:
+                return ask(sql) if check_version(sql, self.path, LETTERS) else default
+
+        return self._mending(read)
+
+    def change(self, do: Callable[[sqlite3.Connection], T], default: T) -> T:
+        """Return *do()*, made one transaction; *default* if there is nothing to be changed."""
+
+        def change() -> T:
+            if not self:
+                return default
+            with self.transaction() as sql:
+                return do(sql)
+
+        return self._mending(change)
 
     def _open(self) -> sqlite3.Connection:
-        return open_database(self.path, LETTERS)
+        sql = open_database(self.path, LETTERS)
+        try:
+            inode = self.path.stat().st_ino
+            if inode != self._checked:  # once: it takes long where there are many
+                if check_version(sql, self.path, LETTERS):
+                    check_content(sql, LETTERS)
+                self._checked = inode
+        except BaseException:
+            sql.close()
+            raise
+        return sql
 
     def forget_after_fork(self) -> None:
         """In a forked child: have a lock of its own."""
@@ -140,7 +151,7 @@ class LetterFile:
             with self.transaction() as sql:
                 sql.executemany(_INSERT, map(values_of, letters))
 
-        self._mending(insert, insert)
+        self._mending(insert)
 
     def reconcile(self, owner: str, present: Callable[[AbstractSet[str]], set[str]]) -> set[str]:
         """Finish what the dead *owner* of a file had begun, before its jobs are run.
@@ -153,41 +164,38 @@ class LetterFile:
         Returns:
             the ids of those jobs there that have died, and must not run.
         """
-        if not self:
-            return set()
-        return self._mending(lambda: self._reconcile(owner, present), set)
-
-    def _reconcile(self, owner: str, present: Callable[[AbstractSet[str]], set[str]]) -> set[str]:
-        with self.io, closing(self._open()) as sql:
-            if not check_version(sql, self.path, LETTERS):
-                return set()
-            found = sql.execute(
-                "SELECT id, rerun_to FROM dead WHERE source=? OR rerun_to=?", (owner, owner)
-            ).fetchall()
+        query = "SELECT id, rerun_to FROM dead WHERE source=? OR rerun_to=?"
+        none: list[Any] = []
+        found = self.read(lambda sql: sql.execute(query, (owner, owner)).fetchall(), none)
         ids = present({id_ for id_, _ in found}) if found else set()
         rerun = [(id_,) for id_, to in found if to == owner and id_ in ids]
         unfinished = [(id_,) for id_, to in found if to == owner and id_ not in ids]
         if rerun or unfinished:
-            with self.transaction() as sql:
+
+            def settle(sql: sqlite3.Connection) -> None:
                 sql.executemany("DELETE FROM dead WHERE id=?", rerun)
                 sql.executemany("UPDATE dead SET rerun_to=NULL WHERE id=?", unfinished)
+
+            self.change(settle, None)
         return {id_ for id_, to in found if to != owner and id_ in ids}
 
-    def _mending(self, do: Callable[[], T], after: Callable[[], T]) -> T:
-        """Return *do()*, or, if the file is damaged, what *after* its repair there is."""
-        try:
+    def _mending(self, do: Callable[[], T]) -> T:
+        """Return *do()*; if the file turns out to be damaged, once more after its repair."""
+        with self.io:
+            try:
+                return do()
+            except sqlite3.DatabaseError as error:
+                if not is_damaged(error):
+                    raise
+                self._rescue(error)
             return do()
-        except sqlite3.DatabaseError as error:
-            if not is_damaged(error):
-                raise
-            self._rescue(error)
-            return after()
 
     def _rescue(self, error: Exception) -> None:
         saved = salvage(self.path, LETTERS)
         aside = set_aside(self.path)
         logger.error(
-            "the dead letters are damaged (%s): %d of them saved, %d lost, the old file is %s",
+            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is "
+            "%s",
             error,
             len(saved.rows),
             saved.lost,

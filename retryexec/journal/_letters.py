@@ -162,11 +162,10 @@ class DeadLetters:
             error: only those whose latest error is of this type, or has this in its text.
             before: only those that died before this time, in seconds of the wall clock.
         """
-        with self._store.letters.reading() as sql:
-            if sql is None:
-                return []
-            rows = Choice(kind, error, before).rows(sql, limit)
-            return [letter_of(row) for _, row in rows]
+        choice = Choice(kind, error, before)
+        none: Sequence[Numbered] = ()
+        rows = self._store.letters.read(lambda sql: tuple(choice.rows(sql, limit)), none)
+        return [letter_of(row) for _, row in rows]
 
     def __iter__(self) -> Iterator[DeadLetter]:
         return iter(self.list())
@@ -181,12 +180,11 @@ class DeadLetters:
         self, kind: str | None = None, *, error: str | None = None, before: float | None = None
     ) -> int:
         """Return how many letters there are, chosen as by `list`."""
-        with self._store.letters.reading() as sql:
-            if sql is None:
-                return 0
-            if (kind, error, before) == (None, None, None):
-                return int(sql.execute("SELECT count(*) FROM dead").fetchone()[0])
-            return sum(1 for _ in Choice(kind, error, before).rows(sql))
+        choice = Choice(kind, error, before)
+        if choice == Choice():
+            query = "SELECT count(*) FROM dead"
+            return self._store.letters.read(lambda sql: int(sql.execute(query).fetchone()[0]), 0)
+        return self._store.letters.read(lambda sql: sum(1 for _ in choice.rows(sql)), 0)
 
     def get(self, letter_id: str, /) -> DeadLetter:
         """Return the letter *letter_id*.
@@ -194,8 +192,10 @@ class DeadLetters:
         Raises:
             LookupError: there is none, or more than one id begins so.
         """
-        with self._store.letters.reading() as sql:
-            return letter_of(_found(sql, letter_id).row)
+        found = self._store.letters.read(lambda sql: _found(sql, letter_id), None)
+        if found is None:
+            raise no_letter(letter_id)
+        return letter_of(found.row)
 
     def shown(self, letter: DeadLetter) -> Any:
         """Return the fields of *letter* as the journal's ``redact`` lets them be seen."""
@@ -238,9 +238,9 @@ class DeadLetters:
         return moved
 
     def _move_out(self, letters: LetterFile, choose: Choose) -> int:
-        with letters.reading() as sql:
-            if sql is None or not choose(sql):
-                return 0
+        none: Sequence[Numbered] = ()
+        if not letters.read(choose, none):
+            return 0
         lane = self._store.new_lane()
         try:
             # In three steps, each on disk before the next: whatever happens in between, whoever
@@ -275,14 +275,18 @@ class DeadLetters:
             JobRefused: it would not make a job any more; nothing has changed.
             JournalError: its kind is not registered here.
         """
-        if not self._store.letters:
-            raise no_letter(letter_id)
-        with self._store.letters.transaction() as sql:
+
+        def edit(sql: sqlite3.Connection) -> DeadLetter:
             number, row = _found(sql, letter_id)
             row.ver, data = edited(self._codec, letter_of(row), changes)
             row.data = data.decode()
             sql.execute("UPDATE dead SET ver=?, data=? WHERE rowid=?", (row.ver, row.data, number))
-        return letter_of(row)
+            return letter_of(row)
+
+        letter = self._store.letters.change(edit, None)
+        if letter is None:
+            raise no_letter(letter_id)
+        return letter
 
     def discard(self, letter_id: str, /) -> None:
         """Remove letter *letter_id* for good.
@@ -304,12 +308,12 @@ class DeadLetters:
         return self._discard(lambda sql: [*Choice(kind, error, before).rows(sql)])
 
     def _discard(self, choose: Choose) -> int:
-        if not self._store.letters:
-            return 0
-        with self._store.letters.transaction() as sql:
+        def discard(sql: sqlite3.Connection) -> int:
             chosen = [(letter.number,) for letter in choose(sql) if letter.row.rerun_to is None]
             sql.executemany("DELETE FROM dead WHERE rowid=?", chosen)
-        return len(chosen)
+            return len(chosen)
+
+        return self._store.letters.change(discard, 0)
 
 
 def dead_letters(path: "str | os.PathLike[str]") -> DeadLetters:
@@ -376,10 +380,8 @@ def no_letter(letter_id: str) -> LookupError:
     return LookupError(f"there is no dead letter {letter_id!r}")
 
 
-def _found(sql: sqlite3.Connection | None, letter_id: str) -> Numbered:
+def _found(sql: sqlite3.Connection, letter_id: str) -> Numbered:
     """Return the letter with this id, or the only one whose id begins so."""
-    if sql is None:
-        raise no_letter(letter_id)
     name = plain_id(letter_id)
     query, values = f"{_SELECT} WHERE id IN (?,?,CAST(? AS BLOB))", (name, letter_id, letter_id)
     found = sql.execute(query, values).fetchall()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from retryexec._validate import callable_or_none, whole_number
@@ -17,11 +18,13 @@ from retryexec.journal._codec import Codec
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._journal import Journal
 from retryexec.journal._letter_file import LETTERS, LetterFile
+from retryexec.journal._reserve import Reserve
 from retryexec.journal._sqlite import make_tables, open_database, transaction
 from retryexec.journal._store import Lane, Taken
 from retryexec.journal._takeover import NOBODY, findings, revive, sort
 
 _MEMORY = ":memory:"
+T = TypeVar("T")
 
 
 class MemoryJournal(Journal):
@@ -100,6 +103,8 @@ class MemoryLane(JournalFile):
         self.name = uuid4().hex
         self.path = Path(_MEMORY)
         self.sql = sql
+        self._reserve = NoReserve(self.path)
+        self._new_bytes = 0
         self._left = left
         self.begin()
 
@@ -127,6 +132,13 @@ class MemoryLane(JournalFile):
         return 0
 
 
+class NoReserve(Reserve):
+    """There is no disk that could be full."""
+
+    def make(self) -> None:
+        """Take nothing."""
+
+
 class MemoryLetters(LetterFile):
     """Dead letters in memory."""
 
@@ -146,8 +158,7 @@ class MemoryLetters(LetterFile):
         with self.io, transaction(self._sql):
             yield self._sql
 
-    @contextmanager
-    def reading(self) -> Generator[sqlite3.Connection | None]:
-        """Read."""
+    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002
+        """Return what *ask* reads."""
         with self.io:
-            yield self._sql
+            return ask(self._sql)

@@ -59,10 +59,10 @@ class LetterRow(msgspec.Struct, array_like=True):
     ver: Version
     data: str
     reason: str
-    attempts: Count
-    crashes: Count
-    accepted_at: Moment
-    died_at: Moment
+    attempts: Count = 0
+    crashes: Count = 0
+    accepted_at: Moment = 0.0
+    died_at: Moment = 0.0
     errors: str | None = None
     source: str = ""
     rerun_to: str | None = None

@@ -8,8 +8,6 @@ import logging
 import os
 import sqlite3
 import stat
-import tempfile
-import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -21,6 +19,7 @@ from retryexec.journal._errors import Newer
 logger = logging.getLogger("retryexec.journal")
 
 BUSY_MS = 5000
+_LIKELY_VERSION = 100  # of a format; a higher one is a flipped bit
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -34,14 +33,13 @@ _READONLY = 8
 _ENVIRONMENT = frozenset({5, 6, 7, _READONLY, 9, 10, FULL, 14, 15, 22, 23})
 
 _SOUND = (3, 51, 3)
-_told: list[tuple[int, int, int]] = []
 
 # Connections that must not be closed, since closing tidies up by name what may be another's
 # file by now, or in a forked child the parent's. They go with the process.
 never_closed: list[sqlite3.Connection] = []
 
 # Text is not trusted to be UTF-8: what is not comes as lone surrogates, which `read_job` finds.
-_as_text = partial(str, encoding="utf-8", errors="surrogateescape")
+as_text = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 class Format(NamedTuple):
@@ -66,13 +64,6 @@ class Format(NamedTuple):
     def records(self) -> str:
         """The name of the table with the records."""
         return next(iter(self.tables))
-
-
-class Salvaged(NamedTuple):
-    """What could be read of a damaged file, and how many records could not, as far as is known."""
-
-    rows: list[tuple[Any, ...]]
-    lost: int
 
 
 # ---- opening
@@ -100,7 +91,7 @@ def open_database(
         _check_kind(Path(path))
     sql = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     try:
-        sql.text_factory = _as_text
+        sql.text_factory = as_text
         sql.execute("PRAGMA trusted_schema=OFF")
         if not new:
             # Before anything that could write to a file of the future.
@@ -134,6 +125,9 @@ def check_version(sql: sqlite3.Connection, path: "Path | str", form: Format) -> 
     if tables and application != form.application:
         msg = f"{path} is not a file of a journal"
         raise damage(msg, NOTADB)
+    if version > _LIKELY_VERSION:
+        msg = f"{path} says it is of version {version}"
+        raise damage(msg)
     if version > form.version:
         msg = f"{path} is of version {version}, and this library knows up to {form.version}"
         raise Newer(msg)
@@ -239,7 +233,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
         # Somebody died in the middle of a transaction, and whoever opens the file next takes it
         # back; a reader may not, and so opens it like the others.
         with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as sql:
-            sql.text_factory = _as_text
+            sql.text_factory = as_text
             yield sql
     finally:
         _tidy_after(path)
@@ -250,7 +244,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
         f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
     )
     try:
-        sql.text_factory = _as_text
+        sql.text_factory = as_text
         sql.execute("PRAGMA trusted_schema=OFF")
     except BaseException:
         sql.close()
@@ -303,139 +297,13 @@ def is_environment(error: BaseException) -> bool:
     return isinstance(error, OSError) or code_of(error) in _ENVIRONMENT
 
 
-# ---- damaged files
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, with all that belongs to it, and return its new name."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
-    number = 0
-    while aside.exists() or aside.is_symlink():
-        number += 1
-        aside = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
-    for suffix in SUFFIXES:
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
-    return aside
-
-
-def salvage(path: Path, form: Format) -> Salvaged:
-    """Return all records that can be read of a damaged file, which is left as it is.
-
-    They are read one by one where a scan fails, of a copy: opening a file may change it. If its
-    first page does not say what it is, a page of a file that we have just made takes its place.
-    """
-    if not path.is_file():
-        return Salvaged([], 0)
-    with tempfile.TemporaryDirectory(prefix="retryexec-") as place:
-        best = Salvaged([], 0)
-        for graft in (False, True):
-            copy = Path(place) / f"{'b' if graft else 'a'}.db"
-            for suffix in ("", "-wal", "-journal"):
-                source = Path(f"{path}{suffix}")
-                if source.is_file():
-                    Path(f"{copy}{suffix}").write_bytes(source.read_bytes())
-            if graft:
-                _graft(copy, form, Path(place) / "model.db")
-            found = _salvage(copy, form)
-            if len(found.rows) > len(best.rows):
-                best = found
-            if best.rows and not best.lost:
-                break
-        return best
-
-
-def _graft(copy: Path, form: Format, model: Path) -> None:
-    """Give *copy* the first page of a new file of the same form."""
-    with closing(sqlite3.connect(model, isolation_level=None)) as sql:
-        for pragma in form.pragmas:
-            sql.execute(f"PRAGMA {pragma}").fetchall()
-        make_tables(sql, form)
-    page = bytearray(model.read_bytes()[:4096])
-    content = copy.read_bytes()
-    page[28:32] = max(1, -(-len(content) // 4096)).to_bytes(4, "big")  # its pages
-    page[92:96] = page[24:28]  # which makes that number count
-    copy.write_bytes(bytes(page) + content[4096:])
-
-
-def _salvage(path: Path, form: Format) -> Salvaged:
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
-            sql.text_factory = _as_text
-            sql.execute("PRAGMA writable_schema=ON")
-            sql.execute("PRAGMA trusted_schema=OFF")
-            return _Salvage(sql, form, path.stat().st_size).run()
-    except (sqlite3.Error, OSError, ValueError):
-        return Salvaged([], 0)
-
-
-class _Salvage:
-    """Reads a table by its row numbers, and leaves out what raises."""
-
-    _MOST_PROBES = 200_000
-
-    def __init__(self, sql: sqlite3.Connection, form: Format, size: int) -> None:
-        table, columns = form.records, form.tables[form.records]
-        self._sql = sql
-        self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
-        self._rows: dict[int, tuple[Any, ...]] = {}
-        self._lost = 0
-        self._probes = self._MOST_PROBES
-        self._most = size // 32 + 1000  # rows that a file of this size may hold
-
-    def run(self) -> Salvaged:
-        low, high = -(2**63), 2**63 - 1
-        up = self._read(low, high, "ASC")
-        if up is not None:  # it raised, after row `up`
-            down = self._read(up + 1, high, "DESC")
-            if down is not None:
-                start = max(up + 1, 1) if up == low else up + 1
-                end = down - 1 if down < high else start + self._most
-                self._between(start, end)
-        return Salvaged([self._rows[number] for number in sorted(self._rows)], self._lost)
-
-    def _read(self, low: int, high: int, order: str) -> int | None:
-        """Read in *order*; return None at the end, or the last row number before an error."""
-        last = low if order == "ASC" else high
-        try:
-            for number, *values in self._sql.execute(
-                f"{self._query}ORDER BY rowid {order}", (low, high)
-            ):
-                self._rows[number] = tuple(values)
-                last = number
-        except (sqlite3.Error, OverflowError):
-            return last
-        return None
-
-    def _between(self, low: int, high: int) -> None:
-        """Read what can be read of a range that cannot be read in one go."""
-        pending = [(low, high)]
-        while pending and self._probes > 0:
-            low, high = pending.pop()
-            if low > high:
-                continue
-            self._probes -= 1
-            last = self._read(low, high, "ASC")
-            if last is None:
-                continue
-            low = last + 1 if last in self._rows else low
-            if low >= high:
-                self._lost += 1
-                continue
-            middle = (low + high) // 2
-            pending += [(middle + 1, high), (low, middle)]
-        self._lost += sum(high - low + 1 for low, high in pending)
-
-
 def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> None:
-    """Tell once of a bug in the log of older SQLites, from which one writer alone is safe.
+    """Tell, when a journal is made, of a bug in the log of older SQLites.
 
-    At INFO: nearly every Python has such a SQLite, and a warning on the terminal of everybody
-    about what does not happen here would only teach people to overlook warnings.
+    At INFO, and once for each journal: nearly every Python has such a SQLite, and there is nothing
+    to do about it for whoever leaves the files alone.
     """
-    if version < _SOUND and not _told:
-        _told.append(version)
+    if version < _SOUND:
         logger.info(
             "nothing to do, unless you write to the journal's files with tools of your own: SQLite "
             "%d.%d.%d, which this Python has, may damage a file that two connections write to at "

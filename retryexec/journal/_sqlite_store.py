@@ -13,15 +13,15 @@ from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._letter_file import LetterFile
+from retryexec.journal._log import transactions_left_out
 from retryexec.journal._rows import JobRow, read_job
+from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
     damage,
     is_damaged,
     is_environment,
     is_full,
     is_plain,
-    salvage,
-    set_aside,
     size_of,
 )
 from retryexec.journal._store import Lane, Taken
@@ -107,7 +107,7 @@ class SQLiteStore:
                 continue
             seen.add(owner)
             try:
-                taken = self._try(owner)
+                taken = self.visit(owner, self._take)
             except Exception as error:
                 # Whatever a dead process has left, it must not keep this one from its work.
                 self._warn_once(owner, "%s.db cannot be taken over: %r", owner, error)
@@ -116,7 +116,12 @@ class SQLiteStore:
                 return taken
         return None
 
-    def _try(self, owner: str) -> Taken | None:
+    def visit(self, owner: str, use: Callable[[JournalFile], Taken | None]) -> Taken | None:
+        """Return *use(file)* for the file of a dead *owner*; None if that one lives.
+
+        The file is kept open if *use* returns something. One that is damaged is set aside, once
+        what can be read of it is in a new file.
+        """
         try:
             lock = self.directory.claim(owner)
         except OSError as error:
@@ -128,11 +133,11 @@ class SQLiteStore:
         file: JournalFile | None = None
         taken: Taken | None = None
         try:
-            file = None if self._is_unfinished(lock) else JournalFile.open(lock, power=self._power)
+            file = None if self._is_unfinished(lock) else self._open(lock)
             if file is None:
                 lock.remove()
             else:
-                taken = self._take(file)
+                taken = use(file)
         except Newer as error:
             self._left_alone.add(owner)
             self._warn_once(owner, "%s: left alone, for a process with a newer library", error)
@@ -150,6 +155,27 @@ class SQLiteStore:
                     file.close_database()
                 lock.release()
         return taken
+
+    def _open(self, lock: Lock) -> JournalFile | None:
+        """Open the file of *lock*; None if there is nothing in it.
+
+        Raises:
+            sqlite3.DatabaseError: it is damaged, or its log is.
+        """
+        log = Path(f"{lock.database}-wal")
+        # Before SQLite reads it, which removes it in the end.
+        content = log.read_bytes() if size_of(log) > _WAL_HEADER and is_plain(log) else b""
+        file = JournalFile.open(lock, power=self._power)
+        if content:
+            missing = transactions_left_out(content, 0 if file is None else file.frames())
+            if missing > 1:
+                if file is not None:
+                    file.close_database()
+                log.touch(mode=0o600)
+                log.write_bytes(content)
+                msg = f"{missing} transactions in its log cannot be read"
+                raise damage(msg)
+        return file
 
     def _is_unfinished(self, lock: Lock) -> bool:
         """Return whether there is no file, or an empty one: its owner died while it made it.
@@ -202,7 +228,7 @@ class SQLiteStore:
         # Only now: a crash in between runs jobs twice, and loses none.
         aside = set_aside(lock.database)
         logger.error(
-            "%s is damaged (%s): %d jobs saved, %d lost, the old file is %s",
+            "%s is damaged (%s): %d jobs saved, about %d lost, the old file is %s",
             lock.database,
             error,
             len(rows),

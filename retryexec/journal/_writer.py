@@ -154,7 +154,7 @@ class Writer:
             if item.__class__ is not Entry:
                 item()
             elif item.state is EntryState.NEW:
-                self.lanes.turn_away([item], error)
+                self.lanes.answers.refuse([item], error)
             elif item.waiter is not None:
                 item.waiter.release()
         self._release_barriers()  # nobody else will

@@ -229,7 +229,7 @@ def test_a_child_has_no_more_time_than_its_parent(clock: VirtualClock) -> None:
     assert called == [10]
 
 
-def test_a_parent_keeps_no_child_that_nobody_waits_for() -> None:
+def test_parent_does_not_keep_an_unused_child_alive() -> None:
     parent = CancelToken()
     child = CancelToken(parent=parent)
     unregister = child.on_cancel(list)

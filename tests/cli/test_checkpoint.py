@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 from helpers.command import Result, jsonl, read_jsonl, start
 
 from retryexec.cli.checkpoint import Checkpoint, RunIdentity, identify
-from retryexec.cli.failures import FailedRecord
+from retryexec.cli.records import FailedRecord
 
 Run = Callable[..., Result]
 Command = Callable[..., Result]
@@ -238,7 +239,10 @@ def test_failed_records_are_tried_again_when_asked_for(
     (stage / "in.jsonl").write_bytes(jsonl({"id": 1, "fails": 1}, {"id": 2}))
     first = outcome(started("--attempts", 1))
     assert ": 1 succeeded, 1 failed\n" in first.out
-    assert "to try again: the same command with --retry-failed" in first.err
+    assert first.err.endswith(
+        "1 record failed for good; to try again: retryexec run logged.py:Save in.jsonl "
+        "--checkpoint run.db --attempts 1 --retry-failed\n"
+    )
     assert ": 1 succeeded, 1 failed\n" in outcome(started("--attempts", 2)).out
     result = outcome(started("--attempts", 2, "--backoff", "zero", "--retry-failed"))
     assert result.status == 0
@@ -263,6 +267,19 @@ def test_two_runs_do_not_share_a_checkpoint(stage: Path, started: Callable[..., 
     assert "--checkpoint 'run.db' is in use by another run" in second.err
     (stage / "open").touch()
     assert outcome(first).status == 0
+    assert done(stage) == Counter([1])
+
+
+def test_names_that_are_not_text_are_no_obstacle(stage: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (stage / f"{name}.py").write_text(LOGGED)
+    (stage / f"{name}.jsonl").write_bytes(jsonl({"id": 1}, {"id": 2, "fails": 9}))
+    arguments = ["run", f"{name}.py:Save", f"{name}.jsonl", "--attempts", "1"]
+    arguments += ["--checkpoint", f"{name}.db", "--failures", f"{name}.failed.jsonl"]
+    for _ in range(2):
+        result = outcome(start(*arguments))
+        assert ": 1 succeeded, 1 failed\n" in result.out
+    assert len(read_jsonl(stage / f"{name}.failed.jsonl")) == 1
     assert done(stage) == Counter([1])
 
 
@@ -311,8 +328,8 @@ def test_another_target_or_format_is_refused(run: Run) -> None:
     result = run(b'{"id": 1}\n', *options, "--encoding", "latin-1")
     assert "was made for INPUT as jsonl, and it is jsonl, latin-1 now" in result.err
     run(b"id\n1\n", "--checkpoint", "csv.db", name="in.csv")
-    result = run(b"id\n1\n", "--checkpoint", "csv.db", "--format", "jsonl", name="in.csv")
-    assert "was made for INPUT as csv, and it is jsonl now" in result.err
+    result = run(b"id\n1\n", "--checkpoint", "csv.db", "--delimiter", ";", name="in.csv")
+    assert "was made for INPUT as csv, and it is csv, delimiter ';' now" in result.err
 
 
 def test_an_input_that_cannot_be_read_again_is_refused(
@@ -418,13 +435,20 @@ def test_a_checkpoint_remembers(tmp_path: Path) -> None:
     fourth.close()
 
 
-def test_a_disk_that_is_full_is_told_once_and_ends_the_run(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "run.db", IDENTITY)
-    checkpoint._sql.execute("PRAGMA max_page_count=1")
-    for line in range(10_000):
-        checkpoint.mark_done(line, 1, 0.0)
-    assert checkpoint.error == "database or disk is full"
-    checkpoint.close(complete=True)
+def test_a_checkpoint_that_cannot_be_written_any_more_ends_the_run(stage: Path) -> None:
+    (stage / "in.jsonl").write_bytes(jsonl(*({"id": n} for n in range(5000))))
+    (stage / "noop.py").write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Job:\n    id: int\n"
+        "    def exec(self): pass\n"
+    )
+    command = f"{sys.executable} -m retryexec run noop.py:Job in.jsonl --checkpoint run.db"
+    shell = ["/bin/sh", "-c", f"ulimit -f 200; exec {command}"]  # blocks, of a kB at most
+    stopped = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 1
+    assert "retryexec: stopped by run.db: " in stopped.stderr
+    assert " succeeded, " in stopped.stdout or "was read up to line " in stopped.stderr
+    whole = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    assert ": 5,000 succeeded\n" in whole.stdout
 
 
 def test_many_threads_write_together(tmp_path: Path) -> None:

@@ -77,6 +77,14 @@ def test_a_guess_is_told_and_can_be_overruled() -> None:
         read("email;text\na;b\n", delimiter=",")
 
 
+def test_a_name_in_tsv_is_a_hint_and_told(run: Run, ran: Ran) -> None:
+    result = run(b"id\tname\n1\ta, b\n", name="in.tsv")
+    assert result.err.startswith("in.tsv: note: its columns are taken to be separated by tabs")
+    assert run(b"id,name\n2,b\n", name="in.tsv").err == ""
+    assert run(b"id\n3\n", "--quiet", name="in.tsv").err == ""
+    assert ran()[-1].id == 3
+
+
 def test_rows_of_nothing_are_counted(run: Run, ran: Ran) -> None:
     result = run(b"id,name\n1,x\n,\n2,y\n,,,\n", name="in.csv")
     assert result.status == 0

@@ -34,6 +34,7 @@ def bad_lines(result: Result, name: str = "in.jsonl") -> list[str]:
         (b'{"id": 1} x', "not a JSON object: trailing characters (byte 11)"),
         (b'{"id": "1"}', 'id: expected int, got str ("1")'),
         (b'{"id": 1.5}', "id: expected int, got float (1.5)"),
+        (b'{"id": ["\xff"]}', 'id: expected int, got array (["\ufffd"])'),
         (b'{"id": null}', "id: expected int, got null (null)"),
         (b'{"name": "x"}', "field 'id' is missing"),
         (b"{}", "field 'id' is missing"),

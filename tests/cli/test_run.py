@@ -15,11 +15,11 @@ from helpers.command import Result, Stdin, read_jsonl
 
 from retryexec import RetryingExecutor
 from retryexec.cli import main
-from retryexec.cli.failures import FailedRecord, FailuresFile
+from retryexec.cli.jsonl import FailuresFile
 from retryexec.cli.output import describe, format_duration, ordinal
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Quiet, Snapshot
-from retryexec.cli.records import Record, RecordType
+from retryexec.cli.records import FailedRecord, Record, RecordType
 from retryexec.cli.stats import RunStats
 
 Run = Callable[..., Result]
@@ -150,6 +150,26 @@ def test_options_say_when_to_stop(
     assert result.status == 1
     (failed,) = read_jsonl(tmp_path / "f.jsonl")
     assert (failed["_retryexec"]["reason"], failed["_retryexec"]["attempts"]) == (reason, attempts)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [("async def f(self): ...", "coroutine"), ("def f(self): yield", "generator")],
+)
+def test_an_exec_that_only_makes_a_coroutine_has_failed(
+    body: str, kind: str, run: Run, jobs: Path
+) -> None:
+    """A plain decorator hides what exec is, so only the result tells."""
+    jobs.write_text(
+        "from dataclasses import dataclass\n@dataclass\nclass Job:\n    id: int\n"
+        f"    {body}\n    def exec(self): return self.f()\n"
+    )
+    result = run([{"id": 1}], target="jobs.py:Job")
+    assert result.status == 1
+    assert (
+        f"failed after 1 attempt (permanent): TypeError: Job.exec() returned a {kind}, so nothing "
+        "was done: make it a plain def"
+    ) in result.err
 
 
 def test_exceptions_of_target_can_be_meant(run: Run) -> None:

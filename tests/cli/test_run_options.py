@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from helpers.command import Result, jsonl, read_jsonl
 
-from retryexec.cli.pipeline import Admission
 from retryexec.cli.stats import RunStats, shape_of, summary
+from retryexec.cli.work import Admission
 
 Run = Callable[..., Result]
 Command = Callable[..., Result]
@@ -27,6 +27,14 @@ def test_a_bare_command_shows_its_help(command: Command) -> None:
     assert result.out.startswith("usage: retryexec [-h] [--version] COMMAND ...")
     assert "  retryexec run savers.py:UserActivitySaver activity.jsonl\n" in result.out
     assert command("journal").out.startswith("usage: retryexec journal")
+
+
+def test_a_slip_in_an_action_of_the_journal(command: Command, tmp_path: Path) -> None:
+    result = command("journal", "discard", tmp_path, "--befor", "1h")
+    assert result.status == 2
+    assert "unrecognized arguments: --befor" in result.err
+    assert "did you mean '--before'? (see retryexec journal discard --help)" in result.err
+    assert "did you mean '--seed'?" in command("plan", "zero", "--sed", "1").err
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,9 @@ def test_a_dry_run_checks_all_and_runs_nothing(run: Run, ran: Ran, tmp_path: Pat
     assert "in.jsonl:2: bad record: " in result.err
     assert "in.jsonl:3: bad record: id: expected int, got str" in result.err
     assert run([{"id": 1}], *options).status == 0
+    assert run([{"id": 1, "x": 1, "y": 2}], *options).err == (
+        "2 unknown fields left out in all: 'x', 'y'\n"
+    )
     assert run(b"id,name\n1\n", *options, name="in.csv").status == 1
     assert ran() == []
     assert (tmp_path / "f.jsonl").read_text() == "kept\n"
@@ -80,6 +91,20 @@ def test_records_start_no_faster_than_the_rate_that_was_asked_for(run: Run) -> N
     began = monotonic()
     assert run([{"id": n} for n in range(11)], "--rate", "50", "--workers", "4").status == 0
     assert monotonic() - began >= 10 / 50
+
+
+def test_retries_count_in_the_rate() -> None:
+    admission = Admission(rate=100.0)
+    began = monotonic()
+    admission.wait_for_turn(alone=False)
+    admission.begin(first=True)
+    for _ in range(9):
+        admission.end()
+        admission.begin(first=False)
+    assert monotonic() - began >= 0.09
+    admission.end()
+    admission.wait_for_turn(alone=False)
+    assert monotonic() - began >= 0.1
 
 
 def test_few_records_are_ahead_of_a_retry_that_falls_due() -> None:
@@ -170,14 +195,33 @@ def test_the_command_to_try_again_has_all_options_of_this_run(run: Run, jobs: Pa
     ]
 
 
-def test_the_printed_command_works_and_leads_on(run: Run, command: Command, jobs: Path) -> None:
-    err = run([{"id": 1, "fails": 9}], "--attempts", "2", "--failures", "f.jsonl").err
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ""])
+def test_the_printed_command_works_and_leads_on(
+    suffix: str, run: Run, command: Command, jobs: Path
+) -> None:
+    err = run([{"id": 1, "fails": 9}], "--attempts", "2", "--failures", f"f{suffix}").err
     for number in (2, 3):
         words = shlex.split(err.splitlines()[-1].partition("to try again: ")[2])
         result = command(*words[1:])
         assert result.status == 1
-        assert read_jsonl(jobs.parent / f"f-{number}.jsonl")[0]["_retryexec"]["attempts"] == 2
+        assert read_jsonl(jobs.parent / f"f-{number}{suffix}")[0]["_retryexec"]["attempts"] == 2
         err = result.err
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_on_a_terminal_the_command_does_not_break_within_an_option(
+    width: int, run: Run, command: Command, monkeypatch: pytest.MonkeyPatch, jobs: Path
+) -> None:
+    monkeypatch.setattr("retryexec.cli.run_options.sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    options = ("--attempts", "1", "--max-elapsed", "1m", "--retry-on", "sqlite3.OperationalError")
+    result = run([{"id": 1, "fails": 9}], *options, "--failures", jobs.parent / "failed.jsonl")
+    text = result.err.partition("to try again: ")[2]
+    assert all(len(line) <= width for line in text.splitlines())
+    assert text.startswith("\n  retryexec run jobs.py:Save failed.jsonl")
+    words = shlex.split(text.replace("\\\n", " "))
+    assert words[-2:] == ["--failures", "failed-2.jsonl"]
+    assert all(line.lstrip().startswith(("--", "retryexec")) for line in text.splitlines() if line)
 
 
 @pytest.mark.parametrize(

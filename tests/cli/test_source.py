@@ -43,16 +43,18 @@ def test_the_name_below_gz_tells_the_format(run: Run, ran: Ran) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "status", "said"),
     [
-        (gzip.compress(LINES * 50)[:-20], "in.jsonl: it ends in the middle of its gzip data"),
-        (gzip.compress(LINES)[:10] + b"\xff" * 30, "it is damaged gzip"),
+        (gzip.compress(LINES * 50)[:-20], 1, "it ends in the middle of its gzip data"),
+        (gzip.compress(LINES)[:10] + b"\xff" * 30, 2, "it is damaged gzip"),
     ],
+    ids=["after some records", "before any"],
 )
-def test_damaged_gzip_is_told(data: bytes, said: str, run: Run) -> None:
-    result = run(data)
-    assert result.status == 1
-    assert said.removeprefix("in.jsonl: ") in result.err
+def test_damaged_gzip_is_told(data: bytes, status: int, said: str, run: Run) -> None:
+    for options in ((), ("--dry-run",)):
+        result = run(data, *options)
+        assert result.status == status
+        assert said in result.err
 
 
 def test_damaged_gzip_in_the_header_of_csv(run: Run) -> None:
@@ -126,11 +128,23 @@ def test_what_an_encoding_cannot_decode_is_one_bad_record(run: Run, ran: Ran) ->
 def test_something_else_is_named_in_one_message(
     data: bytes, said: str, run: Run, ran: Ran, tmp_path: Path
 ) -> None:
-    result = run(data)
+    (tmp_path / "f.jsonl").write_text("of a former run\n")
+    result = run(data, "--failures", "f.jsonl")
     assert (result.status, result.out) == (2, "")
     assert said in result.err
     assert result.err.count("\n") == 1
     assert ran() == []
+    assert (tmp_path / "f.jsonl").read_text() == "of a former run\n"
+
+
+def test_something_else_is_named_in_a_pipe_too(
+    jobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Stdin(b'[{"id": 1},', b'\n{"id": 2}]\n'))
+    assert main(["run", "jobs.py:Save", "-"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("retryexec: error: standard input is a JSON array: ")
 
 
 def test_a_first_record_that_is_bad_is_no_reason_to_refuse_the_file(run: Run, ran: Ran) -> None:

@@ -118,7 +118,7 @@ def test_targets_that_are_not_jobs_are_refused(
     [
         ("def exec(self, x): ...", "Job.exec(self, x) cannot be called as exec(), without argum"),
         ("def exec(): ...", "Job.exec() cannot be called as exec(), without arguments"),
-        ("def exec(self, *, key): ...", "missing a required argument: 'key'"),
+        ("def exec(self, *, key): ...", "missing a required "),
         ("@classmethod\n    def exec(cls, x): ...", "cannot be called as exec()"),
         ("@staticmethod\n    def exec(x): ...", "cannot be called as exec()"),
         ("exec: str = ''", "Job has no exec(): give it the method that does the work"),
@@ -155,7 +155,7 @@ def test_what_can_be_called_without_arguments_is_run(
 ) -> None:
     jobs.write_text(
         "import functools\nfrom dataclasses import dataclass\ndef given(function):\n"
-        "    @functools.wraps(function)\n    def call(self): return callable_or_none(self, 'c')\n"
+        "    @functools.wraps(function)\n    def call(self): return function(self, 'c')\n"
         f"    return call\n@dataclass\nclass Job:\n    id: int\n    {exec_}\n"
     )
     assert run([{"id": 1}], "-q", target="jobs.py:Job").status == 0

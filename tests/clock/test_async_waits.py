@@ -119,7 +119,7 @@ def test_what_is_due_already_is_called_at_once() -> None:
     assert called == [0]
 
 
-def test_what_never_comes_is_waited_for_until_there_is_word() -> None:
+def test_wait_without_a_limit_ends_when_woken() -> None:
     async def wait() -> bool:
         event = AsyncEvent()
         waiting = asyncio.create_task(InstantClock().wait_async(event, math.inf))

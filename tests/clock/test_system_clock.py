@@ -107,7 +107,7 @@ def test_a_users_clock_is_adapted_once() -> None:
     asyncio.run(wait())
 
 
-def test_where_time_passes_by_itself_nobody_has_to_tell_when_it_rests() -> None:
+def test_clock_whose_time_passes_ignores_idle_reports() -> None:
     clock = SystemClock()
 
     assert clock.attach(None) is None  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def test_a_callback_that_raises_is_logged_and_the_next_is_called(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_without_a_thread_for_it_a_deadline_is_told_to_nobody(
+def test_deadline_thread_that_cannot_start_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the interpreter ends. Whoever asks the token hears of its time all the same."""

@@ -92,9 +92,18 @@ def test_the_queries_of_the_journal_run_beside_its_owner(tmp_path: Path) -> None
     ]
 
 
-def test_the_tests_that_hold_our_promises_exist() -> None:
-    promises = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", promises)
+def named_tests(page: str) -> list[tuple[str, str]]:
+    """Return the files and functions that a page names, either of them perhaps empty."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"`(tests/[\w/]+\.py)?(?:(?:::|(?<=`))(test_\w+))?`", text)
+
+
+@pytest.mark.parametrize(
+    ("page", "default"),
+    [("promises.md", ""), ("failure-modes.md", "tests/journal/test_failure_modes.py")],
+)
+def test_the_tests_that_a_page_names_exist(page: str, default: str) -> None:
+    named = [(file or default, test) for file, test in named_tests(page) if file or test]
     assert len(named) > 20
     for file, test in named:
         code = (ROOT / file).read_text(encoding="utf-8")

@@ -131,7 +131,7 @@ def test_submit_needs_a_job(executor: RetryingExecutor) -> None:
         executor.submit()  # type: ignore[call-overload]
 
 
-def test_retriable_is_told_by_its_shape() -> None:
+def test_retriable_is_recognized_by_its_exec() -> None:
     assert isinstance(Save("john"), Retriable)
     assert not isinstance(len, Retriable)
 
@@ -255,7 +255,7 @@ def test_attempts_are_told_only_inside_jobs(executor: RetryingExecutor) -> None:
 # ---- hooks
 
 
-def test_hooks_hear_of_retries_and_of_the_end(clock: VirtualClock) -> None:
+def test_hooks_are_called_for_retries_and_the_end(clock: VirtualClock) -> None:
     heard: list[Any] = []
     seen: list[tuple[str, bool]] = []
 
@@ -285,7 +285,7 @@ def test_hooks_hear_of_retries_and_of_the_end(clock: VirtualClock) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_a_broken_hook_costs_the_job_nothing(
+def test_hook_that_raises_does_not_affect_the_job(
     kind: type[BaseException], clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(event: Any) -> None:

@@ -13,6 +13,8 @@ from concurrent.futures import wait
 from retryexec import *
 
 logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout, force=True)
+# That a job is tried again is told elsewhere, and not what is looked for here.
+logging.getLogger("retryexec").addFilter(lambda record: "logged once" not in record.getMessage())
 
 def say(word):
     os.write(1, f"{word}\\n".encode())  # in one piece, as print does not
@@ -261,7 +263,7 @@ def test_a_fork_while_another_thread_is_busy_with_the_executor() -> None:
 
 
 @forks
-def test_an_executor_that_is_shut_down_is_so_in_the_child_too() -> None:
+def test_executor_that_is_shut_down_is_shut_down_in_the_child() -> None:
     status, lines, errors = run("""
         executor = RetryingExecutor(1)
         executor.submit(len, "").result()
@@ -296,3 +298,17 @@ def test_after_a_fork_other_threads_go_on_making_executors() -> None:
             assert os.wait()[1] == 0
     """)
     assert (status, sorted(lines), errors) == (0, ["child", "parent"], "")
+
+
+def test_program_ended_by_ctrl_c_says_what_its_exit_waits_for() -> None:
+    _, lines, errors = run("""
+        executor = RetryingExecutor(1, policy=RetryPolicy(backoff=[0.3]))
+        executor.submit(fails_once, "retried")
+        while not executor.stats().waiting:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    """)
+    assert errors.endswith("KeyboardInterrupt\n")
+    (line,) = [line for line in lines if "interrupted" in line]
+    assert "0 running, 0 queued, 1 between two attempts" in line
+    assert lines[-1] == "retried"

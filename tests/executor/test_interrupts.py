@@ -231,7 +231,7 @@ PLOTS = {
 
 @pytest.mark.leaks("a struck call leaves its frames in the traceback")
 @pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
-def test_an_interrupt_at_any_moment_costs_no_job_its_end(plot: Plot) -> None:
+def test_every_job_ends_despite_an_interrupt_at_any_moment(plot: Plot) -> None:
     at = 0
     while plot(strike := Strike(at)):
         at += 1

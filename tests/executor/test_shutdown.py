@@ -143,6 +143,20 @@ def test_timeout_leaves_the_running_attempt_alone(executor: RetryingExecutor) ->
     assert executor.shutdown() == ShutdownReport(0, 0, 0, abandoned=2)
 
 
+def test_timeout_waits_for_idle_workers_and_for_no_running_attempt() -> None:
+    executor = RetryingExecutor(max_workers=2)
+    barrier = Barrier(2, timeout=5)
+    for future in [executor.submit(barrier.wait) for _ in range(2)]:
+        future.result(5)
+    last = executor.submit(gate := Gate())
+    assert gate.reached()
+    report = InThread(lambda: executor.shutdown(timeout=0)).result()
+    assert (report.done, report.unfinished) == (2, 1)
+    assert sum(thread.is_alive() for thread in executor._threads) == 1
+    gate.open()
+    assert last.result(5) == "through"
+
+
 def test_timeout_holds_for_retries_without_a_delay(clock: VirtualClock) -> None:
     """A job that fails for ever, again at once, comes to its end too."""
     begun, shut = Event(), Event()

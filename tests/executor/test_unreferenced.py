@@ -6,6 +6,7 @@ from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate
+from helpers.threads import threads_of
 
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy
 from retryexec.testing import VirtualClock
@@ -21,10 +22,11 @@ def clock() -> VirtualClock:
 def test_unreferenced_executor_finishes_its_jobs_and_ends_its_threads(
     clock: VirtualClock,
 ) -> None:
-    executor = RetryingExecutor(2, policy=TEN, clock=clock)
+    executor = RetryingExecutor(2, "unreferenced", policy=TEN, clock=clock)
     future = executor.submit(Fails(2, clock))
     clock.advance(0)
-    threads = list(executor._threads)
+    threads = threads_of("unreferenced")
+    assert threads
     ref = weakref.ref(executor)
     del executor
     gc.collect()

@@ -3,23 +3,24 @@
 import threading
 
 from helpers.jobs import Gate
+from helpers.threads import workers_of
 
 from retryexec import RetryFuture, RetryingExecutor
 
 
 def test_a_worker_whose_result_has_been_seen_takes_the_next_job() -> None:
-    with RetryingExecutor(8) as executor:
+    with RetryingExecutor(8, "counted") as executor:
         for _ in range(100):
             executor.submit(len, "").result()
-        assert len(executor._threads) == 1
+        assert len(workers_of("counted")) == 1
 
 
 def test_each_job_that_finds_no_free_worker_starts_one() -> None:
-    with RetryingExecutor(3) as executor:
+    with RetryingExecutor(3, "counted") as executor:
         gates = [Gate() for _ in range(5)]
         futures = [executor.submit(gate) for gate in gates]
         assert all(gate.reached() for gate in gates[:3])
-        assert len(executor._threads) == 3
+        assert len(workers_of("counted")) == 3
         for gate in gates:
             gate.open()
         assert [future.result() for future in futures] == ["through"] * 5
@@ -56,7 +57,7 @@ def test_a_callback_may_wait_for_a_job_that_it_submits() -> None:
     assert waits.result == 5
 
 
-def test_a_callback_may_wait_for_a_job_that_took_its_worker_for_free() -> None:
+def test_callback_may_wait_for_a_job_submitted_while_its_worker_seemed_free() -> None:
     for _ in range(20):
         with RetryingExecutor(2) as executor:
             gate, waits = Gate(), WaitsForAnother()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,16 @@ def crash(journal: Journal, let_go: Iterable[Callable[[], object]] | None = None
         if let_go is None:
             file.sql.close()
         file.lock.release()
+
+
+def settled(journal: Journal) -> bool:
+    """Let the tasks that are waiting be done; return whether no suspect is still to come."""
+    engine, done = journal._engine, threading.Event()
+    assert engine is not None
+    assert journal.flush(20)
+    engine.tasks.put(done.set)
+    assert done.wait(20)
+    return not any(lane.suspects or lane.turn for lane in engine.lanes.all())
 
 
 def memory() -> Path | None:

@@ -6,7 +6,7 @@ It works in one process and under pytest-xdist, where the tests of a file run in
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable
 from typing import Any
 
@@ -20,7 +20,7 @@ class FileLines:
         self._config = config
         self._left: Counter[str] = Counter()
         self._of: Counter[str] = Counter()
-        self._failed: Counter[str] = Counter()
+        self._failed: dict[str, set[str]] = defaultdict(set)
         self._began = time.monotonic()
         self._finished = False
 
@@ -48,7 +48,7 @@ class FileLines:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         file = file_of(report.nodeid)
         if report.failed:
-            self._failed[file] += 1
+            self._failed[file].add(report.nodeid)
             self._print(f"FAILED {report.nodeid}", red=True)
         if report.when == "teardown":
             self._left[file] -= 1
@@ -58,7 +58,7 @@ class FileLines:
     def _tell_of(self, file: str) -> None:
         percent = 100 - 100 * self._left.total() // self._of.total()
         seconds = time.monotonic() - self._began
-        failed = self._failed[file]
+        failed = len(self._failed[file])
         result = f"{failed} of {self._of[file]} FAILED" if failed else f"{self._of[file]:4d} tests"
         self._print(f"{percent:3d} %  {seconds:4.0f} s  {result}  {file}", red=failed > 0)
 

@@ -271,7 +271,7 @@ def test_retry_in_place_has_a_name_for_all_attempts() -> None:
     assert len(set(names)) == 1
 
 
-def test_on_success_is_told_of_each_that_succeeds() -> None:
+def test_on_success_is_called_for_each_success() -> None:
     told: list[Any] = []
     with RetryingExecutor(1, on_success=told.append, policy=RetryPolicy.never()) as executor:
         good = executor.submit(len, "four")
@@ -281,7 +281,7 @@ def test_on_success_is_told_of_each_that_succeeds() -> None:
     assert (event.attempt, event.result, event.job, event.future) == (1, 4, len, good)
 
 
-def test_a_journal_is_told_by_its_methods() -> None:
+def test_journal_is_recognized_by_its_methods() -> None:
     with pytest.raises(TypeError, match="journal takes a retryexec"):
         RetryingExecutor(journal="var/saves")  # type: ignore[arg-type]
 
@@ -344,8 +344,8 @@ def test_a_closed_executor_leaves_what_it_is_handed(tmp_path: Path) -> None:
     executor.shutdown(timeout=0)
     closed = RetryingExecutor(1, journal=MemoryJournal(jobs={"save": Save}), clock=clock)
     closed.shutdown()
-    link: Any = closed._link
-    link.recover([entry])
+    journaled: Any = closed._link
+    journaled.recover([entry])
     assert repr(closed.recovered) == "<Recovered: 1, 0 unfinished>"
     assert closed.stats().queued == closed.stats().waiting == 0
 
@@ -358,8 +358,8 @@ def test_a_job_due_later_that_never_began_is_taken_over(tmp_path: Path) -> None:
     with RetryingExecutor(1, journal=journal, clock=clock) as executor:
         entry = journal.accept(Save("x"))
         entry.due_in = 5.0
-        link: Any = executor._link
-        link.recover([entry])
+        journaled: Any = executor._link
+        journaled.recover([entry])
         assert (executor.stats().waiting, executor.stats().oldest_wait) == (1, 0.0)
         clock.advance(5)
         assert executor.recovered.wait(10)

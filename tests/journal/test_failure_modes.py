@@ -1106,17 +1106,19 @@ def test_accepted_futures_call_back_where_the_writer_may_be_waited_for(
 # ---- 10: SQLite's own bug
 
 
-def test_old_sqlite_is_warned_of_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_old_sqlite_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(_sqlite, "_told", [])
+    """When the journal is made, and with what it means."""
     caplog.set_level("INFO", "retryexec.journal")
     _sqlite.tell_of_sqlite((3, 51, 3))
     assert caplog.records == []
-    _sqlite.tell_of_sqlite((3, 40, 1))
-    _sqlite.tell_of_sqlite((3, 40, 1))
+    monkeypatch.setattr(_sqlite.tell_of_sqlite, "__defaults__", ((3, 40, 1),))
+    for _ in range(2):
+        Journal(tmp_path / "made", jobs={"save": Save})
     (record,) = caplog.records
     assert record.levelname == "INFO"
+    assert record.getMessage().startswith("nothing to do, unless")
     assert "SQLite 3.40.1" in record.getMessage()
 
 

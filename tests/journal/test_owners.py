@@ -15,7 +15,7 @@ from journal.conftest import Open
 
 from retryexec.journal import Journal, JournalError
 from retryexec.journal._directory import Directory, filesystem_of
-from retryexec.journal._journal import ids
+from retryexec.journal._ids import ids
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_stopped_process_is_not_dead(open_journal: Open, directory: Path) -> Non
     assert journal.poll() == 1
 
 
-def test_two_adopters_share_nothing(open_journal: Open, directory: Path) -> None:
+def test_two_processes_take_over_disjoint_jobs(open_journal: Open, directory: Path) -> None:
     killed(directory, "for n in range(9): journal.accept(Save('', n))")
     _, one = open_journal(directory)
     _, two = open_journal(directory)
@@ -312,7 +312,7 @@ def test_an_owner_whose_lock_was_removed_takes_it_back(open_journal: Open, direc
     assert query(database, "SELECT count(*) FROM job") == [(0,)]
 
 
-def test_an_old_file_without_a_lock_is_adopted(open_journal: Open, directory: Path) -> None:
+def test_old_file_without_a_lock_is_taken_over(open_journal: Open, directory: Path) -> None:
     killed(directory, "journal.accept(Save('left'))")
     (database,) = databases(directory)
     database.with_suffix(".lock").unlink()

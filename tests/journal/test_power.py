@@ -235,10 +235,7 @@ def recovered(directory: Path, *, power: bool) -> Found:
             live[entry.id] = entry.attempts
         taken.lane.close()
     assert not list(directory.glob("*corrupt*"))
-    with store.letters.reading() as sql:
-        rows = [] if sql is None else sql.execute("SELECT id FROM dead").fetchall()
-        if sql is not None:
-            assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    rows = store.letters.read(lambda sql: sql.execute("SELECT id FROM dead").fetchall(), [])
     for path in directory.glob("*.db"):
         with closing(sqlite3.connect(path)) as sql:
             assert sql.execute("PRAGMA integrity_check").fetchone() == ("ok",)

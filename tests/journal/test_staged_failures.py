@@ -41,7 +41,7 @@ def full(*_: object, **__: object) -> Any:
 # ---- adoption
 
 
-def test_an_adoption_that_finds_the_disk_full_is_tried_again(
+def test_takeover_with_a_full_disk_is_tried_again(
     open_journal: Open,
     directory: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -394,7 +394,7 @@ def test_background_task_that_fails_is_logged_and_the_next_one_runs(
     assert "a task of the journal failed" in caplog.text
 
 
-def test_a_journal_that_polls_adopts_by_itself(open_journal: Open, directory: Path) -> None:
+def test_polling_journal_takes_over_by_itself(open_journal: Open, directory: Path) -> None:
     _, host = open_journal(directory, poll=0.01)
     killed_one, _ = opened(directory)
     killed_one.accept(Save("left"))
@@ -470,7 +470,7 @@ def test_letters_of_unknown_or_odd_kinds_cannot_be_edited(
     assert journal.dead.shown(broken) == "{"
 
 
-def test_damaged_letters_are_found_at_an_adoption_too(
+def test_damaged_dead_letters_are_found_at_a_takeover(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(directory, "journal.accept(Save('left'))")

@@ -160,7 +160,7 @@ def test_a_coroutine_function_on_other_terms_is_one_still(clock: VirtualClock) -
     assert (clock.now(), tried.stats().attempts) == (30, 4)
 
 
-def test_a_decorated_function_goes_by_the_default_clock_of_its_call(clock: VirtualClock) -> None:
+def test_decorated_function_uses_the_default_clock_of_its_call(clock: VirtualClock) -> None:
     @retrying(TENS)
     def save() -> None:
         raise Boom
@@ -201,7 +201,7 @@ def test_hooks_hear_of_retries_and_of_success(clock: VirtualClock) -> None:
     assert (told[1].job, told[1].future) == (None, None)
 
 
-def test_on_success_hears_of_nothing_else(clock: VirtualClock) -> None:
+def test_on_success_is_called_only_on_success(clock: VirtualClock) -> None:
     told: list[Success] = []
     policy = TENS.replace(retry_on_result=lambda value: value == "no")
     for fn in (lambda: raise_(Boom()), lambda: raise_(KeyboardInterrupt())):
@@ -253,7 +253,7 @@ def test_stats_tell_what_became_of_the_calls(clock: VirtualClock) -> None:
         stats.calls = 0  # type: ignore[misc]
 
 
-def test_a_call_counts_before_its_caller_hears_of_its_end() -> None:
+def test_call_is_counted_before_it_returns() -> None:
     @retrying(on_success=lambda _: seen.append(save.stats().calls))
     def save() -> None:
         seen.append(save.stats().calls)

@@ -132,7 +132,7 @@ def test_nothing_of_a_failed_attempt_is_kept(clock: VirtualClock) -> None:
 # ---- on_retry
 
 
-def test_on_retry_is_told_before_each_wait_and_not_of_the_end(clock: VirtualClock) -> None:
+def test_on_retry_is_called_before_each_wait_and_not_at_the_end(clock: VirtualClock) -> None:
     told: list[tuple[float, Retry]] = []
     errors = [Boom(), None, Boom()]
     job = Script(clock, errors[0], "no", errors[2])
@@ -147,7 +147,7 @@ def test_on_retry_is_told_before_each_wait_and_not_of_the_end(clock: VirtualCloc
     assert told == [(0, Retry(1, errors[0], 1.0)), (1, Retry(2, None, 2.0))]
 
 
-def test_what_on_retry_raises_is_logged_and_costs_nothing(
+def test_exception_in_on_retry_is_logged_and_ignored(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = Script(clock, Boom, "saved")
@@ -208,7 +208,7 @@ def test_a_tokens_time_ends_the_wait_exactly_then(clock: VirtualClock) -> None:
     assert (job.started, clock.now()) == ([0, 10, 20], 25)
 
 
-def test_a_final_failure_is_itself_though_cancelled(clock: VirtualClock) -> None:
+def test_final_failure_is_raised_itself_despite_a_cancel(clock: VirtualClock) -> None:
     token = CancelToken()
     token.cancel()
     with pytest.raises(Boom):

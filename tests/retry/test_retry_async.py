@@ -100,7 +100,7 @@ def test_the_call_knows_its_attempt(loop: Any, clock: VirtualClock) -> None:
     assert seen == [1, 2, 3, 4]
 
 
-def test_several_at_a_time_keep_their_own_times(loop: Any, clock: VirtualClock) -> None:
+def test_several_at_a_time_keep_their_own_schedules(loop: Any, clock: VirtualClock) -> None:
     jobs = [AsyncScript(clock, Boom, Boom, "saved") for _ in range(3)]
     policies = [RetryPolicy(backoff=[n, n]) for n in (7, 5, 3)]
     runs = [
@@ -111,13 +111,13 @@ def test_several_at_a_time_keep_their_own_times(loop: Any, clock: VirtualClock) 
     assert [job.started for job in jobs] == [[0, 7, 14], [0, 5, 10], [0, 3, 6]]
 
 
-def test_by_the_systems_clock(loop: Any) -> None:
+def test_system_clock(loop: Any) -> None:
     job = AsyncScript(VirtualClock(), Boom, "saved")
     policy = RetryPolicy(backoff=[0.001])
     assert loop.run(partial(retry_async, job.aexec, policy=policy)) == "saved"
 
 
-def test_on_a_clock_where_nobody_waits(loop: Any) -> None:
+def test_instant_clock(loop: Any) -> None:
     job = AsyncScript(VirtualClock(), Boom, Boom, "saved")
     policy = TENS.replace(backoff=ConstantBackoff(1000), max_elapsed=None)
     assert loop.run(partial(retry_async, job.aexec, policy=policy, clock=InstantClock())) == "saved"
@@ -142,9 +142,7 @@ def test_with_a_virtual_clock_that_another_thread_moves(loop: Any, clock: Virtua
     assert job.started == [0, 10]
 
 
-def test_while_nothing_is_due_the_clock_leaves_others_their_turn(
-    loop: Any, clock: VirtualClock
-) -> None:
+def test_clock_yields_to_other_tasks_while_nothing_is_due(loop: Any, clock: VirtualClock) -> None:
     """Here a thread, whose end is no matter of time."""
     token = CancelToken()
     timer = HandTimer()

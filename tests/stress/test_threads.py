@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from helpers.faults import Fault, Job, Starts, hook, policy, quietly
+from helpers.threads import threads_of
 
 from retryexec import CancelToken, RetryFuture, RetryingExecutor, RetryPolicy, StopReason
 
@@ -54,8 +55,10 @@ class Round:
         self.seed = seed
         self.rnd = rnd = random.Random(seed)
         self.limit = rnd.choice([None, None, 20])
+        self.threads = f"RetryingExecutor-{seed}"  # their names
         self.executor = RetryingExecutor(
             rnd.choice([1, 2, 4, 8]),
+            self.threads,
             policy=policy(rnd),
             max_pending=self.limit,
             on_retry=rnd.choice([None, hook(rnd)]),
@@ -151,7 +154,7 @@ class Round:
         closer = threading.Thread(target=self.shut_down, daemon=True)
         closer.start()
         join([closer, *submitters])
-        join(self.executor._pool.threads())
+        join(threads_of(self.threads))
         return self.count()
 
     def count(self) -> Counter[str]:

@@ -8,12 +8,17 @@ from helpers import TESTS
 FIRST = """
 import pytest
 
+@pytest.fixture
+def broken():
+    yield
+    raise LookupError
+
 def test_passes(): pass
 
 @pytest.mark.slow("sleeps")
 def test_slow(): pass
 
-def test_fails(): assert False
+def test_fails(broken): assert False
 
 @pytest.mark.skip(reason="not here")
 def test_skipped(): pass
@@ -43,6 +48,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 
 
 FILES = [
+    "FAILED test_first.py::test_fails",
     "FAILED test_first.py::test_fails",
     "1 of 3 FAILED  test_first.py",
     "FAILED test_second.py::test_ends_badly",

@@ -59,7 +59,7 @@ def test_the_thread_ends_with_the_ticker(end: str, clock: VirtualClock) -> None:
     assert not thread.is_alive()
 
 
-def test_by_the_systems_clock() -> None:
+def test_system_clock() -> None:
     ticks: SimpleQueue[float] = SimpleQueue()
     Ticker([0.001]).feed(ticks.put)
     first, second = ticks.get(timeout=10), ticks.get(timeout=10)

@@ -64,7 +64,7 @@ def test_two_tickers_go_through_one_backoff_by_themselves(clock: VirtualClock) -
     assert [one.wait(), other.wait(), one.wait(), other.wait()] == [3, 3, None, None]
 
 
-def test_ticks_by_the_systems_clock_unless_told() -> None:
+def test_ticks_by_the_system_clock_by_default() -> None:
     first, second = Ticker([0.001])
     assert second - first >= 0.001
 
@@ -239,7 +239,7 @@ def test_a_timeout_beside_one_who_waits_longer(clock: TellingClock) -> None:
     assert leads.result() == 10
 
 
-def test_who_gives_up_hands_the_wait_on(clock: TellingClock) -> None:
+def test_waiter_that_times_out_passes_the_wait_on(clock: TellingClock) -> None:
     ticker = Ticker(TENS, clock=clock)
     ticker.wait()
     leads = InThread(ticker.wait, 4)

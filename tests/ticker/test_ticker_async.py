@@ -37,12 +37,12 @@ def test_ticks_at_once_and_then_after_each_delay(loop: Any, clock: VirtualClock)
     assert loop.run(lambda: ticks_of(ticker)) == [0, 1, 3, 3, 6.5]
 
 
-def test_by_the_systems_clock(loop: Any) -> None:
+def test_system_clock(loop: Any) -> None:
     first, second = loop.run(lambda: ticks_of(Ticker([0.001])))
     assert second - first >= 0.001
 
 
-def test_on_a_clock_where_nobody_waits(loop: Any) -> None:
+def test_instant_clock(loop: Any) -> None:
     first, second, third = loop.run(lambda: ticks_of(Ticker([1000, 500], clock=InstantClock())))
     assert (second - first, third - second) == (pytest.approx(1000, 1), pytest.approx(500, 1))
 
@@ -67,7 +67,9 @@ def test_shared_with_threads(loop: Any) -> None:
     assert len(mine) + thread.result() == 51
 
 
-def test_a_thread_that_leads_goes_first(loop: Any, clock: TellingClock) -> None:
+def test_thread_that_waits_already_and_a_coroutine_get_a_tick_each(
+    loop: Any, clock: TellingClock
+) -> None:
     ticker = Ticker([10, 10], clock=clock)
     ticker.wait()
     thread = InThread(ticker.wait)

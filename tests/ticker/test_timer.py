@@ -88,13 +88,13 @@ def test_started_after_a_stop_it_begins_anew(bench: Bench) -> None:
     assert bench.timer.wait() is True
 
 
-def test_a_stop_is_told_to_whoever_waits(bench: Bench) -> None:
+def test_stop_wakes_those_who_wait(bench: Bench) -> None:
     waiting = [InThread(bench.timer.wait) for _ in range(2)]
     bench.timer.stop()
     assert [thread.result() for thread in waiting] == [False, False]
 
 
-def test_whoever_waits_already_hears_of_the_start(bench: Bench) -> None:
+def test_start_reaches_those_who_wait_already(bench: Bench) -> None:
     waiting = InThread(bench.timer.wait)
     bench.timer.start(SOON)
     bench.come()

@@ -1,0 +1,68 @@
+"""What SQLite leaves out of a damaged log without a word.
+
+A log (``-wal``) is a header and frames: a page each, with a checksum over all that is before it.
+At the first frame that is damaged SQLite takes the log to end, as it has to after a power cut in
+the middle of a write. So one flipped bit takes the transactions after it away, too, and only the
+frames that are still there tell of them. `mended` makes a log of which all frames count.
+"""
+
+import struct
+
+_HEADER = struct.Struct(">8I")  # magic, format, page size, number, two salts, two checksums
+_FRAME = struct.Struct(">4I")  # page, pages after a commit or 0, two salts; then two checksums
+_REST_OF_FRAME = 24
+_MAGIC, _FORMAT, _PAGE = 0x377F0682, 3007000, 4096
+
+
+def transactions_left_out(log: bytes, valid: int) -> int:
+    """Return how many transactions of *log* come after its *valid* frames.
+
+    One may be what a power cut has left of a transaction that was never told to be complete.
+    """
+    _, _, page_size, _, *salts, _, _ = _HEADER.unpack_from(log)
+    if not _is_whole(log[: _HEADER.size]):
+        # It does not say which frames are of this log: those like the first one are.
+        page_size, salts, valid = _PAGE, [], 0
+    count = 0
+    size = _REST_OF_FRAME + page_size
+    for number, place in enumerate(range(_HEADER.size, len(log) - _FRAME.size, size)):
+        _, pages, *of_frame = _FRAME.unpack_from(log, place)
+        salts = salts or of_frame
+        if of_frame == salts and pages and number >= valid:
+            count += 1
+    return count
+
+
+def mended(log: bytes) -> bytes:
+    """Return *log* with checksums that are right, whatever is in its frames."""
+    if len(log) < _HEADER.size + _REST_OF_FRAME:
+        return log
+    _, _, *salts = _FRAME.unpack_from(log, _HEADER.size)
+    header = struct.pack(">6I", _MAGIC, _FORMAT, _PAGE, 0, *salts)
+    sums = _checksums(header, (0, 0))
+    parts = [header, struct.pack(">2I", *sums)]
+    for place in range(_HEADER.size, len(log) - _PAGE, _REST_OF_FRAME + _PAGE):
+        frame = log[place : place + _FRAME.size]
+        if frame[8:] != header[16:]:
+            break
+        page = log[place + _REST_OF_FRAME : place + _REST_OF_FRAME + _PAGE]
+        if len(page) < _PAGE:
+            break
+        sums = _checksums(frame[:8] + page, sums)
+        parts += [frame, struct.pack(">2I", *sums), page]
+    return b"".join(parts)
+
+
+def _is_whole(header: bytes) -> bool:
+    """Return whether the checksum of a log's header is right."""
+    return _checksums(header[:24], (0, 0)) == struct.unpack(">2I", header[24:])
+
+
+def _checksums(data: bytes, start: tuple[int, int]) -> tuple[int, int]:
+    """Return SQLite's checksums of *data*, which follow those of what is before it."""
+    words = struct.unpack(f"<{len(data) // 4}I", data)
+    one, two = start
+    for first, second in zip(words[::2], words[1::2], strict=True):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return one, two

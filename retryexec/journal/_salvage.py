@@ -1,0 +1,174 @@
+"""What can be read of a damaged SQLite file, row by row; and where the file goes."""
+
+import sqlite3
+import tempfile
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retryexec.journal._log import mended
+from retryexec.journal._sqlite import SUFFIXES, Format, as_text, make_tables
+
+_PAGE = 4096  # bytes
+
+
+class Salvaged(NamedTuple):
+    """What could be read of a damaged file, and about how many records could not."""
+
+    rows: list[tuple[Any, ...]]
+    lost: int
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, with all that belongs to it, and return its new name."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+    number = 0
+    while aside.exists() or aside.is_symlink():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    for suffix in SUFFIXES:
+        with suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside
+
+
+def salvage(path: Path, form: Format) -> Salvaged:
+    """Return all records that can be read of a damaged file, which is left as it is.
+
+    They are read one by one where a scan fails, of a copy: opening a file may change it. If its
+    first page does not say what it is, a page of a file that we have just made takes its place.
+    """
+    if not path.is_file():
+        return Salvaged([], 0)
+    with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
+        place, best = Path(name), Salvaged([], 0)
+        # The later ways take more of it for granted.
+        for graft, mend in ((False, True), (False, False), (True, False), (True, True)):
+            copy = place / f"{graft:d}{mend:d}.db"
+            for suffix in ("", "-wal", "-journal"):
+                source = Path(f"{path}{suffix}")
+                if source.is_file():
+                    content = source.read_bytes()
+                    mends = mend and suffix == "-wal"
+                    Path(f"{copy}{suffix}").write_bytes(mended(content) if mends else content)
+            if graft:
+                _graft(copy, form, place / f"model{mend:d}.db")
+            found = _salvage(copy, form)
+            if len(found.rows) > len(best.rows):
+                best = found
+            if best.rows and not best.lost:
+                break
+        return best
+
+
+def _graft(copy: Path, form: Format, model: Path) -> None:
+    """Give *copy* the first page of a new file of the same form."""
+    with closing(sqlite3.connect(model, isolation_level=None)) as sql:
+        for pragma in form.pragmas:
+            sql.execute(f"PRAGMA {pragma}").fetchall()
+        make_tables(sql, form)
+    page = bytearray(model.read_bytes()[:_PAGE])
+    content = copy.read_bytes()
+    page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
+    page[92:96] = page[24:28]  # which makes that number count
+    copy.write_bytes(bytes(page) + content[_PAGE:])
+
+
+def _salvage(path: Path, form: Format) -> Salvaged:
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+            sql.text_factory = as_text
+            sql.execute("PRAGMA writable_schema=ON")
+            sql.execute("PRAGMA trusted_schema=OFF")
+            return _Salvage(sql, form, path).run()
+    except (sqlite3.Error, OSError, ValueError):
+        return Salvaged([], 0)
+
+
+class _Salvage:
+    """Reads a table by its row numbers, and leaves out what raises."""
+
+    _MOST_PROBES = 200_000
+
+    def __init__(self, sql: sqlite3.Connection, form: Format, path: Path) -> None:
+        with path.open("rb") as file:
+            self._pages = int.from_bytes(file.read(32)[28:], "big")  # as it was
+        table = form.records
+        there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({table})")}
+        names = form.tables[table].split(",")
+        columns = ",".join(name if name in there else "NULL" for name in names)
+        self._sql = sql
+        self._scan = f"SELECT {columns} FROM {table}"  # noqa: S608  ours
+        self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
+        self._rows: dict[int, tuple[Any, ...]] = {}
+        self._lost: list[
+            tuple[int, int]
+        ] = []  # ranges of row numbers, within which nothing is read
+        self._size = path.stat().st_size
+        self._probes = self._MOST_PROBES
+        self._most = self._size // 32 + 1000  # rows that a file of this size may hold
+
+    def run(self) -> Salvaged:
+        low, high = -(2**63), 2**63 - 1
+        try:
+            self._sql.execute(self._query, (0, 0)).fetchall()
+        except sqlite3.OperationalError:  # a table of another kind, without row numbers
+            return Salvaged(self._sql.execute(self._scan).fetchall(), 0)
+        up = self._read(low, high, "ASC")
+        ends = True  # whether the last row is known
+        if up is not None:  # it raised, after row `up`
+            start = 1 if up < low else up + 1
+            down = self._read(start, high, "DESC")
+            if down is not None:
+                ends = down <= high
+                self._between(start, down - 1 if ends else start + self._most)
+        rows = [self._rows[number] for number in sorted(self._rows)]
+        last = max(self._rows, default=0)
+        lost = sum(to - first + 1 for first, to in self._lost if to <= last)
+        return Salvaged(rows, lost if ends else lost + self._beyond())
+
+    def _beyond(self) -> int:
+        """Return about how many rows were on the pages that are not there any more."""
+        there = max(1, self._size // _PAGE)
+        return len(self._rows) * max(0, self._pages - there) // there
+
+    def _read(self, low: int, high: int, order: str) -> int | None:
+        """Read in *order*; return None at the end, or the last row number before an error."""
+        last: int | None = None
+        try:
+            for number, *values in self._sql.execute(
+                f"{self._query}ORDER BY rowid {order}", (low, high)
+            ):
+                # In a damaged tree a page may lead back to one before it.
+                if last is not None and (number <= last if order == "ASC" else number >= last):
+                    break
+                self._rows[number] = tuple(values)
+                last = number
+            else:
+                return None
+        except (sqlite3.Error, OverflowError):
+            pass
+        if last is not None:
+            return last
+        return low - 1 if order == "ASC" else high + 1
+
+    def _between(self, low: int, high: int) -> None:
+        """Read what can be read of a range that cannot be read in one go."""
+        pending = [(low, high)]
+        while pending and self._probes > 0:
+            low, high = pending.pop()
+            if low > high:
+                continue
+            self._probes -= 1
+            last = self._read(low, high, "ASC")
+            if last is None:
+                continue
+            low = last + 1
+            if low >= high:
+                self._lost.append((low, low))
+                continue
+            middle = (low + high) // 2
+            pending += [(middle + 1, high), (low, middle)]
+        self._lost += pending

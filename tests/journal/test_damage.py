@@ -1,0 +1,259 @@
+"""Files of dead owners that are damaged at random, and rows that somebody else has written.
+
+Each damaged thing costs itself alone: the journal opens, what can be read comes back as it was and
+once, what has ended does not come back, and whoever looks is told what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from helpers.journal_kit import FakeHost, Save, crash, memory, opened, settled
+
+from retryexec.journal import Inspector, Journal
+from retryexec.journal._check import check
+from retryexec.journal._errors import Newer
+
+SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "24")) / 3
+SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
+SECTOR, PAGE = 512, 4096
+
+
+# ---- what a dead owner leaves
+
+
+class Left(NamedTuple):
+    """A directory as a dead owner left it: which jobs are in it, by id, and which letters."""
+
+    path: Path
+    jobs: dict[str, Save]
+    letters: set[str]
+    in_log: bool  # whether the jobs are still in the log alone
+
+
+def leave(path: Path, jobs: int, *, letters: int = 0, log: bool) -> Left:
+    """Let an owner die in *path*, with *jobs* unfinished, and *letters*."""
+    journal, host = opened(path, accept="async")
+    dead, live = set(), {}
+    for n in range(letters):
+        entry = journal.accept(Save("dead", n))
+        dead.add(entry.id)
+        journal.died(entry, "permanent", 1, OSError(f"no {n}"))
+    for n in range(jobs):
+        entry = journal.accept(Save("x" * (n % 150), n))
+        live[entry.id] = entry.job
+        if n % 7 == 0:
+            journal.retrying(entry, 1, 0.0, OSError(f"busy {n}"))
+        if n == 5:
+            host.at_work = [entry]
+    assert journal.flush(30)
+    assert journal._engine is not None
+    if not log:
+        with journal._engine.writer.io:
+            journal._engine.lanes.truncate_logs()
+    (file,) = journal._engine.lanes.all()
+    assert journal._engine.lanes.own is file
+    # Closing a connection would tidy up; the death of a process does not.
+    copy = path.with_name(f"{path.name}-copy")
+    shutil.copytree(path, copy)
+    crash(journal)
+    shutil.rmtree(path)
+    copy.rename(path)
+    return Left(path, live, dead, log)
+
+
+@pytest.fixture(scope="module")
+def templates() -> Iterator[list[Left]]:
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
+        place = Path(name)
+        yield [
+            leave(place / "few", 40, letters=5, log=False),
+            leave(place / "many", 1500, letters=40, log=False),
+            leave(place / "log", 300, letters=5, log=True),
+        ]
+
+
+# ---- damage
+
+
+def write(path: Path, place: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(data)
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    place = chance.randrange(max(1, path.stat().st_size))
+    content = path.read_bytes()[place : place + 1] or b"\0"
+    write(path, place, bytes([content[0] ^ 1 << chance.randrange(8)]))
+
+
+def zero_sector(path: Path, chance: random.Random) -> None:
+    sectors = max(1, path.stat().st_size // SECTOR)
+    write(path, chance.randrange(sectors) * SECTOR, bytes(SECTOR))
+
+
+def zero_first_sector(path: Path, chance: random.Random) -> None:
+    write(path, 0, bytes(SECTOR))
+
+
+def random_page(path: Path, chance: random.Random) -> None:
+    pages = max(1, path.stat().st_size // PAGE)
+    write(path, chance.randrange(pages) * PAGE, chance.randbytes(PAGE))
+
+
+def truncate(path: Path, chance: random.Random) -> None:
+    os.truncate(path, chance.randrange(path.stat().st_size + 1))
+
+
+def empty(path: Path, chance: random.Random) -> None:
+    os.truncate(path, 0)
+
+
+def garbage(path: Path, chance: random.Random) -> None:
+    path.write_bytes(chance.randbytes(chance.choice((1, 100, 5000))))
+
+
+def remove(path: Path, chance: random.Random) -> None:
+    path.unlink()
+
+
+def directory_instead(path: Path, chance: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def pipe_instead(path: Path, chance: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def dangling_link(path: Path, chance: random.Random) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nowhere"))
+
+
+KINDS: list[Callable[[Path, random.Random], None]] = [
+    *(flip, flip, zero_sector, zero_sector, zero_first_sector, random_page, truncate, empty),
+    *(garbage, remove, directory_instead, pipe_instead, dangling_link),
+]
+SMALL = {flip, zero_sector, random_page}
+
+
+class Outcome(NamedTuple):
+    """What came of the jobs of a damaged directory."""
+
+    ran: dict[str, Save]
+    parked: int
+    letters: set[str]
+    newer: bool  # whether a version was damaged, so that it looks like a later one
+
+
+def take_over(directory: Path) -> Outcome:
+    """Open the journal as the next process would, end all jobs, and look at it again."""
+    ran: dict[str, Save] = {}
+    parked, letters, newer = 0, set[str](), False
+    for look in range(3):
+        host = FakeHost()
+        journal = Journal(directory, jobs={"save": Save}, poll=3600)
+        journal.open(host)
+        try:
+            journal.poll()
+            done = 0
+            while True:
+                assert journal.flush(20)
+                new = host.recovered[done:]
+                for entry in new:
+                    assert look == 0, f"{entry} came back after its end"
+                    assert entry.id not in ran, f"{entry} came twice"
+                    ran[entry.id] = entry.job
+                    journal.succeeded(entry)
+                done += len(new)
+                if settled(journal) and len(host.recovered) == done:
+                    break
+            with suppress(Newer):
+                for letter in journal.dead:
+                    assert isinstance(letter.reason, str)
+                    assert isinstance(letter.errors, tuple)
+                assert journal.stats().healthy
+        finally:
+            journal.close()
+        inspector = Inspector(directory)
+        parked = sum(job.state == "parked" for job in inspector.jobs())
+        findings = [*check(inspector)]
+        assert all(str(finding.text) for finding in findings)
+        letters = {
+            letter.id for letter in inspector.letters() if not letter.reason.startswith("damaged")
+        }
+        inspector.stats()
+        newer = any(finding.about == "version" for finding in findings)
+    return Outcome(ran, parked, letters, newer)
+
+
+def damaged(template: Left, seed: int) -> tuple[str, Outcome]:
+    """Damage a copy of *template*, take it over, and return what was done and what came of it."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory(dir=memory()) as name:
+        directory = Path(name) / "journal"
+        shutil.copytree(template.path, directory)
+        told = []
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+            path, kind = chance.choice(files), chance.choice(KINDS)
+            with suppress(FileNotFoundError):
+                kind(path, chance)
+            told.append(f"{kind.__name__} {path.name[-8:]}")
+        for path in directory.iterdir():  # so that nobody waits for a lock to be made anew
+            if not path.is_symlink() and not path.is_fifo():
+                os.utime(path, (1, 1))
+        words = f"{template.path.name}, seed {seed}: {', '.join(told)}"
+        started = time.monotonic()
+        try:
+            outcome = take_over(directory)
+            hold(template, told, outcome)
+        except BaseException as error:
+            error.add_note(words)
+            raise
+        assert time.monotonic() - started < 30, words
+        return words, outcome
+
+
+def hold(template: Left, told: list[str], outcome: Outcome) -> None:
+    """Check what must hold, whatever was damaged."""
+    # A bit that is flipped in a text, and leaves it a text, nobody can see.
+    changed = {name for name, job in outcome.ran.items() if template.jobs.get(name) != job}
+    assert len(changed) <= sum(what.startswith("flip") for what in told)
+    there = len(outcome.ran) + outcome.parked
+    assert there <= len(template.jobs)
+    if len(told) > 1 or outcome.newer:
+        return
+    kind, _, name = told[0].partition(" ")
+    if name.endswith((".lock", "-shm", "dead.db")) or "journal" in name:
+        assert there == len(template.jobs), "a job is missing"
+    elif not template.in_log and kind in {kind.__name__ for kind in SMALL}:
+        # A page holds some twenty rows; an inner one leads to all of them, and is gone round.
+        assert there >= len(template.jobs) - 60, f"{len(template.jobs) - there} jobs are missing"
+    if not name.endswith("dead.db"):
+        assert outcome.letters == template.letters
+
+
+@pytest.mark.timeout(60 + 3 * SECONDS)
+def test_damage_costs_itself_alone(templates: list[Left]) -> None:
+    due = time.monotonic() + SECONDS
+    tried = 0
+    for seed in count(SEED * 1_000_000):
+        damaged(templates[seed % len(templates)], seed)
+        tried += 1
+        if time.monotonic() > due:
+            break
+    print(f"{tried} damaged directories")  # noqa: T201
