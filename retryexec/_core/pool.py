@@ -43,7 +43,7 @@ AnyJob: TypeAlias = Job[Any]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a pool is built from, and built anew from in a forked child."""
+    """What a pool is made from; kept, since a forked child makes another one."""
 
     max_workers: int
     thread_name_prefix: str
@@ -69,16 +69,16 @@ class Pool:
         self.stopping = False  # True once no further attempt may start
         # The accepted jobs that have not ended.
         self.unfinished: set[AnyJob] = set()
-        # Ready jobs; None is a sentinel that makes a worker look whether there is anything else to
-        # do, and whether it may exit. A job that was cancelled stays until a worker comes to it.
+        # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
+        # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
         self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
-        # Jobs that an interrupt kept this or another thread from accepting or ending in full. A
-        # worker goes on with them, as soon as a sentinel makes it look.
+        # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
+        # them when it gets a sentinel.
         self.interrupted: deque[AnyJob] = deque()
-        # Guards all below, and the timekeeper's due queue. Not taken on the way of a job that
-        # just succeeds, since threads that meet at a lock hand it, and the GIL, to and fro.
-        # Released before anything of the user's runs; reentrant, because a signal handler or a
-        # finalizer may run while this thread is in here, and submit or cancel.
+        # Guards all below, and the timekeeper's due queue. A job that just succeeds does not take
+        # it: threads that meet at a lock pass it, and the GIL, back and forth. Released before user
+        # code runs. Reentrant, because a signal handler or a finalizer may run while this
+        # thread holds it, and submit or cancel.
         self.lock = RLock()
         self._workers: list[Worker] = []  # all that were started
         self.growing = True  # False once all workers have been started
@@ -175,7 +175,7 @@ class Pool:
             else:
                 job.due = due
                 self.timekeeper.schedule(job, due)
-            if self.stopping:  # it may have come too late to be ended with the others
+            if self.stopping:  # the others may have been ended before this one was added
                 self.interrupted.append(job)
                 self.wake_worker()
         with self.lock:
@@ -263,7 +263,7 @@ class Pool:
         return True
 
     def wake_worker(self) -> None:
-        """Make a worker look for interrupted jobs, and whether it may exit."""
+        """Make a worker resume interrupted jobs, and check whether to exit."""
         self.queue.put(None)
 
     def wake_if_drained(self) -> None:
@@ -298,7 +298,7 @@ class Pool:
             self.wake_if_drained()
 
     def _tell_of_room(self, room: "SimpleQueue[None]") -> None:
-        """Make a thread that waits for room look."""
+        """Make a thread that waits for room check whether there is some."""
         if room.empty():
             room.put(None)
 
@@ -313,12 +313,12 @@ class Pool:
         items = islice(iter(self.queue.get_nowait, self), size)
         alive = filter(self.unfinished.__contains__, items)
         with self.lock, suppress(Empty):
-            # Each item comes out in front and, if it is unfinished, goes in again behind.
+            # Each item is taken from the front and, if it is unfinished, put in again at the end.
             in_one_call(map(self.queue.put, alive))
         self.wake_worker()  # instead of the sentinels that were dropped, too
 
     def empty_queue(self) -> None:
-        """Drop what is queued, once no further attempt may start; `unfinished` has the jobs."""
+        """Empty the queue, once no further attempt may start; `unfinished` has the jobs."""
         with suppress(Empty):
             in_one_call(iter(self.queue.get_nowait, self))
 
@@ -352,12 +352,12 @@ class Pool:
     # ---- how things are
 
     def stats(self) -> Stats:
-        """Return where the jobs are."""
+        """Return how many jobs are in which state, and how long one has waited at most."""
         since = (job.ensure_progress().failed_at for job in self.timekeeper.waiting())
         return self.snapshot(oldest_wait=max(0.0, self.now() - min(since, default=math.inf)))
 
     def snapshot(self, oldest_wait: float = 0.0) -> Stats:
-        """Return where the jobs are, without a look at every waiting one."""
+        """Return how many jobs are in which state; quickly, without the longest wait."""
         with self.lock:
             workers = self._workers
             running = sum(worker.job in self.unfinished for worker in workers)
@@ -391,7 +391,7 @@ class Pool:
     # ---- fork
 
     def for_forked_child(self) -> "Pool":
-        """Return a pool like this one as it was made, and as closed, for a forked child."""
+        """Return a new pool with this one's settings, closed if this one is, for a forked child."""
         pool = Pool(self.setup)
         if self.refusal is not None:
             pool.shutdown.close(self.refusal)

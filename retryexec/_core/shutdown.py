@@ -38,9 +38,9 @@ class Shutdown:
         self._worker_exited = Condition(pool.lock)
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job[Any]], object] | None = None
-        # Whether that is done. What is unfinished from then on is in its last attempt.
+        # Whether that has been done. Jobs unfinished after that are in their last attempt.
         self._pending_ended = False
-        # Until when the last worker may wait for what is done once all jobs have ended.
+        # Until when `on_drained`, called by the last worker, may take.
         self._deadline = math.inf
         # True at an exit with exit_timeout: one line names all abandoned jobs, and no other does.
         self.silent = False
@@ -54,10 +54,10 @@ class Shutdown:
         # Without the lock: a finalizer may run, and close, while this thread holds another pool's.
         if pool.refusal is None:
             pool.refusal = refusal
-        # Each time: a later call may have to do what an interrupt kept the first one from.
+        # At every call: an interrupt may have kept the first one from doing it.
         pool.wake_worker()
         if pool.room is not None:
-            pool.room.put(None)  # each who waits for room passes it on
+            pool.room.put(None)  # each thread that waits for room puts it back, for the next
 
     def fail_all(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs, and end all pending ones with what *refusal* makes."""
@@ -118,7 +118,7 @@ class Shutdown:
             report("a callback failed while %s was shut down", self._pool.name)
 
     def exit_deadline(self) -> float:
-        """Return when an exit of the interpreter that begins now will not wait any longer."""
+        """Return until when an exit of the interpreter that begins now waits for jobs."""
         timeout = self._pool.setup.exit_timeout
         return math.inf if timeout is None else self._pool.now() + timeout
 
@@ -154,7 +154,7 @@ class Shutdown:
         )
 
     def _name_leftovers(self) -> None:
-        """Log what the interpreter leaves undone, in one line."""
+        """Log the names of the jobs that the interpreter's exit abandons, in one line."""
         jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]
         running = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         if self._leftovers or running:
@@ -258,7 +258,7 @@ class Shutdown:
             self._on_drained()
 
     def _on_drained(self) -> None:
-        """Do what is to be done once all jobs have ended and no worker is left."""
+        """Call `Pool.on_drained`, once all jobs have ended and no worker is left."""
         if self._pool.on_drained is not None:
             left = self._deadline - self._pool.now()
             try:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
-# So many types of errors have their first retry logged; a program that makes types as it goes
-# would have no end of them.
+# For how many types of errors a first retry is logged. A program that keeps making types would
+# fill the log.
 LOGGED_TYPES_MAX = 100
 
 
@@ -213,14 +213,14 @@ class Worker(StartableThread):
     def _postpone(
         self, job: Job[Any], progress: JobProgress, due: float | None
     ) -> StopReason | None:
-        """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
+        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
         exception = progress.previous
         reason = job.postpone(progress, due)
         if reason is not None:
             return reason
         if exception is not None:
-            # A traceback would keep the variables of every frame alive, for as long as the job
-            # waits; and an exception raised again would add its new one to it.
+            # A traceback keeps the variables of its frames alive, as long as the job waits.
+            # And an exception that is raised again adds its new traceback to the old one.
             with_traceback(exception, None)
             linked = exception.__cause__ is not None or exception.__context__ is not None
             if linked or isinstance(exception, BaseExceptionGroup):
@@ -306,7 +306,7 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
 def _log_first_retry(
     job: Job[Any], logged: set[type], exception: BaseException | None, delay: float
 ) -> None:
-    """Log that *job* is tried again, which nobody would hear of otherwise."""
+    """Log the first retry after this type of error: there is no hook that is told of it."""
     if len(logged) >= LOGGED_TYPES_MAX:
         return
     logged.add(type(exception))
@@ -342,4 +342,4 @@ def tell(hook: Callable[[Any], object], event: Retry | GiveUp | Success, context
         kind = {Retry: "on_retry", GiveUp: "on_give_up", Success: "on_success"}[type(event)]
         report("%s failed for %s; the job goes on", kind, name_of(event.job))
         if isinstance(error, KeyboardInterrupt):
-            raise  # it was meant for whoever is shutting down
+            raise  # the main thread is ending jobs at a shutdown, which this interrupts
