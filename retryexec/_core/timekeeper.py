@@ -104,7 +104,7 @@ class Timekeeper(Generic[E]):
             raise
         # The entry is added before this look at the thread's sleep, and the thread writes until
         # when it sleeps before its last look into the queue: so one of the two sees the other.
-        # (The deque's own operations order them where there is no GIL.) Likewise with close().
+        # (With the GIL; without it, that needs a lock in between, too.) Likewise with close().
         if due < self._asleep_until:
             self.recheck()
         return not self._closed or self._refuse(entry)
