@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from retryexec._core.future import FinalException, UnreadFailure
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
+from retryexec._errors import PermanentError
 from retryexec._events import GiveUp, Retry, Success
 from retryexec._exceptions import (
     annotate,
@@ -175,7 +176,8 @@ class Worker(StartableThread):
         pool, settings = self._pool, job.settings
         if type(value) is CoroutineType:
             value.close()
-            raised, value = TypeError(coroutine_refusal(job.submitted)), None
+            # Nothing was done, and nothing else would be by another attempt.
+            raised, value = PermanentError(TypeError(coroutine_refusal(job.submitted))), None
         progress = job.progress or job.ensure_progress()
         now = pool.now()
         progress.fail(raised, now)
