@@ -233,19 +233,24 @@ class Job(RetryFuture[T]):
 
     # ---- verbs of a worker, which no signal handler interrupts
 
-    def begin(self, now: float) -> bool:
-        """Make the queued job running; return False if it has ended, or waits, or is running."""
+    def begin(self, now: float) -> JobProgress | bool:
+        """Make the queued job running; return False if it has ended, or waits, or is running.
+
+        Returns:
+            how far the job has come before; True if this is its first attempt.
+        """
         # Not "with", here and below, which would take a third more time, for every job.
         lock = self._lock
         lock.acquire()
         if self._state != PENDING or self.due is not None:
             lock.release()
             return False
+        progress = self.progress
+        if progress is None:
+            self.started = now  # a cancel that comes from now on finds that an attempt has begun
         self._state = RUNNING
         lock.release()
-        if self.progress is None:
-            self.started = now
-        return True
+        return progress or True
 
     def postpone(self, progress: JobProgress, due: float | None) -> StopReason | None:
         """Make the running job pending again, until *due* or, if None, for the queue.
@@ -312,6 +317,12 @@ class Job(RetryFuture[T]):
             self._state = RUNNING
         return True
 
+    def is_pending(self) -> bool:
+        """Return whether the job is queued or waits, and not just about to."""
+        # Under the lock: a `postpone` that has found nothing against it comes before this look.
+        with self._lock:
+            return self._state == PENDING
+
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an internal error."""
         with self._lock:
@@ -357,8 +368,10 @@ class Job(RetryFuture[T]):
                 ended = ended or self._end(CANCELLED_AND_NOTIFIED)
             self.after_end()
         except BaseException:  # an interrupt, or what a callback has raised
-            self.settings.pool.interrupted.append(self)
-            self.settings.pool.wake_worker()
+            try:  # for a second interrupt
+                self.settings.pool.interrupted.append(self)
+            finally:
+                self.settings.pool.wake_worker()
             raise
         return True
 
@@ -393,9 +406,8 @@ class Job(RetryFuture[T]):
         Returns:
             False if the job has not ended, and nobody was about to end it.
         """
-        progress = self.progress
-        if self._state == RUNNING and progress is not None and progress.stop_reason is not None:
-            self._end(FINISHED, progress.refused, self._failure)  # it was taken by `expire`
+        if self._state == RUNNING and self._failure is not None:
+            self._end(FINISHED, None, self._failure)  # it was taken by `expire`
         if not self.done():
             return False
         if self._threads_waiting is not None:

@@ -30,6 +30,7 @@ from retryexec._core.timekeeper import Timekeeper
 from retryexec._core.worker import Worker
 from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._events import ShutdownReport, Stats
+from retryexec._exceptions import report
 from retryexec._outcome import name_of, summarize_names
 
 logger = logging.getLogger("retryexec")
@@ -72,9 +73,11 @@ class Pool:
         # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
         # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
         self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
+        # Queues a sentinel. C code, so that no second interrupt comes between an interrupt and this.
+        self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
-        # them when it gets a sentinel.
-        self.interrupted: deque[AnyJob] = deque()
+        # them when it gets a sentinel. None stands for all that are unfinished.
+        self.interrupted: deque[AnyJob | None] = deque()
         # Guards all below, and the timekeeper's due queue. A job that just succeeds does not take
         # it: threads that meet at a lock pass it, and the GIL, back and forth. Released before user
         # code runs. Reentrant, because a signal handler or a finalizer may run while this
@@ -119,21 +122,22 @@ class Pool:
                 self.unfinished.add(job)
             else:
                 self._add_once_there_is_room(self.room, job)
+            # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
+            # So either a worker stays to run this one, or we see `refusal` here.
+            if self.refusal is not None and job.withdraw():
+                raise self.refusal()
             if self.growing:
                 self._grow_or_raise()
             self.queue.put(job)
         except PendingLimitError:
             raise
-        except BaseException:  # an interrupt, or no worker could be started
-            self.interrupted.append(job)
-            job.withdraw()
-            self.wake_worker()
+        except BaseException:  # an interrupt, or a refusal, or no worker could be started
+            try:  # for a second interrupt
+                self.interrupted.append(job)
+                job.withdraw()
+            finally:
+                self.wake_worker()
             raise
-        # close() sets `refusal` before it queues the sentinel. So either our job is ahead of the
-        # sentinel and a worker runs it, or we see `refusal` here and take the job back.
-        if self.refusal is not None and job.withdraw():
-            self.wake_if_drained()
-            raise self.refusal()
 
     def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
         """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
@@ -165,11 +169,11 @@ class Pool:
         They come in whether there is room or not. A pool that takes no more jobs leaves them.
         """
         for job, due in jobs:
-            if self.refusal is not None:
+            self.unfinished.add(job)
+            if self.refusal is not None:  # looked at only now, as in `accept`
                 job.expire(ShutdownError("the executor was shut down before it took this job over"))
                 job.resume_end()
                 continue
-            self.unfinished.add(job)
             if due is None or not self.timekeeper.ready():
                 self.queue.put(job)
             else:
@@ -258,13 +262,13 @@ class Pool:
                 stdlib_logger.critical("Exception in initializer:", exc_info=True)
             message = "A thread initializer failed, the thread pool is not usable anymore"
             self.broken = True
-            self.shutdown.fail_all(partial(BrokenThreadPool, message))
+            try:
+                self.shutdown.fail_all(partial(BrokenThreadPool, message))
+            except BaseException:  # a callback's SystemExit, for one
+                report("a callback failed as %s was found broken", self.name)
+            self.shutdown.resume_interrupted()  # for which there may be no other worker
             return False
         return True
-
-    def wake_worker(self) -> None:
-        """Make a worker resume interrupted jobs, and check whether to exit."""
-        self.queue.put(None)
 
     def wake_if_drained(self) -> None:
         """Wake a worker if the pool is closed and all jobs have ended."""

@@ -189,7 +189,7 @@ class Shutdown:
                 end(job)
             self._pending_ended = True
         except BaseException:  # an interrupt, or what a callback has raised
-            pool.interrupted.extend(pool.unfinished)
+            pool.interrupted.append(None)  # not each of them, which would be more than one step
             raise
         finally:
             pool.wake_worker()
@@ -217,13 +217,17 @@ class Shutdown:
         Once the pool is closed, no job comes any more; and if all are to end that are not running,
         other workers have what is left.
         """
+        self.resume_interrupted()
         pool = self._pool
-        while pool.interrupted:
+        return pool.refusal is not None and (not pool.unfinished or self._pending_ended)
+
+    def resume_interrupted(self) -> None:
+        """In a worker, go on with all jobs that an interrupt has stranded, whatever that raises."""
+        while self._pool.interrupted:
             try:
                 self._resume_interrupted()
             except BaseException:  # a callback's SystemExit, for one
-                report("a callback failed after an interrupt of %s", pool.name)
-        return pool.refusal is not None and (not pool.unfinished or self._pending_ended)
+                report("a callback failed after an interrupt of %s", self._pool.name)
 
     def _resume_interrupted(self) -> None:
         """Go on with all interrupted jobs; several threads may do so at once."""
@@ -231,7 +235,8 @@ class Shutdown:
         with suppress(IndexError):  # another thread was quicker
             while interrupted:
                 job = interrupted[0]
-                self._resume(job)
+                for each in list(self._pool.unfinished) if job is None else [job]:
+                    self._resume(each)
                 with suppress(ValueError):
                     interrupted.remove(job)  # last, since this thread may be interrupted, too
         self._pending_ended = self._pool.stopping
@@ -269,7 +274,7 @@ class Shutdown:
 
 def _cancel_pending(job: Job[Any]) -> None:
     # A running attempt is its job's last anyway, and that job fails for the shutdown.
-    if not job.running():
+    if job.is_pending():
         job.cancel()
 
 

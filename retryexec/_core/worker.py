@@ -99,10 +99,10 @@ class Worker(StartableThread):
             job.cancel()
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.stopping or not job.begin(now):
+        if pool.stopping or not (progress := job.begin(now)):
             return False
-        policy, progress = settings.policy, job.progress
-        if progress is not None:
+        policy = settings.policy
+        if progress is not True:
             if progress.attempts and now - progress.began > policy.elapsed_limit:
                 give_up(pool, job, progress.previous, StopReason.MAX_ELAPSED, worker=self)
                 return False
@@ -275,25 +275,27 @@ def give_up(
     finally:
         # Whatever the above raises, the job ends.
         del context, submitted
-        if settings.journal is not None:
-            settings.journal.note_end(job, reason, exception)
-        if worker is None:
-            pool.remove(job)
-        else:
-            worker.job = None
-            if reason is StopReason.SHUTDOWN:
-                worker.abandoned += 1
-            else:
-                worker.failed += 1
-            worker.finishing = pool.watched
-            pool.unfinished.discard(job)
-            if pool.room is not None:
-                pool.after_removal()
-        if job.fail(reason, failure, value):
+        try:
+            if settings.journal is not None:
+                settings.journal.note_end(job, reason, exception)
+        finally:
             if worker is None:
-                job.run_callbacks()
+                pool.remove(job)
             else:
-                worker.run_callbacks(job)
+                worker.job = None
+                if reason is StopReason.SHUTDOWN:
+                    worker.abandoned += 1
+                else:
+                    worker.failed += 1
+                worker.finishing = pool.watched
+                pool.unfinished.discard(job)
+                if pool.room is not None:
+                    pool.after_removal()
+            if job.fail(reason, failure, value):
+                if worker is None:
+                    job.run_callbacks()
+                else:
+                    worker.run_callbacks(job)
 
 
 def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures._base import _create_and_install_waiters  # type: ignore[attr-defined]
 from contextlib import suppress
+from queue import SimpleQueue
 from threading import Barrier, Event
 from typing import Any
 
@@ -236,6 +237,36 @@ def test_every_job_ends_despite_an_interrupt_at_any_moment(plot: Plot) -> None:
     while plot(strike := Strike(at)):
         at += 1
         assert at < 2000, f"still striking, at {strike.where}"
+    assert at > 10
+
+
+TWICE = ("submit", "cancel, waiting", "cancel, queued", "shutdown, timeout")
+
+
+@pytest.mark.leaks("a struck call leaves its frames in the traceback")
+@pytest.mark.parametrize("plot", [PLOTS[name] for name in TWICE], ids=TWICE)
+def test_two_interrupts_in_a_row_cost_no_job_its_end(plot: Plot) -> None:
+    at = 0
+    while plot(strike := Strike(at, twice=True)):
+        at += 1
+        assert at < 2000, f"still striking, at {strike.where}"
+    assert at > 10
+
+
+def test_a_second_interrupt_does_not_keep_a_worker_from_finishing_a_cancel() -> None:
+    """At once, and not only at the shutdown."""
+    at, struck = 0, True
+    while struck:
+        with RetryingExecutor(1, policy=HOURS) as executor:
+            future = executor.submit(raise_, Boom())
+            executor.submit(len, "").result(10)  # so the first one waits by now
+            called: SimpleQueue[Any] = SimpleQueue()
+            future.add_done_callback(called.put)  # C code, and no interrupt strikes in it
+            struck = Strike(at, twice=True)(future.cancel)
+            if future.done():
+                assert called.get(timeout=10) is future
+            future.cancel()
+            at += 1
     assert at > 10
 
 

@@ -1,19 +1,23 @@
 """What hardly ever happens, staged: late comers, broken clocks, threads that do not start."""
 
 import logging
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Fails, Gate, raise_
+from helpers.jobs import Boom, Fails, Gate, InThread, raise_
 
 from retryexec import (
     CancelToken,
+    PermanentError,
     RetryingExecutor,
     RetryPolicy,
     ShutdownError,
@@ -21,6 +25,7 @@ from retryexec import (
 )
 from retryexec._clock import SystemClock
 from retryexec._core.job import Job
+from retryexec._core.pool import Pool
 from retryexec._core.worker import Worker
 from retryexec.testing import VirtualClock
 
@@ -400,8 +405,8 @@ def test_no_memory_to_release_a_job_only_delays_it() -> None:
     assert future.result(10) == "saved"
 
 
-def test_job_queued_behind_the_sentinel_of_a_shutdown_is_refused() -> None:
-    """Closed right after the look whether it is, and to the end before the job is queued."""
+def test_job_queued_behind_the_sentinel_of_a_shutdown_is_run() -> None:
+    """Closed right after the look whether it is, and before the job is queued."""
     executor = RetryingExecutor(1)
     executor.submit(len, "").result(10)
     queue = executor._pool.queue
@@ -417,9 +422,8 @@ def test_job_queued_behind_the_sentinel_of_a_shutdown_is_refused() -> None:
             queue.put(job)
 
     executor._pool.queue = Queue()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        executor.submit(len, "")
-    assert executor.shutdown().done == 1
+    assert executor.submit(len, "").result(10) == 0
+    assert executor.shutdown().done == 2
 
 
 def test_workers_leave_when_the_last_job_after_shutdown_is_cancelled(
@@ -441,3 +445,230 @@ def test_workers_leave_when_the_last_job_after_shutdown_is_cancelled(
     assert future.cancel()
     worker.join(10)
     assert not worker.is_alive()
+
+
+# ---- a submit that a shutdown overtakes
+
+
+class RunsAtOnce:
+    """A pool's queue whose `put` of a job returns only once that job has begun."""
+
+    def __init__(self, pool: Pool, gate: Gate) -> None:
+        self.queue, self.gate = pool.queue, gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.queue, name)
+
+    def put(self, job: Job[Any] | None) -> None:
+        self.queue.put(job)
+        if job is not None and job.submitted is self.gate:
+            assert self.gate.reached()
+
+
+def test_submit_refused_while_it_waits_for_room_runs_nothing() -> None:
+    first, late, waiting = Gate(), Gate(), threading.Event()
+    late.open()
+    executor = RetryingExecutor(1, max_pending=1)
+    pool = executor._pool
+    pool.queue = RunsAtOnce(pool, late)  # type: ignore[assignment]
+    executor.submit(first)
+    assert pool.room is not None
+    room_get = pool.room.get
+
+    class Room:
+        put, empty = pool.room.put, pool.room.empty
+
+        def get(self) -> None:
+            waiting.set()
+            room_get()
+
+    pool.room = Room()  # type: ignore[assignment]
+    submitter = InThread(executor.submit, late)
+    assert waiting.wait(10)
+    first.open()
+    executor.shutdown(wait=False)
+    with suppress(RuntimeError):  # unless its room came first
+        assert submitter.result().result(10) == "through"
+    report = executor.shutdown()
+    assert (report.done, report.unfinished) == (1 + late.begun.is_set(), 0)
+
+
+class AddsAfter(set[Any]):
+    """A set of unfinished jobs; something happens before the next job joins it."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        super().__init__()
+        self.happens: Callable[[], object] | None = happens
+
+    def add(self, job: Any) -> None:
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        super().add(job)
+
+
+def test_submit_that_a_whole_shutdown_overtakes_is_refused() -> None:
+    """Nothing runs any more once the shutdown has returned."""
+    executor, late = RetryingExecutor(2), Gate()
+    late.open()
+    executor.submit(len, "").result(10)
+    pool = executor._pool
+    pool.queue = RunsAtOnce(pool, late)  # type: ignore[assignment]
+    pool.unfinished = AddsAfter(lambda: InThread(executor.shutdown).result())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(late)
+    assert not late.begun.is_set()
+
+
+def test_job_taken_over_as_a_whole_shutdown_overtakes_it_ends() -> None:
+    executor = RetryingExecutor(1)
+    executor.submit(len, "").result(10)
+    pool = executor._pool
+    pool.unfinished = AddsAfter(lambda: InThread(executor.shutdown).result())
+    job: Job[Any] = Job(executor._settings, len, False, ("",), {}, Context())
+    pool.take_over([(job, None)])
+    with pytest.raises(ShutdownError, match="took this job over"):
+        job.result(10)
+    assert executor.shutdown().unfinished == 0
+
+
+def test_job_that_is_about_to_wait_ends_though_futures_are_being_cancelled() -> None:
+    """It has found no shutdown, and the shutdown finds it running: then the shutdown waits."""
+    gate, met = Gate(Boom()), threading.Event()
+    shutdowns: list[InThread] = []
+    executor = RetryingExecutor(1, policy=RetryPolicy(backoff=[3600.0], max_elapsed=None))
+
+    class Lock:
+        def __init__(self, lock: Any) -> None:
+            self.lock, self.release = lock, lock.release
+
+        def acquire(self) -> None:
+            if not self.lock.acquire(blocking=False):
+                met.set()
+                self.lock.acquire()
+
+        def __enter__(self) -> None:
+            self.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.release()
+
+    class StagedPool(Pool):
+        @property
+        def stopping(self) -> bool:  # type: ignore[override]
+            stopping: bool = self.__dict__["stopping"]
+            if future.running() and not shutdowns and threading.current_thread() in self.threads():
+                shut_down = partial(executor.shutdown, wait=False, cancel_futures=True)
+                shutdowns.append(InThread(lambda: (shut_down(), met.set())))
+                assert met.wait(10)
+            return stopping
+
+        @stopping.setter
+        def stopping(self, value: bool) -> None:
+            self.__dict__["stopping"] = value
+
+    future = executor.submit(gate)
+    assert gate.reached()
+    future._lock = Lock(future._lock)  # type: ignore[assignment]
+    executor._pool.__class__ = StagedPool
+    gate.open()
+    with pytest.raises((CancelledError, ShutdownError)):
+        future.result(10)
+    shutdowns[0].result()
+    assert executor.shutdown().unfinished == 0
+
+
+# ---- ends that meet with trouble
+
+
+def test_worker_that_repairs_does_not_end_what_another_is_failing(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, gate, error = executor._pool, Gate(PermanentError(Boom())), Boom()
+    gate.outcome = PermanentError(error)
+    future: Any = executor.submit(gate)
+
+    def repair() -> None:
+        pool.interrupted.append(future)
+        InThread(pool.shutdown.should_exit).result()
+
+    before(monkeypatch, Job, "release_call", repair)
+    gate.open()
+    assert future.exception(10) is error
+    assert future.stop_reason is StopReason.PERMANENT
+
+
+def test_broken_initializer_fails_all_jobs_though_a_callback_raises_control_flow(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go = threading.Event()
+
+    def initializer() -> None:
+        assert go.wait(10)
+        raise Boom
+
+    executor = RetryingExecutor(1, initializer=initializer)
+    futures = [executor.submit(len, "") for _ in range(5)]
+    for future in futures:
+        future.add_done_callback(lambda _: sys.exit())
+    go.set()
+    for future in futures:
+        assert isinstance(future.exception(10), BrokenThreadPool)
+    assert executor.shutdown().abandoned == 5
+    assert "found broken" in caplog.text
+
+
+@pytest.mark.parametrize("outcome", [Boom(), "through"])
+def test_job_ends_though_its_end_cannot_be_noted(outcome: Any) -> None:
+    class Journal:
+        def open(self, host: Any) -> None: ...
+        def close(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+            return True
+
+        def accept(self, job: Any) -> Any:
+            return SimpleNamespace(id="1", job=job, suspect=False)
+
+        def raise_(self, *_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        starting = retrying = succeeded = cancelled = died = raise_
+
+    gate = Gate(outcome)
+    gate.open()
+    executor = RetryingExecutor(1, journal=Journal(), policy=RetryPolicy.never())
+    future = executor.submit(gate)
+    assert isinstance(future.exception(10), Boom | MemoryError)
+    assert InThread(executor.shutdown).result().unfinished == 0
+
+
+def test_cancel_as_an_attempt_begins_counts_no_attempt_twice(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, cancelled = Job.begin, list[bool]()
+
+    def begin_and_cancel(job: Any, now: float) -> Any:
+        begun = begin(job, now)
+        cancelled.append(job.cancel())
+        return begun
+
+    monkeypatch.setattr(Job, "begin", begin_and_cancel)
+    future = executor.submit(raise_, Boom())
+    assert isinstance(future.exception(10), Boom)
+    assert (cancelled, future.attempts, executor.stats().attempts) == ([False], 1, 1)
+
+
+def test_repair_begins_no_attempt_of_a_waiting_job_before_it_is_due(
+    executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    job = Fails(1, clock)
+    future = executor.submit(job)
+    clock.advance(0)
+    executor._pool.interrupted.append(future)  # type: ignore[arg-type]
+    executor._pool.wake_worker()
+    other = Gate()
+    other.open()
+    assert executor.submit(other).result(10) == "through"  # so the repair has been
+    clock.advance(5)
+    assert job.started_at == [0]
+    clock.advance(5)
+    assert (job.started_at, future.result(10)) == ([0, 10], "saved")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dis
 import gc
+import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -48,10 +49,14 @@ def is_moment(code: CodeType, latest: int, now: int) -> bool:
 
 
 class Strike:
-    """Raises KeyboardInterrupt at the *at*-th such moment in our code or in threading's."""
+    """Raises KeyboardInterrupt at the *at*-th such moment in our code or in threading's.
 
-    def __init__(self, at: int) -> None:
+    *twice*: and again at the next one, while the first interrupt is on its way out.
+    """
+
+    def __init__(self, at: int, *, twice: bool = False) -> None:
         self.left = at
+        self.twice = twice
         self.where: str | None = None  # once it has struck
         self._latest: dict[FrameType, int | None] = {}  # where each frame is
 
@@ -69,6 +74,7 @@ class Strike:
                 raise
         finally:
             sys.settrace(before)
+            sys.setprofile(None)
             gc.enable()
             self._latest.clear()
         return self.where is not None
@@ -88,6 +94,15 @@ class Strike:
             if latest is not None and is_moment(frame.f_code, latest, frame.f_lasti):
                 self.left -= 1
                 if self.left < 0 and self.where is None:
+                    if self.twice:
+                        sys.setprofile(self._again)  # for what raises here is traced no more
                     self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
                     raise KeyboardInterrupt
         return self._step
+
+    def _again(self, frame: FrameType, event: str, argument: Any) -> None:  # noqa: ARG002  as setprofile has it
+        code = frame.f_code
+        # One that is closed swallows what it meets.
+        generates = code.co_flags & inspect.CO_GENERATOR
+        if event in {"call", "c_return"} and code.co_filename.startswith(FILES) and not generates:
+            raise KeyboardInterrupt
