@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from retryexec._core.job import Job, JobProgress, JobSettings
 from retryexec._outcome import StopReason
+from retryexec._typing import override
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
@@ -127,6 +128,7 @@ class Recovered:
             if self._unfinished == 0:
                 self._changed.notify_all()
 
+    @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._count}, {self._unfinished} unfinished>"
 
