@@ -70,15 +70,17 @@ def test_cancel_just_after_a_job_is_scheduled_leaves_nothing_behind(
     gate = Gate(Boom())
     future = executor.submit(gate)
     assert gate.reached()
-    schedule = executor._pool.timekeeper.schedule
+    schedule, cancelled = executor._pool.timekeeper.schedule, threading.Event()
 
     def staged(job: Any, due: float) -> bool:
         scheduled = schedule(job, due)
         assert future.cancel()
+        cancelled.set()
         return scheduled
 
     monkeypatch.setattr(executor._pool.timekeeper, "schedule", staged)
     gate.open()
+    assert cancelled.wait(10)
     clock.advance(0)
     stats = executor.stats()
     assert (stats.cancelled, stats.waiting, stats.queued) == (1, 0, 0)
