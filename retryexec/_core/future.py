@@ -223,7 +223,7 @@ class LazyFuture(Future[T]):
         """Call ``fn(future)`` once the future has ended, or at once if it already has.
 
         Callbacks run in the order they were added, in the thread that ends the future. What one
-        of them raises is logged and costs the others nothing.
+        of them raises is logged, and the others run all the same.
         """
         self._check_fork()
         with self._lock:

@@ -83,7 +83,7 @@ def _check_header(columns: list[str], kind: RecordType) -> None:
     for name in kind.required:
         if name not in columns:
             msg = (
-                f"the header of INPUT has no column {name!r}, which {kind.cls.__name__} "
+                f"the header of INPUT does not have a column {name!r}, which {kind.cls.__name__} "
                 f"requires (its columns: {', '.join(map(repr, columns))}; --delimiter says what "
                 "separates them)"
             )

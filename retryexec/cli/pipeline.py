@@ -192,9 +192,9 @@ class Pipeline:
         names = ", ".join(clean(repr(name)) for name in record.unknown[:3])
         if len(record.unknown) > 3:
             names += f" and {len(record.unknown) - 3:,} more"
-        fields, it = ("field", "it is") if len(record.unknown) == 1 else ("fields", "they are")
+        fields, it = ("a field", "it is") if len(record.unknown) == 1 else ("fields", "they are")
         self._say(
-            f"{self._name}:{record.line}: note: {type(record.job).__name__} has no {fields} "
+            f"{self._name}:{record.line}: note: {type(record.job).__name__} does not have {fields} "
             f"{names}; {it} left out from here on (--forbid-unknown refuses such records)"
         )
 

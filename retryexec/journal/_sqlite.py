@@ -175,7 +175,7 @@ def check_schema(sql: sqlite3.Connection, form: Format) -> None:
     try:
         sql.execute(f"SELECT rowid FROM {form.records} LIMIT 0")  # noqa: S608  ours
     except sqlite3.OperationalError as error:
-        msg = f"its table {form.records!r} has no row numbers"
+        msg = f"its table {form.records!r} does not have row numbers"
         raise damage(msg) from error
 
 

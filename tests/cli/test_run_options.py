@@ -270,8 +270,8 @@ def test_a_thousand_unknown_fields_are_noted_once(run: Run) -> None:
     assert result.status == 0
     first, last = result.err.splitlines()
     assert first == (
-        "in.jsonl:1: note: Save has no fields 'x000', 'x001', 'x002' and 997 more; they are left "
-        "out from here on (--forbid-unknown refuses such records)"
+        "in.jsonl:1: note: Save does not have fields 'x000', 'x001', 'x002' and 997 more; they are "
+        "left out from here on (--forbid-unknown refuses such records)"
     )
     assert last.startswith("1,001 unknown fields left out in all: 'x000', 'x001', ")
     result = run([{"id": 1, **many}], "--forbid-unknown")
