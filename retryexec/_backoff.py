@@ -1,4 +1,4 @@
-"""How long to wait: delay sequences.
+"""Backoffs: sequences of delays between attempts.
 
 A backoff is any re-iterable of delays in seconds (numbers or timedeltas); every job iterates
 its own copy, and the end of the sequence means that no retry is left. A list or tuple is one,
@@ -79,7 +79,8 @@ def reiterable(name: str, value: Any) -> Iterable[Any]:
 class _Value(Backoff):
     """A dataclass that is compared, hashed and shown by its fields, as dataclasses are.
 
-    Written once here: that each class had its methods generated took half of the import's time.
+    The methods are written once, here: generating them for each class took half of the time that
+    the import takes.
     """
 
     __slots__ = ()
@@ -110,7 +111,7 @@ class _Steps(Iterator[float], Generic[S]):
         self, backoff: "_Stepped[S]", step: Callable[[Any, S], tuple[float, S]], state: S
     ) -> None:
         self._backoff = backoff
-        self._step = step  # the function, since a bound method for each job would take more
+        self._step = step  # the function, since a bound method would take more memory, for each job
         self._state = state
 
     def __next__(self) -> float:
@@ -119,7 +120,7 @@ class _Steps(Iterator[float], Generic[S]):
 
 
 class _Stepped(_Value, Generic[S]):
-    """An endless backoff, told by its first state and the step from one state to the next."""
+    """An endless backoff, defined by its first state and the step from each state to the next."""
 
     __slots__ = ()
 
@@ -207,10 +208,10 @@ class FibonacciBackoff(_Stepped[tuple[float, float]]):
 
 
 class Randomized(_Value):
-    """A dataclass with a field `random`, pickled by value but for the default one.
+    """A dataclass with a field `random`, which is not pickled if it is the default one.
 
-    `random.random` would be pickled with all its state: the processes that share a policy would
-    draw the same delays, and retry in step.
+    `random.random` would be pickled with its state, and all processes that share a policy would
+    draw the same delays and retry at the same time.
     """
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""Arguments that cannot be right are refused here, by value and with the way out."""
+"""Checks of arguments: each returns the value, or raises with the value and what would do."""
 
 import inspect
 import math
@@ -76,7 +76,7 @@ def number_between(name: str, value: Any, low: float, high: float) -> float:
 
 
 def callable_or_none(name: str, value: Any) -> Any:
-    """Return *value*, which is callable or None; raise TypeError for anything else."""
+    """Return *value* if it is callable or None; raise TypeError for anything else."""
     if value is not None and not callable(value):
         msg = f"{name} takes a callable or None (got {value!r})"
         raise TypeError(msg)
@@ -101,7 +101,7 @@ def _as_float(value: Any) -> float:
 
 
 def coroutine_refusal(job: Any) -> str:
-    """Return what to tell whoever gives a thread a job that makes a coroutine."""
+    """Return the message for a *job* that makes a coroutine, which a thread cannot run."""
     return (
         f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
         "awaited: submit a plain function, or one that calls asyncio.run()"

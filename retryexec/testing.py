@@ -1,4 +1,4 @@
-"""Time that tests move by hand, so that hours of backoff take milliseconds."""
+"""Clocks for tests: with them, hours of backoff take milliseconds."""
 
 import math
 import threading
@@ -18,13 +18,13 @@ _TURNS = 10
 
 
 class _Sleeper:
-    """A thread of somebody else's that waits for a time, in `retry` or a ticker."""
+    """A thread, not one of a participant, that waits for a time: in `retry`, or for a ticker."""
 
     def __init__(self, changed: threading.Condition, until: float) -> None:
         self.changed = changed
         self.until = until
         self.thread = threading.current_thread()
-        # Then the clock need not wait for this thread: its pool is busy for as long as it is.
+        # The clock does not wait for a worker itself: its pool says that it is busy.
         self.is_worker = running_job() is not None
 
 
@@ -50,12 +50,12 @@ class VirtualClock(EngineClock):
         self._lock = threading.RLock()
         # Notified whenever something that time waits for may have come to rest.
         self._rest = threading.Condition(self._lock)
-        self._rests = 0  # how often it was notified, for a look that is older than the wait
+        self._rests = 0  # how often it was notified, to notice one that came before the wait
         self._participants: weakref.WeakSet[Participant] = weakref.WeakSet()
         self._asleep: list[_Sleeper] = []
         self._calls: list[tuple[float, Callable[[], object]]] = []
         self._activity = 0  # how often time moved on, or somebody asked to be called
-        # Woken by us, and not back asleep yet: they act on the time that has come.
+        # Woken because their time has come, and not asleep again: time waits for them.
         self._awake: list[_Sleeper] = []
 
     def now(self) -> float:
@@ -98,7 +98,7 @@ class VirtualClock(EngineClock):
                 raise RuntimeError(msg)
             self._move_to(due)
 
-    # ---- what the library asks of a clock
+    # ---- what the library asks of a clock; see EngineClock
 
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
@@ -147,7 +147,7 @@ class VirtualClock(EngineClock):
                     await event.give_way()
                     if event.is_set:
                         return
-                # Whoever else was woken meanwhile, or has just begun to wait, comes first.
+                # Others that were woken meanwhile, or have just begun to wait, come first.
                 if activity == self._activity and not self._step():
                     await event.wait(0.001)  # for something that is not a matter of time
         finally:
@@ -297,8 +297,8 @@ class VirtualClock(EngineClock):
 class InstantClock(EngineClock):
     """A clock on which nobody waits: whoever would, finds that the time has come already.
 
-    It runs with the real clock and skips every wait, so that limits count what was skipped. For
-    tests that want retries over with and care for no schedule; `VirtualClock` is for the others.
+    It runs with the real clock and skips every wait; limits count what was skipped. For tests in
+    which the schedule does not matter; `VirtualClock` is for those in which it does.
     """
 
     def __init__(self) -> None:

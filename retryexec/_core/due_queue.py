@@ -1,4 +1,4 @@
-"""DueQueue: what is due when, as a data structure without a thread and without a lock."""
+"""DueQueue: entries in the order they are due. No thread, no lock, no clock."""
 
 import math
 from collections import deque
@@ -48,8 +48,8 @@ class DueQueue(Generic[E]):
         # in the lane arrived first.
         self._lane: deque[_Place] = deque()
         self._heap: list[_Place] = []
-        # When the latest that ever was in the lane is due. That one may have left as dead: the
-        # rule above must hold for those that went into the heap because of it.
+        # When the latest entry that ever was in the lane is due. That entry may have gone, but
+        # others may be in the heap because of it, and the rule above must hold for them.
         self._lane_end = -math.inf
         self._arrivals = count()
         self._dead = 0  # how many of all these places are of no use any more

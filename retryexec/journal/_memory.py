@@ -6,6 +6,7 @@ It is the journal, on SQLite databases in memory in the place of files.
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -104,6 +105,8 @@ class MemoryLane(JournalFile):
         self.name = uuid4().hex
         self.path = Path(_MEMORY)
         self.sql = sql
+        # There is no file that could be left: the database is there as long as its lane is.
+        weakref.finalize(self, sql.close)
         self._synchronous = "synchronous=NORMAL"
         self._reserve = NoReserve(self.path)
         self._new_bytes = 0
@@ -155,6 +158,7 @@ class MemoryLetters(LetterFile):
         self.path = Path(_MEMORY)
         self.io = threading.RLock()
         self._sql = open_database(_MEMORY, LETTERS, new=True)
+        weakref.finalize(self, self._sql.close)
         with transaction(self._sql):
             make_tables(self._sql, LETTERS)
 
