@@ -101,12 +101,12 @@ def _by_leaves(path: Path, form: Format) -> list[tuple[Any, ...]]:
                 sql.execute("PRAGMA writable_schema=ON")
                 change = "UPDATE sqlite_schema SET rootpage=? WHERE type='table' AND name=?"
                 sql.execute(change, (number, table))
-            with closing(sqlite3.connect(path)) as sql, suppress(sqlite3.Error):
+            with closing(sqlite3.connect(path)) as sql, suppress(sqlite3.Error, ValueError):
                 sql.text_factory = as_text
                 for key, *values in sql.execute(f"SELECT rowid,{columns} FROM {table}"):  # noqa: S608
                     if values[2] is not None:  # a row of another table has fewer columns
                         rows[key] = tuple(values)
-    except (sqlite3.Error, OSError):
+    except (sqlite3.Error, OSError, ValueError):
         pass
     return [rows[key] for key in sorted(rows)]
 
@@ -196,7 +196,7 @@ class _Salvage:
                 last = number
             else:
                 return None
-        except (sqlite3.Error, OverflowError):
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError):
             pass
         if last is not None:
             return last
