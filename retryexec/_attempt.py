@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from retryexec._core.job import Job
 from retryexec._errors import Cancelled
 from retryexec._progress import Progress, Settings
+from retryexec._typing import override
 
 # A retry that runs in this thread or coroutine: its progress, its settings, the object that has
 # its job_id, and the executor's job that it runs in, if any. A job runs in a copy of the
@@ -84,6 +85,7 @@ class Attempt:
             msg = f"cancelled during attempt {self.number}"
             raise Cancelled(msg) from self.previous
 
+    @override
     def __repr__(self) -> str:
         return f"<Attempt {self.number}{', cancelled' if self.cancelled else ''}>"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import count
 
 from retryexec._clock import Clock, EngineClock, engine_clock
+from retryexec._typing import override
 from retryexec._validate import Seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -165,6 +166,7 @@ class CancelToken:
             self._callbacks.pop(key, None)
         self._unregister_if_idle()
 
+    @override
     def __repr__(self) -> str:
         left = self.remaining()
         state = "cancelled" if self.cancelled else "open" if left is None else f"{left:g} s left"

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from retryexec._async import AsyncEvent
 from retryexec._core.alarms import Alarms
+from retryexec._typing import override
 
 
 class Clock(Protocol):
@@ -121,6 +122,7 @@ class SystemClock(EngineClock):
     # A static method, so that reading the time runs no Python function.
     now = staticmethod(time.monotonic)  # pyright: ignore[reportAssignmentType]
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         if until == math.inf:
             changed.wait()
@@ -128,6 +130,7 @@ class SystemClock(EngineClock):
             # Condition.wait refuses more than TIMEOUT_MAX, some 292 years.
             changed.wait(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
 
+    @override
     def __repr__(self) -> str:
         return "SystemClock()"
 
@@ -138,12 +141,15 @@ class _UserClock(EngineClock):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
+    @override
     def now(self) -> float:
         return self._clock.now()
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         self._clock.wait(changed, until)
 
+    @override
     def __repr__(self) -> str:
         return repr(self._clock)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from retryexec._outcome import text_of, type_name
 from retryexec._retry_after import named_delay
+from retryexec._typing import override
 from retryexec._validate import Seconds
 
 
@@ -29,6 +30,7 @@ class PermanentError(Exception):
         super().__init__(exception)
         self.exception = exception
 
+    @override
     def __str__(self) -> str:
         text = text_of(self.exception, limit=None)
         return f"permanent: {type_name(type(self.exception))}: {text}"
@@ -92,6 +94,7 @@ class RetryAfter(Exception):
         """
         return cls(named_delay(value), cause)
 
+    @override
     def __str__(self) -> str:
         if self.seconds is None:
             return "retry after the policy's own delay"

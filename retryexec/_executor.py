@@ -15,16 +15,17 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_ch
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._core.job import Job, JobSettings, RetryFuture
+from retryexec._core.job import Job, RetryFuture
 from retryexec._core.pool import Pool, Setup
 from retryexec._core.process import register
+from retryexec._core.settings import JobSettings
 from retryexec._core.shutdown import after_shutdown
 from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
 from retryexec._suggest import suggests_names
-from retryexec._typing import Unpack
+from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
     callable_or_none,
@@ -164,6 +165,7 @@ class RetryingExecutor(Executor):
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> RetryFuture[T]: ...
+    @override
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> RetryFuture[Any]:
         """Take a job and return its future at once.
 
@@ -209,6 +211,7 @@ class RetryingExecutor(Executor):
             unregister = self._cancel.on_cancel(job.cancel)
             job.add_done_callback(lambda _: unregister())
 
+    @override
     def map(
         self,
         fn: Callable[..., T],
@@ -303,9 +306,11 @@ class RetryingExecutor(Executor):
             report = replace(report, journaled=report.abandoned + report.unfinished)
         return report
 
+    @override
     def __enter__(self) -> Self:
         return self
 
+    @override
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -338,6 +343,7 @@ class RetryingExecutor(Executor):
     def _threads(self) -> set[Worker]:
         return set(self._pool.threads())
 
+    @override
     def __repr__(self) -> str:
         s = self._pool.snapshot()
         return (

@@ -14,7 +14,8 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retryexec._core.job import Job, JobProgress, JobSettings
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.settings import JobSettings
 from retryexec._outcome import StopReason
 from retryexec._typing import override
 

@@ -9,7 +9,7 @@ from math import inf
 from numbers import Number
 from typing import Any, TypeAlias, TypedDict, cast
 
-from retryexec._backoff import Delays, ExponentialBackoff, reiterable
+from retryexec._backoff import Delays, ExponentialBackoff
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
 from retryexec._groups import (
@@ -23,7 +23,14 @@ from retryexec._outcome import StopReason
 from retryexec._progress import Progress
 from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._typing import Unpack
-from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
+from retryexec._validate import (
+    Seconds,
+    callable_or_none,
+    reiterable,
+    seconds,
+    seconds_or_none,
+    whole_number,
+)
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Predicate

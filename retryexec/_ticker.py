@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from retryexec._async import AsyncEvent, in_thread
-from retryexec._backoff import Delays, reiterable
+from retryexec._backoff import Delays
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._validate import Seconds, seconds, seconds_or_none
+from retryexec._typing import override
+from retryexec._validate import Seconds, reiterable, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
 
@@ -246,6 +247,7 @@ class Ticker:
     ) -> None:
         self.stop()
 
+    @override
     def __repr__(self) -> str:
         return f"<Ticker {'ended' if self._is_over() else 'ticking'}>"
 

@@ -3,6 +3,7 @@
 import inspect
 import math
 import operator
+from collections.abc import Iterable
 from datetime import timedelta
 from numbers import Real
 from types import FunctionType, MethodType
@@ -98,6 +99,31 @@ def _as_float(value: Any) -> float:
         return float(value)
     except OverflowError:  # an int past the largest float
         return math.inf
+
+
+def reiterable(name: str, value: Any) -> Iterable[Any]:
+    """Return *value* if jobs can share it as a backoff; lists and tuples become checked tuples.
+
+    Raises:
+        TypeError: *value* is not iterable, is text, or can be iterated only once.
+        ValueError: a delay in a list or tuple is negative, infinite or NaN.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
+    if isinstance(value, (str, bytes, bytearray, type)) or not hasattr(value, "__iter__"):
+        msg = (
+            f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
+            f"ExponentialBackoff() (got {value!r})"
+        )
+        raise TypeError(msg)
+    if iter(value) is value:
+        msg = (
+            f"{name} takes a sequence that every job can iterate anew; {value!r} is an iterator, "
+            "used up by the first job: give a list, a tuple, or an object whose __iter__ "
+            "starts afresh"
+        )
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
 
 
 def coroutine_refusal(job: Any) -> str:

@@ -9,6 +9,7 @@ from time import monotonic
 from retryexec._async import AsyncEvent
 from retryexec._attempt import running_job
 from retryexec._clock import EngineClock, Participant
+from retryexec._typing import override
 from retryexec._validate import Seconds, seconds
 
 __all__ = ["InstantClock", "VirtualClock"]
@@ -58,6 +59,7 @@ class VirtualClock(EngineClock):
         # Woken because their time has come, and not asleep again: time waits for them.
         self._awake: list[_Sleeper] = []
 
+    @override
     def now(self) -> float:
         """Return the time in seconds."""
         return self._now
@@ -100,6 +102,7 @@ class VirtualClock(EngineClock):
 
     # ---- what the library asks of a clock; see EngineClock
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
         if self.owned_here:
@@ -131,6 +134,7 @@ class VirtualClock(EngineClock):
         # Whatever notifies *changed* now is not a matter of time, a worker's end for one.
         changed.wait(0.001)
 
+    @override
     async def wait_async(self, event: AsyncEvent, until: float) -> None:
         """Return once *event* is set or the time is *until*.
 
@@ -153,6 +157,7 @@ class VirtualClock(EngineClock):
         finally:
             take_back()
 
+    @override
     def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call *callback* when it is *time*; return what takes that back."""
         call = (time, callback)
@@ -169,11 +174,13 @@ class VirtualClock(EngineClock):
 
         return take_back
 
+    @override
     def attach(self, participant: Participant) -> Callable[[], None]:
         """Let time wait for *participant*; return what it calls whenever it has come to rest."""
         self._participants.add(participant)
         return self._at_rest
 
+    @override
     def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, or until everything is at rest, and refuse to wait any longer.
 
@@ -196,11 +203,13 @@ class VirtualClock(EngineClock):
                 # Whoever comes to rest notifies us; what is waited for may be over before.
                 self._rest.wait(0.001)
 
+    @override
     def thread_busy(self) -> None:
         """Let time wait until this thread waits by the clock itself, is idle, or ends."""
         with self._lock:
             self._awake.append(_Sleeper(threading.Condition(), self._now))
 
+    @override
     def thread_idle(self) -> None:
         """Let time wait for this thread no more: it will not wait again for what woke it."""
         with self._lock:
@@ -305,10 +314,12 @@ class InstantClock(EngineClock):
         self._lock = threading.Lock()  # guards _skipped
         self._skipped = 0.0
 
+    @override
     def now(self) -> float:
         """Return the time in seconds."""
         return monotonic() + self._skipped
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Skip to *until*; only for what never comes, wait until *changed* is notified."""
         if until == math.inf:
@@ -316,6 +327,7 @@ class InstantClock(EngineClock):
         else:
             self._skip_to(until)
 
+    @override
     async def wait_async(self, event: AsyncEvent, until: float) -> None:
         """Skip to *until*; only for what never comes, wait until *event* is set."""
         if until == math.inf:

@@ -14,22 +14,19 @@ Most jobs succeed at once. The others get a `JobProgress` when their first attem
 import os
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.future import FinalException, LazyFuture, next_lock
+from retryexec._core.settings import JobSettings
 from retryexec._errors import ShutdownError
 from retryexec._outcome import Failure, StopReason, type_name
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextvars import Context
 
-    from retryexec._core.pool import Pool
-    from retryexec._events import GiveUp, Retry, Success
-    from retryexec._journal_api import JournalEntry, JournalLink
+    from retryexec._journal_api import JournalEntry
 
 T = TypeVar("T")
 
@@ -127,24 +124,6 @@ class JobProgress(Progress):
     def end(self) -> None:
         super().end()
         self.refused = None
-
-
-@dataclass(frozen=True, slots=True)
-class JobSettings(Settings):
-    """The settings of all jobs that were submitted to one executor, or to one view of it.
-
-    The hooks are here and not in the pool. The pool's threads would keep them alive, and with
-    them what they refer to: often the executor itself, which then could never be collected.
-    """
-
-    pool: "Pool"
-    on_retry: "Callable[[Retry], object] | None"
-    on_give_up: "Callable[[GiveUp], object] | None"
-    on_success: "Callable[[Success], object] | None"
-    journal: "JournalLink | None"
-    # Where the user has no hook that hears of failures, they are logged. Of retries, only the
-    # first after each of these types is, for a whole executor. None where there is a hook.
-    logged_types: set[type] | None
 
 
 class Job(RetryFuture[T]):

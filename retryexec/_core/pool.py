@@ -73,7 +73,7 @@ class Pool:
         # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
         # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
         self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
-        # Queues a sentinel. C code, so that no second interrupt comes between an interrupt and this.
+        # Queues a sentinel. It is C code, so that an interrupt cannot keep it from being queued.
         self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
         # them when it gets a sentinel. None stands for all that are unfinished.

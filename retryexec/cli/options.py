@@ -26,6 +26,7 @@ from retryexec import (
     StopBackoff,
     ZeroBackoff,
 )
+from retryexec._typing import override
 
 
 class UsageError(argparse.ArgumentTypeError):
@@ -44,11 +45,13 @@ class Parser(argparse.ArgumentParser):
         self.options: list[str] = []  # --names, for a misspelled one to be recognised
         super().__init__(formatter_class=raw, allow_abbrev=False, **settings)
 
+    @override
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
         """Add an argument, as `argparse` does."""
         self.options += [name for name in names if name.startswith("--")]
         return super().add_argument(*names, **settings)
 
+    @override
     def error(self, message: str) -> NoReturn:
         """Raise UsageError, where argparse would end the process."""
         msg = f"{message} (see {self.prog} --help)"
