@@ -8,6 +8,8 @@ from itertools import chain, count, islice, repeat
 from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
+from retryexec._core.signals import in_one_call
+
 # Below this many, dead entries are not worth a sweep.
 SWEEP_MIN = 64
 
@@ -111,7 +113,7 @@ class DueQueue(Generic[E]):
         # From here on this is one step to an interrupt, which strikes after a call, if at all.
         self._lane, self._heap = lane, []
         self._dead -= dropped
-        deque(forget, 0)
+        in_one_call(forget)
 
     def __len__(self) -> int:
         """Return how many entries are waiting."""
@@ -154,7 +156,7 @@ class DueQueue(Generic[E]):
             # From here on this is one step to an interrupt, which strikes after a call, if at all.
             self._lane, self._heap, self._lane_end = lane, [], lane_end
             self._dead -= dropped
-            deque(moved, 0)
+            in_one_call(moved)
 
     def _live_places(self, arrived: list[E]) -> list[_Place]:
         """Return the place of each entry that waits, of one due time in order of arrival."""

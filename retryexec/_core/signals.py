@@ -14,14 +14,16 @@ lose a job before it gets there is done in one of these two ways.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Event, Lock, Thread
 
 from retryexec._typing import override
 
+in_one_call: Callable[[Iterable[object]], object] = partial(deque, maxlen=0)
+"""Goes through an iterator of C code all the way down, in a single call.
 
-def in_one_call(steps: Iterable[object]) -> None:
-    """Go through *steps*, an iterator of C code all the way down, in a single call."""
-    deque(steps, 0)
+It is C code itself: a function would begin with a look for signals, before the call.
+"""
 
 
 class _Started(Event):
