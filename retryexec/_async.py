@@ -1,4 +1,4 @@
-"""Waiting without a thread: on asyncio, and on trio where that is what runs."""
+"""Waiting in a coroutine, on asyncio or on trio, whichever is running."""
 
 import math
 import sys
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class AsyncEvent:
-    """An event that one coroutine waits for, for a time, and any thread may set."""
+    """An event that one coroutine waits for, with a time limit, and any thread may set."""
 
     def __init__(self) -> None:
         self._library = current_library()
@@ -72,7 +72,8 @@ async def in_thread(function: Callable[[], T]) -> T:
 
 
 def current_library() -> str:
-    sniffio = sys.modules.get("sniffio")  # imported by trio and anyio, and nobody else needs it
+    """Return the name of the async library that runs here: "trio" or "asyncio"."""
+    sniffio = sys.modules.get("sniffio")  # imported by trio and anyio; without them it is asyncio
     if sniffio is not None:
         try:
             return str(sniffio.current_async_library())

@@ -1,4 +1,4 @@
-"""What a running job may ask about its own attempt."""
+"""`current_attempt`: what a running job can ask about its own attempt."""
 
 import threading
 from concurrent.futures import Future
@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 from retryexec._core.job import Job
 from retryexec._errors import Cancelled
 from retryexec._progress import Progress, Settings
+from retryexec._typing import override
 
-# A retry that runs right here, in a thread or coroutine, and the executor's job that it is part
-# of, if any; before that, what has the job_id. A job's context is the submitter's, so what a job
-# finds may be of another job.
+# A retry that runs in this thread or coroutine: its progress, its settings, the object that has
+# its job_id, and the executor's job that it runs in, if any. A job runs in a copy of the
+# submitter's context, so it may find the retry of another job here.
 _Here: TypeAlias = tuple[Progress, Settings, Any, Job[Any] | None]
 retrying_here: ContextVar[_Here] = ContextVar("retrying_here")
 
@@ -84,6 +85,7 @@ class Attempt:
             msg = f"cancelled during attempt {self.number}"
             raise Cancelled(msg) from self.previous
 
+    @override
     def __repr__(self) -> str:
         return f"<Attempt {self.number}{', cancelled' if self.cancelled else ''}>"
 
@@ -105,6 +107,6 @@ def current_attempt() -> Attempt:
 
 def running_job() -> Job[Any] | None:
     """Return the executor's job that this thread runs; None if it runs none."""
-    # A worker carries its job; telling it by the thread costs the attempt nothing.
+    # A worker's thread has its job as an attribute, so attempts need not set a context variable.
     job = getattr(threading.current_thread(), "job", None)
     return job if isinstance(job, Job) else None

@@ -1,4 +1,4 @@
-"""How long to wait: delay sequences.
+"""Backoffs: sequences of delays between attempts.
 
 A backoff is any re-iterable of delays in seconds (numbers or timedeltas); every job iterates
 its own copy, and the end of the sequence means that no retry is left. A list or tuple is one,
@@ -16,7 +16,8 @@ from itertools import chain, islice, repeat
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from retryexec._suggest import suggests_names
-from retryexec._validate import Seconds, number_between, seconds, whole_number
+from retryexec._typing import override
+from retryexec._validate import Seconds, number_between, reiterable, seconds, whole_number
 
 Random: TypeAlias = Callable[[], float]
 """Gives floats in [0, 1), as `random.random` does."""
@@ -51,35 +52,11 @@ class Backoff(ABC):
         return _Jittered(self, fraction, random)
 
 
-def reiterable(name: str, value: Any) -> Iterable[Any]:
-    """Return *value* if jobs can share it as a backoff; lists and tuples become checked tuples.
-
-    Raises:
-        TypeError: *value* is not iterable, is text, or can be iterated only once.
-        ValueError: a delay in a list or tuple is negative, infinite or NaN.
-    """
-    if isinstance(value, (list, tuple)):
-        return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
-    if isinstance(value, (str, bytes, bytearray, type)) or not hasattr(value, "__iter__"):
-        msg = (
-            f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
-            f"ExponentialBackoff() (got {value!r})"
-        )
-        raise TypeError(msg)
-    if iter(value) is value:
-        msg = (
-            f"{name} takes a sequence that every job can iterate anew; {value!r} is an iterator, "
-            "used up by the first job: give a list, a tuple, or an object whose __iter__ "
-            "starts afresh"
-        )
-        raise TypeError(msg)
-    return value  # type: ignore[no-any-return]
-
-
 class _Value(Backoff):
     """A dataclass that is compared, hashed and shown by its fields, as dataclasses are.
 
-    Written once here: that each class had its methods generated took half of the import's time.
+    The methods are written once, here: generating them for each class took half of the time that
+    the import takes.
     """
 
     __slots__ = ()
@@ -87,14 +64,17 @@ class _Value(Backoff):
     def _values(self) -> tuple[Any, ...]:
         return tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
 
+    @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Value) or other.__class__ is not self.__class__:
             return NotImplemented
         return self._values() == other._values()
 
+    @override
     def __hash__(self) -> int:
         return hash(self._values())
 
+    @override
     def __repr__(self) -> str:
         shown = [f.name for f in fields(self) if f.repr]  # type: ignore[arg-type]
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
@@ -110,19 +90,21 @@ class _Steps(Iterator[float], Generic[S]):
         self, backoff: "_Stepped[S]", step: Callable[[Any, S], tuple[float, S]], state: S
     ) -> None:
         self._backoff = backoff
-        self._step = step  # the function, since a bound method for each job would take more
+        self._step = step  # the function, since a bound method would take more memory, for each job
         self._state = state
 
+    @override
     def __next__(self) -> float:
         delay, self._state = self._step(self._backoff, self._state)
         return delay
 
 
 class _Stepped(_Value, Generic[S]):
-    """An endless backoff, told by its first state and the step from one state to the next."""
+    """An endless backoff, defined by its first state and the step from each state to the next."""
 
     __slots__ = ()
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return _Steps(self, type(self)._step, self._start())
 
@@ -138,6 +120,7 @@ class _Stepped(_Value, Generic[S]):
 class ZeroBackoff(_Value):
     """Retry at once, for ever."""
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return repeat(0.0)
 
@@ -146,6 +129,7 @@ class ZeroBackoff(_Value):
 class StopBackoff(_Value):
     """Never retry."""
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return iter(())
 
@@ -160,6 +144,7 @@ class ConstantBackoff(_Value):
     def __init__(self, interval: Seconds) -> None:
         _set(self, "interval", seconds("interval", interval))
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return repeat(self.interval)
 
@@ -178,9 +163,11 @@ class LinearBackoff(_Stepped[float]):
         _set(self, "increment", seconds("increment", increment))
         _set(self, "max_interval", seconds("max_interval", max_interval))
 
+    @override
     def _start(self) -> float:
         return min(self.initial, self.max_interval)
 
+    @override
     def _step(self, state: float) -> tuple[float, float]:
         return state, min(state + self.increment, self.max_interval)
 
@@ -197,24 +184,27 @@ class FibonacciBackoff(_Stepped[tuple[float, float]]):
         _set(self, "initial", seconds("initial", initial))
         _set(self, "max_interval", seconds("max_interval", max_interval))
 
+    @override
     def _start(self) -> tuple[float, float]:
         first = min(self.initial, self.max_interval)
         return first, first
 
+    @override
     def _step(self, state: tuple[float, float]) -> tuple[float, tuple[float, float]]:
         now, after = state
         return now, (after, min(now + after, self.max_interval))
 
 
 class Randomized(_Value):
-    """A dataclass with a field `random`, pickled by value but for the default one.
+    """A dataclass with a field `random`, which is not pickled if it is the default one.
 
-    `random.random` would be pickled with all its state: the processes that share a policy would
-    draw the same delays, and retry in step.
+    `random.random` would be pickled with its state, and all processes that share a policy would
+    draw the same delays and retry at the same time.
     """
 
     __slots__ = ()
 
+    @override
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         if values["random"] is _random.random:
@@ -233,6 +223,7 @@ class _Geometric(Randomized, _Stepped[float]):
     max_interval: float
     multiplier: float
 
+    @override
     def _step(self, state: float) -> tuple[float, float]:
         # A product past the largest float is inf, which the cap takes care of.
         return self._draw(state), min(state * self.multiplier, self.max_interval)
@@ -283,9 +274,11 @@ class ExponentialBackoff(_Geometric):
         _set(self, "max_interval", seconds("max_interval", max_interval))
         _set(self, "random", _checked(random))
 
+    @override
     def _start(self) -> float:
         return min(self.initial_interval, self.max_interval)
 
+    @override
     def _draw(self, interval: float) -> float:
         factor = self.randomization_factor
         return interval * (1.0 - factor + 2.0 * factor * self.random()) if factor else interval
@@ -314,6 +307,7 @@ class _Jitter(_Geometric):
         _set(self, "max_interval", seconds("max_interval", max_interval))
         _set(self, "random", _checked(random))
 
+    @override
     def _start(self) -> float:
         return min(self.base, self.max_interval)
 
@@ -326,6 +320,7 @@ class FullJitterBackoff(_Jitter):
     seconds. Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (Full Jitter).
     """
 
+    @override
     def _draw(self, interval: float) -> float:
         return interval * self.random()
 
@@ -338,6 +333,7 @@ class EqualJitterBackoff(_Jitter):
     and *max_interval* in seconds. Source: AWS Architecture Blog, as above (Equal Jitter).
     """
 
+    @override
     def _draw(self, interval: float) -> float:
         return interval * (0.5 + 0.5 * self.random())
 
@@ -367,9 +363,11 @@ class DecorrelatedJitterBackoff(Randomized, _Stepped[float]):
         _set(self, "max_interval", seconds("max_interval", max_interval))
         _set(self, "random", _checked(random))
 
+    @override
     def _start(self) -> float:
         return self.base
 
+    @override
     def _step(self, state: float) -> tuple[float, float]:
         high = min(self.max_interval, 3.0 * state)
         low = min(self.base, high)
@@ -387,6 +385,7 @@ class _Take(_Value):
     def __post_init__(self) -> None:
         whole_number("n", self.n, least=0)
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return islice(self.backoff, self.n)
 
@@ -401,6 +400,7 @@ class _Then(_Value):
     def __post_init__(self) -> None:
         _set(self, "second", reiterable("other", self.second))
 
+    @override
     def __iter__(self) -> Iterator[float]:
         return chain(self.first, (seconds("a delay", delay) for delay in self.second))
 
@@ -417,6 +417,7 @@ class _Jittered(Randomized):
         _set(self, "fraction", number_between("fraction", self.fraction, 0.0, 1.0))
         _checked(self.random)
 
+    @override
     def __iter__(self) -> Iterator[float]:
         low, width = 1.0 - self.fraction, 2.0 * self.fraction
         return (seconds("a delay", d) * (low + width * self.random()) for d in self.backoff)

@@ -1,4 +1,4 @@
-"""CancelToken: a one-shot flag that stops whatever was given it, wherever that waits."""
+"""CancelToken: a one-shot flag that cancels whatever was given it, even while that waits."""
 
 import logging
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import count
 
 from retryexec._clock import Clock, EngineClock, engine_clock
+from retryexec._typing import override
 from retryexec._validate import Seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
@@ -131,8 +132,8 @@ class CancelToken:
         if key is None:
             _run(callback)
             return _nothing
-        # Only now that the callback has its place: the parent, or the time, may turn out to be
-        # over, and then they cancel this token at once.
+        # Only after the callback was added: if the parent is cancelled, or the time is up, this
+        # cancels the token at once.
         if first and self._parent is not None:
             self._register(self._parent.on_change(self.cancel))
         if at_deadline and (time_left := self.remaining()) is not None:
@@ -140,7 +141,7 @@ class CancelToken:
         return lambda: self._remove(key)
 
     def _set_alarm(self, span: float) -> None:
-        """Have the clock cancel this token in *span* seconds, unless it will anyway."""
+        """Have the clock cancel this token in *span* seconds, unless that is arranged already."""
         with self._lock:
             had_alarm, self._has_alarm = self._has_alarm, True
         if not had_alarm:
@@ -152,7 +153,7 @@ class CancelToken:
         self._unregister_if_idle()  # the last callback may have gone meanwhile
 
     def _unregister_if_idle(self) -> None:
-        """Without callbacks, leave no trace with the parent and the clock, which may live long."""
+        """Unregister from parent and clock, which may live long, once there are no callbacks."""
         with self._lock:
             if self._callbacks:
                 return
@@ -165,6 +166,7 @@ class CancelToken:
             self._callbacks.pop(key, None)
         self._unregister_if_idle()
 
+    @override
     def __repr__(self) -> str:
         left = self.remaining()
         state = "cancelled" if self.cancelled else "open" if left is None else f"{left:g} s left"
@@ -187,4 +189,4 @@ def _run(callback: Callable[[], object]) -> None:
 
 
 def _nothing() -> None:
-    """Unregister what was never registered."""
+    """Do nothing: the callback ran at once, and there is nothing to unregister."""

@@ -1,4 +1,4 @@
-"""What time it is, and waiting until then."""
+"""Clocks: what time it is, and how to wait until a time."""
 
 import math
 import os
@@ -12,6 +12,7 @@ from typing import Protocol, Self
 
 from retryexec._async import AsyncEvent
 from retryexec._core.alarms import Alarms
+from retryexec._typing import override
 
 
 class Clock(Protocol):
@@ -37,7 +38,7 @@ class Participant(Protocol):
         ...
 
     def busy(self, asleep: Collection[threading.Thread]) -> str | None:
-        """Return what it is still working at, in words, or None; threads *asleep* do nothing."""
+        """Describe what it is still working on, or return None; threads *asleep* are idle."""
         ...
 
     def recheck(self) -> None:
@@ -52,7 +53,7 @@ class EngineClock:
     who still acts on the time that has come, and overrides the rest as well.
     """
 
-    # What calls back at a time, made when it is first needed: most clocks never need it.
+    # Made at the first `call_at`, which most clocks never see.
     _alarms: Alarms | None = None
 
     def now(self) -> float:
@@ -70,12 +71,14 @@ class EngineClock:
     def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call *callback* in some thread when it is *time*; return what takes that back."""
         alarms = self._alarms
-        if alarms is None or alarms.process != os.getpid():  # a fork took no thread along
+        if (
+            alarms is None or alarms.process != os.getpid()
+        ):  # a forked child does not have their thread
             alarms = self._alarms = Alarms(self)
         return alarms.add(time, callback)
 
     def attach(self, participant: Participant) -> Callable[[], None] | None:  # noqa: ARG002
-        """Hear that *participant* goes by this clock.
+        """Learn that *participant* uses this clock.
 
         Returns:
             what it has to call whenever it has come to rest; None if nobody waits for that.
@@ -83,7 +86,7 @@ class EngineClock:
         return None
 
     def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
-        """Hear that the calling thread will wait without a timeout, and not by this clock.
+        """Learn that the calling thread will wait without a timeout, and not by this clock.
 
         Args:
             is_over: whether there is nothing to wait for any more.
@@ -94,7 +97,7 @@ class EngineClock:
 
     @contextmanager
     def as_default(self) -> Generator[Self]:
-        """Go by this clock, in a ``with`` block, wherever no other clock is given.
+        """Make this the default clock in a ``with`` block.
 
         It counts for executors, tickers, timers and tokens that are made in the block, and for
         calls of `retry`, `retry_async` and decorated functions: in this context, which jobs
@@ -107,18 +110,19 @@ class EngineClock:
             _default.reset(token)
 
     def thread_busy(self) -> None:
-        """Hear that the calling thread acts, until it waits by this clock, is idle, or ends."""
+        """Learn that the calling thread is busy, until it waits by this clock or ends."""
 
     def thread_idle(self) -> None:
-        """Hear that the calling thread will not wait again for what it has waited for."""
+        """Learn that the calling thread will not wait again for what it has waited for."""
 
 
 class SystemClock(EngineClock):
     """The machine's monotonic clock: it never jumps when somebody sets the time of day."""
 
-    # A static method, so that reading it costs no frame of ours.
+    # A static method, so that reading the time runs no Python function.
     now = staticmethod(time.monotonic)  # pyright: ignore[reportAssignmentType]
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         if until == math.inf:
             changed.wait()
@@ -126,6 +130,7 @@ class SystemClock(EngineClock):
             # Condition.wait refuses more than TIMEOUT_MAX, some 292 years.
             changed.wait(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
 
+    @override
     def __repr__(self) -> str:
         return "SystemClock()"
 
@@ -136,12 +141,15 @@ class _UserClock(EngineClock):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
+    @override
     def now(self) -> float:
         return self._clock.now()
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         self._clock.wait(changed, until)
 
+    @override
     def __repr__(self) -> str:
         return repr(self._clock)
 
@@ -156,7 +164,7 @@ _user_clocks: "weakref.WeakValueDictionary[int, _UserClock]" = weakref.WeakValue
 
 
 def engine_clock(clock: Clock | None) -> EngineClock:
-    """Return what the library asks of a *clock*; None stands for the default one."""
+    """Return *clock* as an `EngineClock`; None stands for the default one."""
     if clock is None:
         return default_clock()
     if isinstance(clock, EngineClock):
@@ -169,5 +177,5 @@ def engine_clock(clock: Clock | None) -> EngineClock:
 
 
 def default_clock() -> EngineClock:
-    """Return the clock of whatever is made without one, in this context."""
+    """Return the clock that is used in this context where none is given."""
     return _default.get()

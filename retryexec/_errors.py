@@ -1,4 +1,4 @@
-"""Every exception of ours: what a job may raise to steer its retries, and what it may meet."""
+"""The package's exceptions: those a job raises to steer its retries, and those users catch."""
 
 from concurrent.futures import CancelledError
 from datetime import timedelta
@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from retryexec._outcome import text_of, type_name
 from retryexec._retry_after import named_delay
+from retryexec._typing import override
 from retryexec._validate import Seconds
 
 
@@ -16,7 +17,7 @@ class PermanentError(Exception):
 
     What fails the job is *exception*, the error behind this wrapper. Raised as the cause of
     another error (``raise ServiceError("saving") from PermanentError(error)``) it stops the
-    retries too, and that other error, with its own words, is what the job fails with.
+    retries too, and that other error is what the job fails with.
 
     Raises:
         TypeError: *exception* is not an exception instance.
@@ -29,9 +30,10 @@ class PermanentError(Exception):
         super().__init__(exception)
         self.exception = exception
 
+    @override
     def __str__(self) -> str:
-        words = text_of(self.exception, limit=None)
-        return f"permanent: {type_name(type(self.exception))}: {words}"
+        text = text_of(self.exception, limit=None)
+        return f"permanent: {type_name(type(self.exception))}: {text}"
 
 
 class RetryAfter(Exception):
@@ -67,7 +69,7 @@ class RetryAfter(Exception):
             msg = f"RetryAfter takes an exception instance as its cause (got {cause!r})"
             raise TypeError(msg)
         self.seconds = named_delay(value)
-        # A date means another wait when it is read again, as a copy of this error would do.
+        # Not a date: a copy of this error would read it again, later, and get another wait.
         super().__init__(self.seconds if isinstance(value, (str, bytes)) else value, cause)
         if cause is not None:
             # Not when it is None: that would hide the context, what is being handled here.
@@ -79,7 +81,7 @@ class RetryAfter(Exception):
 
         Servers send seconds or a date, in one of three formats; a date is compared with this
         machine's time of day, and one that has passed means 0 seconds. Whatever names no time
-        (None for a header that is missing, words, an impossible date) leaves the wait to the
+        (None for a header that is missing, other text, an impossible date) leaves the wait to the
         policy: ``raise RetryAfter.from_header(headers.get("Retry-After"), error)`` is right for
         any response that is worth another try.
 
@@ -92,6 +94,7 @@ class RetryAfter(Exception):
         """
         return cls(named_delay(value), cause)
 
+    @override
     def __str__(self) -> str:
         if self.seconds is None:
             return "retry after the policy's own delay"
@@ -102,7 +105,7 @@ _NAMES_A_DELAY = (Real, timedelta, str, bytes, NoneType)
 
 
 class Cancelled(CancelledError):
-    """What was asked for has been cancelled; ``__cause__`` is the last failure, if any."""
+    """A token was cancelled before the work was done; ``__cause__`` is the last failure, if any."""
 
 
 class ShutdownError(RuntimeError):

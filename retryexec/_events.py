@@ -1,4 +1,4 @@
-"""What an executor tells: frozen records for hooks, shutdown and whoever asks how it is."""
+"""Frozen records that an executor gives to hooks, and returns from `stats` and `shutdown`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A job succeeded, as its future says by now; or a call that is retried did.
+    """A job has succeeded, and its future has ended; or a call under `retry` has succeeded.
 
     Attributes:
         attempt: how many attempts it took.
@@ -70,7 +70,7 @@ class Stats:
 
     Attributes:
         queued: jobs ready to run, with no worker free yet.
-        running: jobs in a worker's hands.
+        running: jobs that a worker is running.
         waiting: jobs in backoff.
         succeeded, failed, cancelled: jobs ended so; a job that ended with a value
             `retry_on_result` refused counts as failed, as does one that a shutdown ended.

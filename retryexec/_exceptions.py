@@ -1,4 +1,4 @@
-"""What is done to the exceptions of jobs: their tracebacks, their note, and a line of log.
+"""Tracebacks, notes and log lines of the exceptions that jobs raise.
 
 The exceptions are the users' own objects, of any class: nothing here relies on their methods.
 """
@@ -35,11 +35,10 @@ def release_frames(exception: BaseException) -> None:
     A traceback keeps the variables of all its frames alive, so a job must hold none while it
     waits.
 
-    An exception that is being handled here belongs to the caller and not to the attempt, whose
-    exceptions have it as their context all the same: it keeps its traceback, with all that hangs
-    on it.
+    An exception that is being handled here belongs to the caller, though the exceptions of the
+    attempt have it as their context. It keeps its traceback, and so does all that hangs on it.
     """
-    if not attached(exception):  # as to most exceptions nothing is
+    if not attached(exception):  # as with most exceptions
         with_traceback(exception, None)
         return
     handled = sys.exception()
@@ -53,7 +52,7 @@ def connected(
 ) -> list[BaseException]:
     """Return *exception* and every exception that hangs on it, to any depth, each once.
 
-    The ways to others end at an exception whose id is in *but*, which is left out.
+    An exception whose id is in *but* is left out, with what can be reached through it alone.
     """
     found = attached(exception)
     seen = {id(exception), *but}
@@ -108,9 +107,9 @@ _readers: set[CodeType] = set()
 def trim(error: E) -> E:
     """Cut the tracebacks of *error*, and of those connected with it, down to this attempt.
 
-    Two things go: the frame of ours that called the job, and, of an object that was raised before
+    Two things go: the library's frame that called the job; and, if the object was raised before
     (as a constant of a module may be), the frames of that earlier attempt. Python adds to the
-    traceback that an exception has, so they would pile up.
+    traceback that an exception has, so those would pile up.
     """
     traceback = error.__traceback__
     if traceback is not None and traceback.tb_frame.f_code in _callers:
@@ -152,7 +151,7 @@ def annotate(exception: BaseException, note: str) -> None:
 
 
 def report(message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log *error*, or the one being handled; a log handler that raises costs the line, no more."""
+    """Log *error*, or the one being handled; never raises, even if a log handler does."""
     info = sys.exc_info() if error is None else (type(error), error, error.__traceback__)
     with suppress(Exception):
         logger.error(message, *args, exc_info=info)

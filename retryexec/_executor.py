@@ -1,4 +1,4 @@
-"""RetryingExecutor: what users hold, over the pool that does the work."""
+"""RetryingExecutor: the public face of the pool in `_core`."""
 
 import inspect
 import os
@@ -15,16 +15,17 @@ from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_ch
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._core.job import Job, JobSettings, RetryFuture
+from retryexec._core.job import Job, RetryFuture
 from retryexec._core.pool import Pool, Setup
 from retryexec._core.process import register
+from retryexec._core.settings import JobSettings
 from retryexec._core.shutdown import after_shutdown
 from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
 from retryexec._suggest import suggests_names
-from retryexec._typing import Unpack
+from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
     callable_or_none,
@@ -66,7 +67,7 @@ class RetryingExecutor(Executor):
         initializer, initargs: called as ``initializer(*initargs)`` in each new thread. If it
             raises, the executor is broken: pending jobs fail, and so does `submit`.
         policy: when to try again; `using` gives another one to some of the jobs.
-        max_pending: the most jobs unresolved at a time; `submit` blocks until there is room.
+        max_pending: the most unfinished jobs at a time; `submit` blocks until there is room.
             None for no limit.
         on_retry: called with a `Retry` before each wait, in the worker and the job's context.
         on_success: called with a `Success` when a job has succeeded, after its future has ended.
@@ -102,7 +103,7 @@ class RetryingExecutor(Executor):
         journal: JobJournal | None = None,
     ) -> None:
         if max_workers is None:
-            # As ThreadPoolExecutor reckons: threads mostly wait, but not by the hundred.
+            # As ThreadPoolExecutor does.
             max_workers = min(32, (_cpu_count() or 1) + 4)
         positional: tuple[object, ...] = (max_workers, thread_name_prefix)
         if any(isinstance(one, RetryPolicy) for one in positional):
@@ -133,7 +134,7 @@ class RetryingExecutor(Executor):
             self._link.open()
 
     def _move(self, pool: Pool) -> None:
-        """Hand all further jobs to *pool*; once at first, and again in a forked child."""
+        """Hand all further jobs to *pool*; called by the constructor, and in a forked child."""
         self._pool = pool
         self._settings = JobSettings(
             self._policy,
@@ -164,6 +165,7 @@ class RetryingExecutor(Executor):
     def submit(
         self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> RetryFuture[T]: ...
+    @override
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> RetryFuture[Any]:
         """Take a job and return its future at once.
 
@@ -176,13 +178,13 @@ class RetryingExecutor(Executor):
             RuntimeError: the executor is shut down, or broken.
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
-        if fn.__class__ is FunctionType:  # the common one, told at a glance
+        if fn.__class__ is FunctionType:  # the common case, checked quickly
             if fn.__code__.co_flags & inspect.CO_COROUTINE:
                 raise TypeError(coroutine_refusal(fn))
             by_exec = False
         else:
             by_exec = _runs_by_exec(fn)
-        # Nothing set is common, and one empty context is like another; attempts run in copies.
+        # Most contexts are empty, and one can serve all jobs, since attempts run in copies.
         job: Job[Any] = Job(
             self._settings, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
         )
@@ -193,7 +195,7 @@ class RetryingExecutor(Executor):
         return job
 
     def _accept(self, job: Job[Any]) -> None:
-        """Hand *job* to the journal first, or let a token cancel it."""
+        """Accept *job* where there is a journal, which comes first, or a token that cancels it."""
         if self._link is None:
             self._pool.accept(job)
         else:
@@ -209,6 +211,7 @@ class RetryingExecutor(Executor):
             unregister = self._cancel.on_cancel(job.cancel)
             job.add_done_callback(lambda _: unregister())
 
+    @override
     def map(
         self,
         fn: Callable[..., T],
@@ -237,7 +240,7 @@ class RetryingExecutor(Executor):
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
         if buffersize is None:
-            return _results(futures, deadline)  # which holds no executor alive
+            return _results(futures, deadline)  # without a reference to the executor
         return _results(futures, deadline, (self.submit(fn, *item) for item in items))
 
     def using(
@@ -247,7 +250,7 @@ class RetryingExecutor(Executor):
         cancel: CancelToken | None = None,
         **changes: Unpack[PolicyChanges],
     ) -> "RetryingExecutor":
-        """Return a view of this executor, with the same threads, for jobs on other terms.
+        """Return a view of this executor, with the same threads, for jobs with other settings.
 
         Args:
             policy: the view's policy; by default this executor's own.
@@ -278,11 +281,11 @@ class RetryingExecutor(Executor):
         cancel_futures: bool = False,
         timeout: Seconds | None = None,
     ) -> ShutdownReport:
-        """Take no more jobs, and let those accepted come to their ends.
+        """Take no more jobs, and let the accepted ones finish.
 
         Args:
-            wait: whether to return only then: when all jobs have ended, those in backoff
-                included, and the threads too.
+            wait: whether to return only when all jobs have ended, those in backoff included,
+                and the threads too.
             cancel_futures: cancel the jobs that are queued or in backoff; a running attempt
                 is its job's last.
             timeout: seconds (or a timedelta) after which no further attempt starts: jobs still
@@ -303,9 +306,11 @@ class RetryingExecutor(Executor):
             report = replace(report, journaled=report.abandoned + report.unfinished)
         return report
 
+    @override
     def __enter__(self) -> Self:
         return self
 
+    @override
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -338,6 +343,7 @@ class RetryingExecutor(Executor):
     def _threads(self) -> set[Worker]:
         return set(self._pool.threads())
 
+    @override
     def __repr__(self) -> str:
         s = self._pool.snapshot()
         return (
@@ -365,7 +371,7 @@ def _results(
         while futures:
             futures.extend(islice(ahead, 1))
             timeout = None if deadline is None else deadline - monotonic()
-            # No name for future or result: while it is out, it is the caller's alone.
+            # No names for the future and its result: a suspended generator would keep them alive.
             yield _result_or_cancel(futures.popleft(), timeout)
     finally:
         for future in futures:
@@ -393,7 +399,7 @@ def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
 
 
 def _runs_by_exec(job: Any) -> bool:
-    """Return whether *job*, which is no plain function, is run by its exec(); refuse what is none.
+    """Return whether *job*, not a plain function, is run by its exec(); raise if it cannot be run.
 
     An object that is callable as well counts as a `Retriable` only if its class says so: some
     objects answer to every name.

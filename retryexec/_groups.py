@@ -1,4 +1,4 @@
-"""What an ExceptionGroup says about another try: its members decide together."""
+"""Whether an ExceptionGroup is worth another try: its members decide together."""
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError

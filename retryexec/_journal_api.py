@@ -1,4 +1,4 @@
-"""The seam between an executor and its journal: what each asks of the other, described once.
+"""The interface between an executor and its journal: what each asks of the other.
 
 The executor runs its jobs as ever, and tells `JournalLink` of four moments in the life of each: it
 is accepted, an attempt is about to start, another attempt follows, it has ended. The link tells the
@@ -14,8 +14,10 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
-from retryexec._core.job import Job, JobProgress, JobSettings
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.settings import JobSettings
 from retryexec._outcome import StopReason
+from retryexec._typing import override
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
@@ -28,7 +30,7 @@ LAST_FLUSH = 3.0
 
 
 class JournalEntry(Protocol):
-    """A job as the journal has it."""
+    """A job, as the journal describes it to the executor."""
 
     id: str
     job: Any
@@ -79,7 +81,7 @@ class JobJournal(Protocol):
         ...
 
     def cancelled(self, entry: Any) -> None:
-        """Note that the job is not wanted any more."""
+        """Note that the job was cancelled."""
         ...
 
     def died(
@@ -127,6 +129,7 @@ class Recovered:
             if self._unfinished == 0:
                 self._changed.notify_all()
 
+    @override
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self._count}, {self._unfinished} unfinished>"
 
@@ -141,7 +144,7 @@ class JournalLink:
         self._settings: JobSettings | None = None
 
     def serve(self, pool: "Pool", settings: JobSettings) -> None:
-        """Put jobs that are taken over into *pool*, with *settings*; anew in a forked child."""
+        """Put jobs that are taken over into *pool*, with *settings*; again in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
         self._pool, self._settings = pool, settings
@@ -176,8 +179,8 @@ class JournalLink:
     def note_start(self, job: Job[Any]) -> None:
         """Note that an attempt of *job* is about to start; return once it may.
 
-        That is at once, but for a job that was at work when a process died: it is marked on disk
-        first, so that the next death is held against it and nobody else.
+        That is at once, unless the job was running when a process died. Such a job is marked on
+        disk first, so that the next crash counts against it and no other job.
         """
         assert job.entry is not None
         if job.entry.suspect:

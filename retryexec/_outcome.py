@@ -1,4 +1,4 @@
-"""How attempts end: the reasons, and what is kept of a failure."""
+"""How attempts end: stop reasons, records of failures, and the text of exceptions."""
 
 from collections import Counter
 from contextlib import suppress
@@ -50,12 +50,12 @@ def text_of(exception: BaseException, limit: int | None = TEXT_LIMIT) -> str:
     try:
         text = str(exception)
         if type(text) is not str:
-            text = str.__str__(text)  # of a subclass, which may answer otherwise, the text alone
+            text = str.__str__(text)  # the text alone: a subclass may have code of its own
     except BaseException as broken:
         return f"<str() raised {type_name(type(broken))}>"
     # Shortened before it is escaped, since it may be huge, and after, since escapes are longer.
     if text.isascii() and (limit is None or len(text) <= limit):
-        return text  # as most are, at the cost of no further call
+        return text  # as most are, without a further call
     return _shortened(encodable(_shortened(text, limit)), limit)
 
 
@@ -65,7 +65,7 @@ def _shortened(text: str, limit: int | None) -> str:
 
 def type_name(kind: type) -> str:
     """Return the name of *kind*, in characters that can be stored and printed; never raises."""
-    # As `type` has it: a metaclass may answer with code of its own.
+    # Read as `type` does: a metaclass may have code of its own for it.
     return encodable(type.__dict__["__name__"].__get__(kind))
 
 
@@ -84,7 +84,7 @@ def encodable(text: str) -> str:
 
 
 def gave_up(attempts: int, elapsed: float, reason: StopReason) -> str:
-    """Return the words that a final failure carries as its note."""
+    """Return the text of the note that a final failure gets."""
     plural = "" if attempts == 1 else "s"
     return f"gave up after {attempts} attempt{plural} over {elapsed:.3f} s: {reason}"
 
@@ -97,14 +97,14 @@ def name_of(job: Any) -> str:
     while isinstance(job, partial):
         job = job.func
     if isinstance(job, (FunctionType, MethodType, BuiltinFunctionType)):
-        # Any other object could answer with code of its own; so can what a method is made of.
+        # Any other object may have code of its own for it; so may the function of a method.
         with suppress(Exception):
             return encodable(job.__qualname__)
     return qualified_name(job if isinstance(job, type) else type(job))
 
 
 def summarize_names(names: list[str]) -> str:
-    """Return *names* for a line of log: how often each, the commonest first, at most ten."""
+    """Return *names* for a log line: each once, with its count, the ten most common first."""
     counted = Counter(names).most_common()
-    words = [name if n == 1 else f"{n} × {name}" for name, n in counted[:10]]
-    return ", ".join(words + ["…"] * (len(counted) > 10)) or "none"
+    shown = [name if n == 1 else f"{n} × {name}" for name, n in counted[:10]]
+    return ", ".join(shown + ["…"] * (len(counted) > 10)) or "none"

@@ -1,4 +1,4 @@
-"""Whether to try again: the policy, and the one place that decides."""
+"""RetryPolicy, and `decide`, which says whether an attempt is followed by another."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from math import inf
 from numbers import Number
 from typing import Any, TypeAlias, TypedDict, cast
 
-from retryexec._backoff import Delays, ExponentialBackoff, reiterable
+from retryexec._backoff import Delays, ExponentialBackoff
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
 from retryexec._groups import (
@@ -23,7 +23,14 @@ from retryexec._outcome import StopReason
 from retryexec._progress import Progress
 from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._typing import Unpack
-from retryexec._validate import Seconds, callable_or_none, seconds, seconds_or_none, whole_number
+from retryexec._validate import (
+    Seconds,
+    callable_or_none,
+    reiterable,
+    seconds,
+    seconds_or_none,
+    whole_number,
+)
 
 Predicate: TypeAlias = Callable[[Exception], bool | float | timedelta | None]
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Predicate
@@ -77,9 +84,9 @@ class RetryPolicy:
     retry_on: RetryOn
     retry_on_result: Callable[[Any], object] | None
     attempt_timeout: float | None
-    # What each decision reads: the limits as numbers, infinity for none, and those of the errors
-    # to retry on that are plain types; about others it asks at length. No attempt may start when
-    # more than elapsed_limit has elapsed since the first one did.
+    # The same in the form that decisions read quickly: limits as numbers, infinity for none; and
+    # the types in retry_on, none if it is a callable. No attempt may start when more than
+    # elapsed_limit has passed since the first one started.
     attempt_limit: float = field(init=False, repr=False, compare=False)
     elapsed_limit: float = field(init=False, repr=False, compare=False)
     retried_types: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
@@ -133,7 +140,7 @@ class RetryPolicy:
 
 
 def checked_policy(value: Any) -> RetryPolicy:
-    """Return *value*, which is a policy; raise TypeError for anything else."""
+    """Return *value* if it is a RetryPolicy; raise TypeError for anything else."""
     if not isinstance(value, RetryPolicy):
         msg = f"policy takes a RetryPolicy, such as RetryPolicy(max_attempts=5) (got {value!r})"
         raise TypeError(msg)
@@ -153,10 +160,10 @@ def decide(
 ) -> Verdict:
     """Decide what follows an attempt that raised *raised*, or returned *value* if that is None.
 
-    Asks the policy's own callables and backoff, so never call it under a lock. One that raises
-    ends the job with the job's own outcome, and is logged.
+    It calls the policy's own callables and backoff, so never call it under a lock. If one of
+    those raises, that is logged, and the job ends with the outcome of this attempt.
     """
-    # By its type, since isinstance asks an object that does not match for its __class__, too.
+    # By type(), since isinstance may run code of the object, its __class__.
     kind = type(raised)
     plain = issubclass(kind, policy.retried_types) and not issubclass(kind, _MARKED)
     if plain and raised.__cause__ is None:  # type: ignore[union-attr]
@@ -177,7 +184,7 @@ def decide(
 
 
 def _worth_it(policy: RetryPolicy, raised: BaseException | None, value: Any) -> Verdict:
-    """Return what the attempt failed with, the delay if one was named, and why not, if not."""
+    """Return the exception, the delay it names, if any, and why not to retry, if it says so."""
     if raised is None:
         return None, None, None if _refuses(policy, value) else StopReason.SUCCEEDED
     if is_control_flow(raised) or not isinstance(raised, Exception):
@@ -195,7 +202,7 @@ def _worth_it(policy: RetryPolicy, raised: BaseException | None, value: Any) -> 
     return raised, delay, None if wanted else StopReason.NOT_RETRIABLE
 
 
-# Exceptions that say themselves what is to follow, or whose members do.
+# Exceptions that say themselves whether to try again, or whose members do.
 _MARKED = (CancelledError, PermanentError, RetryAfter, BaseExceptionGroup)
 
 
@@ -227,7 +234,7 @@ def _wants(wanted: RetryOn, raised: Exception) -> tuple[bool, float | None]:
 
 
 def _wants_group(wanted: RetryOn, raised: ExceptionGroup[Exception]) -> tuple[bool, float | None]:
-    """As `_wants`, of a group: all members must match, and the longest wait asked for counts."""
+    """Do as `_wants` for a group: all members must match, and the longest wait counts."""
     if isinstance(wanted, (type, tuple)):
         answer, delay = all_match(raised, wanted), None
     elif asks_for_retry(raised):
@@ -256,7 +263,7 @@ def _next_delay(policy: RetryPolicy, progress: Progress) -> float | None:
         if delays is None:
             delays = progress.delays = iter(policy.backoff)
         for delay in delays:
-            # Ours give floats, which need nothing but a look.
+            # The library's own backoffs give valid floats; anything else is checked below.
             if delay.__class__ is float and 0.0 <= delay < inf:
                 return delay
             return seconds("a delay of the backoff", delay)

@@ -1,4 +1,4 @@
-"""How far one job has come: attempts, failures, and when each was."""
+"""Progress of one job: its attempts and failures, and when each was."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ HISTORY_LENGTH = 5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a job was accepted under; one value serves many jobs."""
+    """The settings that a job was accepted with; one value serves many jobs."""
 
     policy: "RetryPolicy"
     clock: EngineClock
@@ -25,7 +25,7 @@ class Settings:
 
 
 class Progress:
-    """How far one job has come: all that the policy judges by.
+    """How far one job has come: what the policy decides by.
 
     Only the thread that runs the job's attempt writes here, and a job has one at a time.
     """
@@ -64,7 +64,7 @@ class Progress:
 
         Only when the next attempt begins, or the job ends: a waiting job is lighter without.
         """
-        # Written at once: else whoever reads `history` between two lines adds it again.
+        # In one store, so that a thread that reads `history` meanwhile does not see it twice.
         self._recorded = self._with_latest()
         self.unrecorded = False
 
@@ -112,5 +112,5 @@ class Progress:
         return settings.cancel is not None and settings.cancel.cancelled
 
 
-# What a Failure is made of: plain, since few of them are ever read.
+# The fields of a Failure. A plain tuple, since few of them are ever read.
 _Record: TypeAlias = tuple[int, float, float, type[BaseException] | None, str]

@@ -1,4 +1,4 @@
-"""The pytest plugin: clocks as fixtures, each for what a test builds with it."""
+"""The pytest plugin: the clocks of `retryexec.testing` as fixtures."""
 
 import pytest
 

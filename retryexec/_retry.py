@@ -1,4 +1,4 @@
-"""Retry a call right here, in a thread or a coroutine."""
+"""`retry` and `retry_async`: retry a call in the calling thread or coroutine."""
 
 import functools
 import os
@@ -44,7 +44,7 @@ class RetryOptions:
 
 
 class Call:
-    """One call being retried: all of it but the attempts themselves and the waits."""
+    """One call being retried: its state, apart from running attempts and waiting."""
 
     def __init__(
         self, options: RetryOptions, on_end: "Callable[[Call], object] | None" = None
@@ -90,9 +90,7 @@ class Call:
         if self.progress.attempts and self.stop_reason is None:
             if self.is_cancelled():
                 self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
-            elif (
-                self.elapsed > self.options.policy.elapsed_limit
-            ):  # the wait took longer than it ought
+            elif self.elapsed > self.options.policy.elapsed_limit:  # the wait took too long
                 self._end(self.exception, StopReason.MAX_ELAPSED)
         if self.stop_reason is not None:
             return False
@@ -102,7 +100,7 @@ class Call:
     def delay_after(self, raised: BaseException | None, value: Any) -> float | None:
         """Return how long to wait after an attempt; None if no other follows.
 
-        Not to be called where *raised* is being handled: its frames would be kept.
+        Do not call it in an except clause that handles *raised*: its frames would be kept.
         """
         progress, now = self.progress, self.clock.now()
         progress.fail(raised, now)
@@ -114,7 +112,7 @@ class Call:
             self._tell_success(value)
             return None
         if delay is None or self.is_cancelled():
-            if reason is None:  # there would be another attempt, but for the token
+            if reason is None:  # only the token prevents another attempt
                 exception = _cancelled_after(exception)
             self._end(exception, reason or StopReason.CANCELLED)
             return None
@@ -124,8 +122,8 @@ class Call:
             except Exception:
                 report("on_retry failed; the retries go on")
         if exception is not None:
-            # They would keep the variables of the attempt alive through the wait; and an
-            # exception raised again would add its new traceback to the one it has.
+            # Its frames would keep the attempt's variables alive through the wait; and an
+            # exception that is raised again would add its new traceback to the old one.
             release_frames(exception)
         return delay
 
@@ -203,8 +201,8 @@ async def retry_async(
     return await run_attempts_async(fn, Call(options))
 
 
-# The two loops differ in an await of the attempt and one of the wait, and in nothing else. An
-# exception is judged only when it is handled no more, and they hold none through a wait.
+# The two loops differ only in that one awaits attempts and waits. Both call delay_after outside of
+# the except clause, and keep no exception through a wait.
 
 
 @calls_jobs
@@ -272,7 +270,7 @@ def _wait(timer: Timer, delay: float, cancel: CancelToken | None) -> None:
     if cancel is None:
         timer.wait()
         return
-    # Registered after the start, which would undo a stop: a token cancelled by now stops it here.
+    # Registered after start(), which would undo a stop(). If it is cancelled by now, this stops.
     unregister = cancel.on_change(timer.stop)
     try:
         # What is left of the token's time may be rounded down, or be told by another clock.

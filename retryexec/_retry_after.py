@@ -1,4 +1,4 @@
-"""The wait that a server names: what an HTTP header Retry-After may hold."""
+"""Read the wait that a server asks for, from an HTTP header Retry-After or the like."""
 
 import math
 import re
@@ -15,7 +15,7 @@ def named_delay(value: Any, *, now: float | None = None) -> float | None:
 
     Understood are numbers, timedeltas, and what headers say: digits, and dates in the three
     formats of RFC 9110, as text or bytes. What lies in the past is 0. Anything else names no
-    time: an infinite number, words, a date that does not exist, None.
+    time: an infinite number, other text, a date that does not exist, None.
 
     Args:
         value: what came with the response.

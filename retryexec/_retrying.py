@@ -1,4 +1,4 @@
-"""`retrying`: a decorator for functions whose every call is retried."""
+"""`retrying`: a decorator that retries each call of a function."""
 
 import functools
 import inspect
@@ -31,7 +31,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class LastCall:
-    """How the latest call of a decorated function to end has ended.
+    """How the latest call of a decorated function ended.
 
     Attributes:
         attempts: how many attempts it took.
@@ -96,7 +96,7 @@ class RetriedFunction(Protocol[P, T_co]):
     ) -> Callable[Q, T]: ...
 
     def using(self, **changes: Unpack[RetryChanges]) -> "RetriedFunction[P, T_co]":
-        """Return the same function on other terms, with statistics of its own.
+        """Return the same function with other options, and with statistics of its own.
 
         Args:
             changes: arguments of `retrying`, in place of those this one was made with.
@@ -108,7 +108,7 @@ class RetriedFunction(Protocol[P, T_co]):
         ...
 
 
-class _Tally:
+class _CallCounter:
     """Counts the calls of one decorated function."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ def retrying(
     """Decorate a function, or a coroutine function, so that each call of it is retried.
 
     Used as ``@retrying``, ``@retrying(policy)`` or with the options of `retry`. What is decorated
-    has two methods: ``fn.using(clock=…, policy=…)`` is the same function on other terms, and
+    has two methods: ``fn.using(clock=…, policy=…)`` is the same function with other options, and
     ``fn.stats()`` tells what became of the calls.
 
     Raises:
@@ -175,13 +175,13 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
             "iterates, too late to be retried; retry the function that consumes it"
         )
         raise TypeError(msg)
-    tally = _Tally()
+    counter = _CallCounter()
     decorated: Any
     if inspect.iscoroutinefunction(fn):
 
         @functools.wraps(fn)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
-            call = Call(options, tally.count)
+            call = Call(options, counter.count)
             return await run_attempts_async(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_async
@@ -189,7 +189,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
 
         @functools.wraps(fn)
         def call_here(*args: Any, **kwargs: Any) -> Any:
-            call = Call(options, tally.count)
+            call = Call(options, counter.count)
             return run_attempts(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_here
@@ -201,7 +201,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
         return _decorate(fn, replace(options, **changes))
 
     decorated.using = using
-    decorated.stats = lambda: tally.stats
+    decorated.stats = lambda: counter.stats
     return decorated
 
 

@@ -1,4 +1,4 @@
-"""What was meant by an argument whose name the callee does not have."""
+"""Suggest the right name for an argument that does not exist."""
 
 import functools
 import re
@@ -17,8 +17,9 @@ POLICY_NAMES = (
 )
 """What a RetryPolicy takes; whatever takes a policy= is often given these instead."""
 
-# Names that other libraries have (tenacity, backoff, stamina, urllib3, celery, Go's backoff), or
-# that come to mind, by ours for the same thing. The callee tells which of several ours is.
+# Our names, and for each those that other libraries have for the same thing (tenacity, backoff,
+# stamina, urllib3, celery, Go's backoff), or that a user may guess. Some stand under several of
+# ours: the one that the callee takes is meant.
 _ELSEWHERE = {
     "max_attempts": (
         "attempts attempt tries max_tries stop stop_after stop_after_attempt retries max_retries "
@@ -63,9 +64,9 @@ _COUNT_RETRIES = frozenset(("retries", "max_retries", "retry_count", "num_retrie
 
 
 def suggests_names(call: F) -> F:
-    """Decorate *call*, an ``__init__`` or a function, to say what a wrong name was meant to be.
+    """Decorate *call*, an ``__init__`` or a function, to suggest a name in place of a wrong one.
 
-    It costs a good call nothing but the wrapper's, and the signature stays what it is.
+    A call without an error costs one more Python call; the signature stays what it is.
     """
     code = call.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -85,7 +86,7 @@ def suggests_names(call: F) -> F:
             elif by_name_only and len(args) > is_init:
                 msg = f"{name} takes its arguments by name, as in {name}({takes[0]}=…)"
             else:
-                raise  # of something else
+                raise  # another error
             raise TypeError(msg) from None
 
     return checked  # type: ignore[return-value]
@@ -101,7 +102,7 @@ def unknown_argument(callee: str, name: str, takes: Collection[str]) -> str:
 
 
 def _meant(name: str, takes: Collection[str]) -> Iterator[str]:
-    """Give what *name* may have been meant to be, as it is to be written, best first."""
+    """Yield what *name* may have been meant to be, as code to write, best first."""
     known = [*takes, *(POLICY_NAMES if "policy" in takes else ())]
     for one in _similar(_in_our_style(name), known):
         yield f"{one}=" if one in takes else f"policy=RetryPolicy({one}=…)"
@@ -118,5 +119,5 @@ def _similar(name: str, known: list[str]) -> list[str]:
 
 
 def _in_our_style(name: str) -> str:
-    """Return *name*, which may be written ``maxAttempts`` or ``MAX_ATTEMPTS``, as Python has it."""
+    """Return *name*, perhaps ``maxAttempts`` or ``MAX_ATTEMPTS``, in snake case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

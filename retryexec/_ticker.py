@@ -1,4 +1,4 @@
-"""Ticker and Timer: a sequence of delays, waited for one after the other."""
+"""Ticker, which ticks after each delay of a backoff, and the timers that it waits by."""
 
 import logging
 import math
@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from retryexec._async import AsyncEvent, in_thread
-from retryexec._backoff import Delays, reiterable
+from retryexec._backoff import Delays
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._validate import Seconds, seconds, seconds_or_none
+from retryexec._typing import override
+from retryexec._validate import Seconds, reiterable, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
 
@@ -25,7 +26,7 @@ class Timer(Protocol):
         ...
 
     def stop(self) -> None:
-        """Do not fire; whoever waits is told so at once."""
+        """Do not fire; whoever waits returns at once."""
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -37,7 +38,7 @@ class Timer(Protocol):
 
 
 class EventTimer:
-    """The default timer: waits for its time by a clock, on a `threading.Event` for the stop."""
+    """The default timer, which waits by a clock."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = engine_clock(clock)
@@ -54,7 +55,7 @@ class EventTimer:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Do not fire; whoever waits is told so at once."""
+        """Do not fire; whoever waits returns at once."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
@@ -212,7 +213,7 @@ class Ticker:
     def feed(self, consumer: Callable[[float], object]) -> None:
         """Give every tick to *consumer*, from a thread of the ticker's own; return at once.
 
-        So a ticker goes beside other sources: ``ticker.feed(queue.put)``. The thread ends with
+        So a ticker can be one of several sources: ``ticker.feed(queue.put)``. The thread ends with
         the ticker, or when *consumer* raises, which is logged.
         """
         if not callable(consumer):
@@ -246,6 +247,7 @@ class Ticker:
     ) -> None:
         self.stop()
 
+    @override
     def __repr__(self) -> str:
         return f"<Ticker {'ended' if self._is_over() else 'ticking'}>"
 
@@ -264,7 +266,7 @@ class Ticker:
         else:
             self._due = now + delay
             self._timer.start(delay)
-            if self._ended:  # stop() came before the start, and would have been undone by it
+            if self._ended:  # stop() came before the start, which has undone it
                 self._timer.stop()
         return now
 
@@ -275,7 +277,7 @@ class Ticker:
             self._changed.notify_all()
 
     def _wake_all(self) -> None:
-        """Make all who wait look whether the ticker has ended."""
+        """Wake all who wait, so that they check whether the ticker has ended."""
         self._timer.stop()
         with self._changed:
             self._changed.notify_all()

@@ -1,8 +1,9 @@
-"""Arguments that cannot be right are refused here, by value and with the way out."""
+"""Checks of arguments: each returns the value, or raises with the value and what would do."""
 
 import inspect
 import math
 import operator
+from collections.abc import Iterable
 from datetime import timedelta
 from numbers import Real
 from types import FunctionType, MethodType
@@ -76,7 +77,7 @@ def number_between(name: str, value: Any, low: float, high: float) -> float:
 
 
 def callable_or_none(name: str, value: Any) -> Any:
-    """Return *value*, which is callable or None; raise TypeError for anything else."""
+    """Return *value* if it is callable or None; raise TypeError for anything else."""
     if value is not None and not callable(value):
         msg = f"{name} takes a callable or None (got {value!r})"
         raise TypeError(msg)
@@ -100,8 +101,33 @@ def _as_float(value: Any) -> float:
         return math.inf
 
 
+def reiterable(name: str, value: Any) -> Iterable[Any]:
+    """Return *value* if jobs can share it as a backoff; lists and tuples become checked tuples.
+
+    Raises:
+        TypeError: *value* is not iterable, is text, or can be iterated only once.
+        ValueError: a delay in a list or tuple is negative, infinite or NaN.
+    """
+    if isinstance(value, (list, tuple)):
+        return tuple(seconds(f"{name}[{i}]", delay) for i, delay in enumerate(value))
+    if isinstance(value, (str, bytes, bytearray, type)) or not hasattr(value, "__iter__"):
+        msg = (
+            f"{name} takes delays in seconds, such as [0.1, 1, 10], or a backoff such as "
+            f"ExponentialBackoff() (got {value!r})"
+        )
+        raise TypeError(msg)
+    if iter(value) is value:
+        msg = (
+            f"{name} takes a sequence that every job can iterate anew; {value!r} is an iterator, "
+            "used up by the first job: give a list, a tuple, or an object whose __iter__ "
+            "starts afresh"
+        )
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
+
+
 def coroutine_refusal(job: Any) -> str:
-    """Return what to tell whoever gives a thread a job that makes a coroutine."""
+    """Return the message for a *job* that makes a coroutine, which a thread cannot run."""
     return (
         f"submit runs its jobs on threads, where {job!r}, a coroutine function, would never be "
         "awaited: submit a plain function, or one that calls asyncio.run()"

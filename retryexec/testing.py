@@ -1,4 +1,4 @@
-"""Time that tests move by hand, so that hours of backoff take milliseconds."""
+"""Clocks for tests: with them, hours of backoff take milliseconds."""
 
 import math
 import threading
@@ -9,6 +9,7 @@ from time import monotonic
 from retryexec._async import AsyncEvent
 from retryexec._attempt import running_job
 from retryexec._clock import EngineClock, Participant
+from retryexec._typing import override
 from retryexec._validate import Seconds, seconds
 
 __all__ = ["InstantClock", "VirtualClock"]
@@ -18,13 +19,13 @@ _TURNS = 10
 
 
 class _Sleeper:
-    """A thread of somebody else's that waits for a time, in `retry` or a ticker."""
+    """A thread, not one of a participant, that waits for a time: in `retry`, or for a ticker."""
 
     def __init__(self, changed: threading.Condition, until: float) -> None:
         self.changed = changed
         self.until = until
         self.thread = threading.current_thread()
-        # Then the clock need not wait for this thread: its pool is busy for as long as it is.
+        # The clock does not wait for a worker itself: its pool says that it is busy.
         self.is_worker = running_job() is not None
 
 
@@ -50,14 +51,15 @@ class VirtualClock(EngineClock):
         self._lock = threading.RLock()
         # Notified whenever something that time waits for may have come to rest.
         self._rest = threading.Condition(self._lock)
-        self._rests = 0  # how often it was notified, for a look that is older than the wait
+        self._rests = 0  # how often it was notified, to notice one that came before the wait
         self._participants: weakref.WeakSet[Participant] = weakref.WeakSet()
         self._asleep: list[_Sleeper] = []
         self._calls: list[tuple[float, Callable[[], object]]] = []
         self._activity = 0  # how often time moved on, or somebody asked to be called
-        # Woken by us, and not back asleep yet: they act on the time that has come.
+        # Woken because their time has come, and not asleep again: time waits for them.
         self._awake: list[_Sleeper] = []
 
+    @override
     def now(self) -> float:
         """Return the time in seconds."""
         return self._now
@@ -98,8 +100,9 @@ class VirtualClock(EngineClock):
                 raise RuntimeError(msg)
             self._move_to(due)
 
-    # ---- what the library asks of a clock
+    # ---- what the library asks of a clock; see EngineClock
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Block until *changed* is notified or the time is *until*; see `Clock.wait`."""
         if self.owned_here:
@@ -131,6 +134,7 @@ class VirtualClock(EngineClock):
         # Whatever notifies *changed* now is not a matter of time, a worker's end for one.
         changed.wait(0.001)
 
+    @override
     async def wait_async(self, event: AsyncEvent, until: float) -> None:
         """Return once *event* is set or the time is *until*.
 
@@ -147,12 +151,13 @@ class VirtualClock(EngineClock):
                     await event.give_way()
                     if event.is_set:
                         return
-                # Whoever else was woken meanwhile, or has just begun to wait, comes first.
+                # Others that were woken meanwhile, or have just begun to wait, come first.
                 if activity == self._activity and not self._step():
                     await event.wait(0.001)  # for something that is not a matter of time
         finally:
             take_back()
 
+    @override
     def call_at(self, time: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call *callback* when it is *time*; return what takes that back."""
         call = (time, callback)
@@ -169,11 +174,13 @@ class VirtualClock(EngineClock):
 
         return take_back
 
+    @override
     def attach(self, participant: Participant) -> Callable[[], None]:
         """Let time wait for *participant*; return what it calls whenever it has come to rest."""
         self._participants.add(participant)
         return self._at_rest
 
+    @override
     def before_endless_wait(self, is_over: Callable[[], bool]) -> None:
         """Wait until *is_over*, or until everything is at rest, and refuse to wait any longer.
 
@@ -196,11 +203,13 @@ class VirtualClock(EngineClock):
                 # Whoever comes to rest notifies us; what is waited for may be over before.
                 self._rest.wait(0.001)
 
+    @override
     def thread_busy(self) -> None:
         """Let time wait until this thread waits by the clock itself, is idle, or ends."""
         with self._lock:
             self._awake.append(_Sleeper(threading.Condition(), self._now))
 
+    @override
     def thread_idle(self) -> None:
         """Let time wait for this thread no more: it will not wait again for what woke it."""
         with self._lock:
@@ -297,18 +306,20 @@ class VirtualClock(EngineClock):
 class InstantClock(EngineClock):
     """A clock on which nobody waits: whoever would, finds that the time has come already.
 
-    It runs with the real clock and skips every wait, so that limits count what was skipped. For
-    tests that want retries over with and care for no schedule; `VirtualClock` is for the others.
+    It runs with the real clock and skips every wait; limits count what was skipped. For tests in
+    which the schedule does not matter; `VirtualClock` is for those in which it does.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _skipped
         self._skipped = 0.0
 
+    @override
     def now(self) -> float:
         """Return the time in seconds."""
         return monotonic() + self._skipped
 
+    @override
     def wait(self, changed: threading.Condition, until: float) -> None:
         """Skip to *until*; only for what never comes, wait until *changed* is notified."""
         if until == math.inf:
@@ -316,6 +327,7 @@ class InstantClock(EngineClock):
         else:
             self._skip_to(until)
 
+    @override
     async def wait_async(self, event: AsyncEvent, until: float) -> None:
         """Skip to *until*; only for what never comes, wait until *event* is set."""
         if until == math.inf:

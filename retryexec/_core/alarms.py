@@ -22,13 +22,13 @@ class _Alarm:
     __slots__ = ("callback", "due")
 
     def __init__(self, callback: Callable[[], object]) -> None:
-        # None once it was called or taken back: then its place in the queue holds nothing alive.
+        # None once it was called or taken back, so that its place in the queue keeps nothing alive.
         self.callback: Callable[[], object] | None = callback
         self.due: float | None = None
 
 
 class Alarms:
-    """Calls back at given times, on a thread that lives as long as there is something to call."""
+    """Calls callbacks at given times, on a thread that exists while there are any to call."""
 
     def __init__(self, clock: "Clock") -> None:
         self.process = os.getpid()  # the one that has the thread; a forked child has none
@@ -54,7 +54,7 @@ class Alarms:
                 keeper.schedule(alarm, time)
             else:
                 self._keeper = None
-                logger.warning("cannot start a thread for deadlines: nobody is told of this one")
+                logger.warning("cannot start a thread for deadlines: nothing is called at this one")
         return lambda: self._take_back(alarm)
 
     def _take_back(self, alarm: _Alarm) -> None:

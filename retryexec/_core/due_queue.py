@@ -1,4 +1,4 @@
-"""DueQueue: what is due when, as a data structure without a thread and without a lock."""
+"""DueQueue: entries in the order they are due. No thread, no lock, no clock."""
 
 import math
 from collections import deque
@@ -7,6 +7,8 @@ from heapq import heappop, heappush
 from itertools import chain, count, islice, repeat
 from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from retryexec._core.signals import in_one_call
 
 # Below this many, dead entries are not worth a sweep.
 SWEEP_MIN = 64
@@ -48,8 +50,8 @@ class DueQueue(Generic[E]):
         # in the lane arrived first.
         self._lane: deque[_Place] = deque()
         self._heap: list[_Place] = []
-        # When the latest that ever was in the lane is due. That one may have left as dead: the
-        # rule above must hold for those that went into the heap because of it.
+        # When the latest entry that ever was in the lane is due. That entry may have gone, but
+        # others may be in the heap because of it, and the rule above must hold for them.
         self._lane_end = -math.inf
         self._arrivals = count()
         self._dead = 0  # how many of all these places are of no use any more
@@ -111,7 +113,7 @@ class DueQueue(Generic[E]):
         # From here on this is one step to an interrupt, which strikes after a call, if at all.
         self._lane, self._heap = lane, []
         self._dead -= dropped
-        deque(forget, 0)
+        in_one_call(forget)
 
     def __len__(self) -> int:
         """Return how many entries are waiting."""
@@ -154,7 +156,7 @@ class DueQueue(Generic[E]):
             # From here on this is one step to an interrupt, which strikes after a call, if at all.
             self._lane, self._heap, self._lane_end = lane, [], lane_end
             self._dead -= dropped
-            deque(moved, 0)
+            in_one_call(moved)
 
     def _live_places(self, arrived: list[E]) -> list[_Place]:
         """Return the place of each entry that waits, of one due time in order of arrival."""

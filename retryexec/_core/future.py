@@ -50,13 +50,13 @@ class FinalException:
         self.traceback: TracebackType | None = exception.__traceback__
 
     def read(self) -> BaseException:
-        """Return the exception, for somebody who wants to know."""
-        # With the traceback it had, or each time it is raised would make that longer.
+        """Return the exception, with the traceback it had at the end."""
+        # Python adds to that traceback each time the exception is raised.
         return with_traceback(self.exception, self.traceback)
 
 
 class UnreadFailure(FinalException):
-    """A failure that is logged, as it is forgotten, if nobody has read it."""
+    """A failure that is logged if it is collected before anybody has read it."""
 
     __slots__ = ("job_name", "note")
 
@@ -71,7 +71,7 @@ class UnreadFailure(FinalException):
         return super().read()
 
     def __del__(self) -> None:
-        # Unset where an interrupt kept the constructor from its end.
+        # The attribute is missing if an interrupt struck in the constructor.
         if getattr(self, "job_name", None) is not None:
             report(
                 "%s failed and nobody read its future: %s",
@@ -82,10 +82,10 @@ class UnreadFailure(FinalException):
 
 
 class LazyCondition(Condition):
-    """What `concurrent.futures.wait` and `as_completed` wait by; it has a lock of its own.
+    """The condition that `concurrent.futures.wait` and `as_completed` use; it has its own lock.
 
-    They hold those of all their futures at a time, in an order that only suits locks which belong
-    to one future each.
+    Those functions hold the locks of all their futures at once, so two futures must not share
+    one: the order in which they take them prevents deadlocks only then.
     """
 
     def __init__(self) -> None:
@@ -98,9 +98,9 @@ class Waiters:
     """The threads that wait for the end of a future.
 
     Attributes:
-        locks: one for each thread in `result` or `exception`, which is taken and waited for.
+        locks: one for each thread in `result` or `exception`, which waits until it is released.
         condition: made for `wait` and `as_completed`; None while they have not asked for it.
-        untold: the waiters of those two that were there when the end came and have not been told.
+        untold: waiters of those two that came before the end and have not been notified of it.
     """
 
     __slots__ = ("condition", "locks", "untold")
@@ -117,7 +117,7 @@ class LazyFuture(Future[T]):
     __slots__ = ("_done_callbacks", "_failure", "_lock", "_result", "_state", "_threads_waiting")
 
     def __init__(self) -> None:
-        # Not Future's own, which makes what this class makes late, or never.
+        # Future.__init__ is not called: it makes at once what this class makes late, or never.
         # One of LOCKS. Guards _state and what is written with it, _done_callbacks and
         # _threads_waiting.
         self._lock = next_lock()
@@ -126,9 +126,9 @@ class LazyFuture(Future[T]):
         self._done_callbacks: Any = ()
         self._failure: FinalException | None = None
 
-    # The standard library's wait(), as_completed() and executors come in through these. To
-    # type checkers they stay the plain attributes that those functions ask for.
-    if not TYPE_CHECKING:  # pragma: no branch  the other one is theirs
+    # The standard library's wait(), as_completed() and executors use these attributes. Type
+    # checkers know them from Future, as plain attributes.
+    if not TYPE_CHECKING:  # pragma: no branch  the other one is for type checkers
 
         @property
         def _condition(self) -> LazyCondition:
@@ -152,8 +152,8 @@ class LazyFuture(Future[T]):
         def _exception(self, exception: BaseException | None) -> None:
             self._failure = None if exception is None else FinalException(exception)
 
-    # The next three read one attribute, as atomic as any lock could make it; and wait() asks
-    # them while it holds the conditions of all its futures.
+    # The next three read one attribute, for which no lock is needed; and wait() calls them while
+    # it holds the conditions of all its futures.
     @override
     def cancelled(self) -> bool:
         """Return True if the future was cancelled."""
@@ -223,7 +223,7 @@ class LazyFuture(Future[T]):
         """Call ``fn(future)`` once the future has ended, or at once if it already has.
 
         Callbacks run in the order they were added, in the thread that ends the future. What one
-        of them raises is logged and costs the others nothing.
+        of them raises is logged, and the others run all the same.
         """
         self._check_fork()
         with self._lock:
@@ -311,8 +311,8 @@ class LazyFuture(Future[T]):
             condition = None if waiters is None else waiters.condition
             ended = condition is None and self._set_end_state(state, result, failure)
         if condition is not None:
-            # wait() looks at the state and leaves its waiter under the condition, so the end comes
-            # under it too: whoever finds the future ended must not be told of it as well.
+            # wait() checks the state and adds its waiter while it holds the condition, so the end
+            # comes under it too: a waiter that finds the future ended must not be notified as well.
             with condition.lock:
                 with self._lock:
                     ended = self._set_end_state(state, result, failure)
@@ -337,9 +337,9 @@ class LazyFuture(Future[T]):
     def _notify(self, waiters: Any, *, again: bool = False) -> None:
         """Wake those who wait for the end, which has come; *again*, those not told before."""
         if (condition := waiters.condition) is not None:
-            # Not "with condition", whose way in is Python code that an interrupt may cut short.
+            # Not "with condition": its __enter__ is Python code, where an interrupt may strike.
             with condition.lock:
-                # Who came later has found the future ended, and must not be told of it as well.
+                # A waiter that came later found the future ended, and must not be notified.
                 while untold := waiters.untold:
                     if not (again and self in untold[0].finished_futures):
                         self._tell_waiter(untold[0])
@@ -359,7 +359,7 @@ class LazyFuture(Future[T]):
 
     def _run_callbacks(self) -> None:
         """Run the callbacks, once the end has come: from then on nobody adds to them."""
-        # One iterator, for a worker that has to go on where an interrupt struck this thread.
+        # One iterator, so that a worker can go on where an interrupt stopped this thread.
         callbacks = self._done_callbacks = iter(self._done_callbacks)
         self._call(callbacks)
         self._done_callbacks = ()
@@ -401,9 +401,9 @@ class LazyFuture(Future[T]):
             raise CancelledError
 
     def _check_fork(self) -> None:
-        """Make the future usable if this is a forked child; a plain one is as it is."""
+        """In a forked child, make the future usable; a plain future needs nothing."""
 
 
 def _lock_timeout(timeout: float | None) -> float:
-    """Return *timeout* as a lock wants it, which takes a negative one for none at all."""
+    """Return *timeout* for `Lock.acquire`, where -1 stands for no limit."""
     return -1.0 if timeout is None else min(max(0.0, timeout), TIMEOUT_MAX)

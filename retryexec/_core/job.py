@@ -8,28 +8,25 @@ A pending job is queued, or waits until it is due. `expire` takes a pending job 
 `begin` does, to fail it without a further attempt. Nothing outside this file and `future.py`
 writes a state or takes a job's lock.
 
-What only a job in trouble needs, its `JobProgress`, is made when its first attempt fails.
+Most jobs succeed at once. The others get a `JobProgress` when their first attempt fails.
 """
 
 import os
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.future import FinalException, LazyFuture, next_lock
+from retryexec._core.settings import JobSettings
 from retryexec._errors import ShutdownError
 from retryexec._outcome import Failure, StopReason, type_name
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextvars import Context
 
-    from retryexec._core.pool import Pool
-    from retryexec._events import GiveUp, Retry, Success
-    from retryexec._journal_api import JournalEntry, JournalLink
+    from retryexec._journal_api import JournalEntry
 
 T = TypeVar("T")
 
@@ -93,19 +90,19 @@ class RetryFuture(LazyFuture[T]):
             end = f" raised {type_name(type(self._failure.exception))}"
         else:
             end = f" returned {type_name(type(self._result))}"
-        word = "cancelled" if self.cancelled() else state.lower()
+        shown = "cancelled" if self.cancelled() else state.lower()
         name = "RetryFuture" if type(self) is Job else type(self).__name__  # as users know it
-        return f"<{name} at {id(self):#x} state={word}{end}>"
+        return f"<{name} at {id(self):#x} state={shown}{end}>"
 
 
 class JobProgress(Progress):
-    """How far a job of an executor has come, once it has met anything but plain success.
+    """How far a job of an executor has come; made only if it does not simply succeed.
 
     Attributes:
-        refused: the value that the latest attempt returned in vain.
+        refused: the value of the latest attempt, which `retry_on_result` refused.
         cancel_requested: `cancel` came during an attempt, so that no other follows.
         stop_reason: why the job failed; None while it has not.
-        renewed: the job has been made usable in this forked child.
+        renewed: the future has been made usable in this forked child.
     """
 
     __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
@@ -129,29 +126,11 @@ class JobProgress(Progress):
         self.refused = None
 
 
-@dataclass(frozen=True, slots=True)
-class JobSettings(Settings):
-    """The settings of all jobs that were submitted to one executor, or to one view of it.
-
-    The hooks are here and not in the pool, whose threads would keep them alive, and whatever
-    they lead to: often the very executor that its user has forgotten.
-    """
-
-    pool: "Pool"
-    on_retry: "Callable[[Retry], object] | None"
-    on_give_up: "Callable[[GiveUp], object] | None"
-    on_success: "Callable[[Success], object] | None"
-    journal: "JournalLink | None"
-    # Where the user has no hook that hears of failures, they are logged. Of retries, only the
-    # first after each of these types is, for a whole executor. None where there is a hook.
-    logged_types: set[type] | None
-
-
 class Job(RetryFuture[T]):
-    """What was submitted, from its acceptance to its end."""
+    """A submitted job, which is its own future."""
 
-    # Each of these costs a job 8 bytes and a few nanoseconds: what is not for every job is in
-    # its JobProgress.
+    # Each slot costs every job 8 bytes and a few nanoseconds, so what few jobs need is in
+    # JobProgress.
     __slots__ = (
         "args",
         "by_exec",
@@ -174,15 +153,15 @@ class Job(RetryFuture[T]):
         kwargs: dict[str, Any],
         context: "Context",
     ) -> None:
-        # The stores of LazyFuture's own __init__ stand here too, and spare each job a call.
+        # The same as in LazyFuture.__init__, repeated here to spare each job a call.
         self._lock = next_lock()
         self._state = PENDING
         self._threads_waiting = None
         self._done_callbacks = ()
         self._failure = None
         self.settings = settings
-        # The call. Used by whoever took the job from PENDING to RUNNING, and dropped at the end.
-        # Not in a tuple, which would be one more object for every garbage collection to visit.
+        # The call. Read by the thread that made the job RUNNING, and dropped at the end. Not in
+        # a tuple, which would be one more object for every garbage collection to visit.
         self.submitted: Any = submitted
         self.by_exec = by_exec  # whether it is run by its exec(), or called itself
         self.args: Any = args
@@ -235,12 +214,12 @@ class Job(RetryFuture[T]):
     # ---- verbs of a worker, which no signal handler interrupts
 
     def begin(self, now: float) -> JobProgress | bool:
-        """Start an attempt, if the job is queued; False if it has ended, or waits, or runs.
+        """Make the queued job running; return False if it has ended, or waits, or is running.
 
         Returns:
             how far the job has come before; True if this is its first attempt.
         """
-        # Not "with", here and below: it takes a third more time, for every job.
+        # Not "with", here and below, which would take a third more time, for every job.
         lock = self._lock
         lock.acquire()
         if self._state != PENDING or self.due is not None:
@@ -253,7 +232,11 @@ class Job(RetryFuture[T]):
         return progress or True
 
     def postpone(self, progress: JobProgress, due: float | None) -> StopReason | None:
-        """Make the running job pending until *due*, or queued if None; return why not, or None."""
+        """Make the running job pending again, until *due* or, if None, for the queue.
+
+        Returns:
+            why it cannot be tried again; None if it can, and is pending.
+        """
         lock, pool = self._lock, self.settings.pool
         lock.acquire()
         if progress.cancel_requested:
@@ -300,14 +283,14 @@ class Job(RetryFuture[T]):
     def expire(self, error: BaseException) -> bool:
         """Take the job, if it is pending, to fail it with *error*; its last failure is the cause.
 
-        From then on it counts as running, in the hands of this thread.
+        From then on it counts as running, and it is up to this thread to end it.
         """
         with self._lock:
             if self._state != PENDING:
                 return False
             progress = self.ensure_progress()
             error.__cause__ = progress.previous
-            # With these, whoever goes on after an interrupt knows how the job is to end.
+            # `resume_end` reads these, if an interrupt keeps this thread from ending the job.
             self._failure = FinalException(error)
             progress.stop_reason = StopReason.SHUTDOWN
             self._state = RUNNING
@@ -320,7 +303,7 @@ class Job(RetryFuture[T]):
             return self._state == PENDING
 
     def claim(self) -> None:
-        """Take the job, if it is pending, to fail it after an error of ours."""
+        """Take the job, if it is pending, to fail it after an internal error."""
         with self._lock:
             if self._state == PENDING:
                 self._state = RUNNING
@@ -332,7 +315,7 @@ class Job(RetryFuture[T]):
             if self._state != PENDING or self.started is not None or self.progress is not None:
                 return False
             self._state = CANCELLED_AND_NOTIFIED
-            # Together with the state, for the removal decides that nobody counts the job.
+            # Under the same lock as the state, so that nobody else removes the job and counts it.
             unfinished.discard(self)
         return True
 
@@ -340,8 +323,8 @@ class Job(RetryFuture[T]):
     def cancel(self) -> bool:
         """Cancel the job, unless an attempt is running or it has finished.
 
-        A job that is queued, or waits for its next attempt, ends at once and lets go of what it
-        held. During an attempt the answer is False, but no further attempt follows that one.
+        A job that is queued, or waits for its next attempt, ends at once and drops its callable
+        and arguments. During an attempt the answer is False, but no other attempt follows it.
 
         Returns:
             whether the job is cancelled.
@@ -373,13 +356,13 @@ class Job(RetryFuture[T]):
     # ---- the end
 
     def release_call(self) -> None:
-        """Drop what only attempts need; done by whoever ends the job, outside every lock."""
+        """Drop callable, arguments and context. Call it without a lock: finalizers may run."""
         self.submitted = self.args = self.kwargs = self.context = None
         if self.progress is not None:
             self.progress.end()
 
     def after_end(self) -> None:
-        """Do what follows the end of a job that was in no worker's hands; twice does no harm."""
+        """Do what follows the end of a job that no worker was running. May be called twice."""
         self.release_call()
         settings = self.settings
         if settings.journal is not None:
@@ -396,7 +379,7 @@ class Job(RetryFuture[T]):
             self._run_callbacks()
 
     def resume_end(self) -> bool:
-        """In a worker, do what an interrupt kept another thread from doing for this job's end.
+        """In a worker, finish ending this job where an interrupt stopped another thread.
 
         Returns:
             False if the job has not ended, and nobody was about to end it.
@@ -421,7 +404,7 @@ class Job(RetryFuture[T]):
     def _wait_for_end(self, timeout: float | None) -> None:
         self._check_fork()
         if timeout is None:
-            # In the thread that moves a virtual clock, raises if that would have to move.
+            # Raises in the thread that moves a virtual clock, if this would wait for it to move.
             self.settings.clock.before_endless_wait(self.done)
         super()._wait_for_end(timeout)
 

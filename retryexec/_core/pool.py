@@ -1,12 +1,12 @@
 """The pool behind an executor: the unfinished jobs, their queue, and the workers.
 
-A job goes one way round: submit → queue → worker → policy → (timekeeper → queue →)* → its end.
+The way of a job: submit → queue → worker → policy → (timekeeper → queue → …)* → its end.
 
 `unfinished` is the set of accepted jobs that have not ended. A job joins it first thing in
 `accept`; whoever ends the job removes it, and counts it. Adding to and removing from a set is one
 C call on objects hashed by identity, so neither a thread nor a signal handler comes in between. All
 else follows from that set: how many jobs there are, whether there is room for one more, what a
-shutdown or a fork has to end, and when the workers may leave.
+shutdown or a fork has to end, and when the workers may exit.
 """
 
 import logging
@@ -44,7 +44,7 @@ AnyJob: TypeAlias = Job[Any]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a pool is built from, and built anew from in a forked child."""
+    """What a pool is made from; kept, since a forked child makes another one."""
 
     max_workers: int
     thread_name_prefix: str
@@ -70,29 +70,28 @@ class Pool:
         self.stopping = False  # True once no further attempt may start
         # The accepted jobs that have not ended.
         self.unfinished: set[AnyJob] = set()
-        # Ready jobs; None is a sentinel that makes a worker look whether there is anything else to
-        # do, and whether it may exit. A job that was cancelled stays until a worker comes to it.
+        # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
+        # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
         self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
-        # Makes a worker look for interrupted jobs, and whether it may exit. C code, so that no
-        # second interrupt comes between an interrupt and this.
+        # Queues a sentinel. It is C code, so that an interrupt cannot keep it from being queued.
         self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
-        # Jobs that an interrupt kept this or another thread from accepting or ending in full. A
-        # worker goes on with them, as soon as a sentinel makes it look. None stands for all that
-        # are unfinished.
+        # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
+        # them when it gets a sentinel. None stands for all that are unfinished.
         self.interrupted: deque[AnyJob | None] = deque()
-        # Guards all below, and the timekeeper's due queue. Not taken on the way of a job that
-        # just succeeds, since threads that meet at a lock hand it, and the GIL, to and fro.
-        # Released before anything of the user's runs; reentrant, because a signal handler or a
-        # finalizer may run while this thread is in here, and submit or cancel.
+        # Guards all below, and the timekeeper's due queue. A job that just succeeds does not take
+        # it: threads that meet at a lock pass it, and the GIL, back and forth. Released before user
+        # code runs. Reentrant, because a signal handler or a finalizer may run while this
+        # thread holds it, and submit or cancel.
         self.lock = RLock()
         self._workers: list[Worker] = []  # all that were started
         self.growing = True  # False once all workers have been started
         self._cancelled = 0
         self._abandoned = 0  # while pending; workers count those they ended themselves
-        # If max_pending is set, holds an item when a job has ended: whoever waits for room takes
-        # it, and looks. At most one, or a few, since whoever finds more room puts it back.
+        # With max_pending: a thread that waits for room gets an item from here, and then checks.
+        # One is put when a job has ended, if there is none yet; and by a thread that finds more
+        # room than it needs, for the next thread.
         self.room: SimpleQueue[None] | None = None if setup.max_pending is None else SimpleQueue()
-        # A clock that tests move only moves while the pool is at rest, and is told when it is.
+        # A clock that tests move waits until the pool is at rest, and is told when it is.
         self._tell_rest = setup.clock.attach(self)
         self.watched = self._tell_rest is not None
         # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
@@ -160,7 +159,7 @@ class Pool:
                 room.put(None)  # an interrupt may have come just after the item was taken
                 raise
         if self.refusal is not None or len(self.unfinished) < most:
-            self._tell_of_room(room)  # for the next one who waits
+            self._tell_of_room(room)  # for the next thread that waits
 
     def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
@@ -179,7 +178,7 @@ class Pool:
                 job.due = due
                 self.timekeeper.schedule(job, due)
         with self.lock:
-            self.grow(at_least=1)  # one that sees to those that wait, when the pool is closed
+            self.grow(at_least=1)  # even if all of them wait: one worker, to get the sentinel
 
     def _release(self, due: deque[AnyJob]) -> None:
         """Queue the jobs that have come due, taking each off that list."""
@@ -210,11 +209,11 @@ class Pool:
         """
         most = self.setup.max_workers
         while len(self._workers) < min(max(self._load(), at_least), most):
-            # A daemon where the exit is bounded: the interpreter joins all others without limit.
+            # Daemon threads if exit_timeout is set: the interpreter joins others without limit.
             daemon = self.setup.exit_timeout is not None
             worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             try:
-                # Listed first, for a signal handler that runs within start() and submits.
+                # Listed before it starts: a signal handler that submits in start() must count it.
                 self._workers.append(worker)
                 worker.start()
             except BaseException as failure:
@@ -274,7 +273,7 @@ class Pool:
     # ---- out
 
     def remove(self, job: AnyJob) -> None:
-        """Let go of *job*, which ended in no worker's hands, and count it, once."""
+        """Remove *job*, which no worker was running when it ended, and count it, once."""
         if job.due is not None:
             self.timekeeper.discard(job)
         with self.lock:
@@ -283,7 +282,7 @@ class Pool:
                     self._cancelled += 1
                 else:
                     self._abandoned += 1
-                # No call between the count and this one: to an interrupt they are one step.
+                # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
@@ -291,21 +290,21 @@ class Pool:
             self.after_removal()
 
     def after_removal(self) -> None:
-        """Tell those who wait for room, or for the end, that a job has been removed."""
+        """Wake those who wait for room, or for all jobs to end: a job has been removed."""
         if self.room is not None:
             self._tell_of_room(self.room)
         if self.refusal is not None:
             self.wake_if_drained()
 
     def _tell_of_room(self, room: "SimpleQueue[None]") -> None:
-        """Make a thread that waits for room look."""
+        """Make a thread that waits for room check whether there is some."""
         if room.empty():
             room.put(None)
 
     def _sweep(self) -> None:
         """Drop ended jobs from the queue if they are the majority there.
 
-        Workers may all be busy, and not come to them for long.
+        The workers may all be busy, and not get to them for a long time.
         """
         size = self.queue.qsize()
         if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
@@ -313,12 +312,12 @@ class Pool:
         items = islice(iter(self.queue.get_nowait, self), size)
         alive = filter(self.unfinished.__contains__, items)
         with self.lock, suppress(Empty):
-            # Each item comes out in front and, if it is unfinished, goes in again behind.
+            # Each item is taken from the front and, if it is unfinished, put in again at the end.
             in_one_call(map(self.queue.put, alive))
-        self.wake_worker()  # instead of the sentinels that have gone with the dead
+        self.wake_worker()  # instead of the sentinels that were dropped, too
 
     def empty_queue(self) -> None:
-        """Drop what is queued, once no further attempt may start; `unfinished` has the jobs."""
+        """Empty the queue, once no further attempt may start; `unfinished` has the jobs."""
         with suppress(Empty):
             in_one_call(iter(self.queue.get_nowait, self))
 
@@ -334,13 +333,13 @@ class Pool:
         return self.timekeeper.next_due()
 
     def busy(self, asleep: Collection[Thread]) -> str | None:
-        """Return what is due, queued or running, in words, or None; workers *asleep* rest."""
+        """Describe what is due, queued or running, or return None; workers *asleep* are idle."""
         if self.timekeeper.next_due() <= self.now():
             return f"a job of {self.name} is due"
         with self.lock:
             resting = [worker for worker in self._workers if worker in asleep]
             if len(resting) in (self._load(), self.setup.max_workers):
-                return None  # no job moves before they do
+                return None  # no job goes on before they wake up
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
         names = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         return f"{self.name} is running {summarize_names(names)}"
@@ -352,12 +351,12 @@ class Pool:
     # ---- how things are
 
     def stats(self) -> Stats:
-        """Return where the jobs are."""
+        """Return how many jobs are in which state, and how long one has waited at most."""
         since = (job.ensure_progress().failed_at for job in self.timekeeper.waiting())
         return self.snapshot(oldest_wait=max(0.0, self.now() - min(since, default=math.inf)))
 
     def snapshot(self, oldest_wait: float = 0.0) -> Stats:
-        """Return where the jobs are, without a look at every waiting one."""
+        """Return how many jobs are in which state; quickly, without the longest wait."""
         with self.lock:
             workers = self._workers
             running = sum(worker.job in self.unfinished for worker in workers)
@@ -391,7 +390,7 @@ class Pool:
     # ---- fork
 
     def for_forked_child(self) -> "Pool":
-        """Return a pool like this one as it was made, and as closed, for a forked child."""
+        """Return a new pool with this one's settings, closed if this one is, for a forked child."""
         pool = Pool(self.setup)
         if self.refusal is not None:
             pool.shutdown.close(self.refusal)

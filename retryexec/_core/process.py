@@ -25,11 +25,11 @@ EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
 
 
 def register(owner: object, pool: Pool, move: Move) -> None:
-    """Look after *pool* until it is gone.
+    """Finish *pool* at the interpreter's exit, and replace it in a forked child.
 
     Args:
-        owner: whoever hands jobs to the pool.
-        pool: what finishes them at the interpreter's exit.
+        owner: the executor, or view of one, that submits to the pool.
+        pool: where its jobs run.
         move: called as ``move(owner, successors)`` in a forked child, which has none of the
             threads; *successors* has the new pool for each old one.
     """
@@ -45,7 +45,7 @@ def _refuse() -> Exception:
 
 
 def _finish_pools() -> None:
-    """Let all that was accepted finish, before the interpreter goes."""
+    """Let all accepted jobs finish, before the interpreter exits."""
     global _exiting  # noqa: PLW0603  the process ends once
     with _lock:
         _exiting = True
@@ -80,7 +80,7 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     for lock in _locks:
-        with suppress(RuntimeError):  # it was not taken, for an interrupt that came before
+        with suppress(RuntimeError):  # an interrupt came before it was taken
             lock.release()
     _locks.clear()
     _held.clear()
@@ -99,8 +99,8 @@ def _in_child() -> None:
         pool.abandon_after_fork()
 
 
-# Before the interpreter joins non-daemon threads, which atexit's functions come too late for;
-# the standard library's own pool ends its threads from the same place.
+# Called before the interpreter joins non-daemon threads, which atexit's functions are not. The
+# standard library's own pool ends its threads from the same place.
 threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
 if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -1,7 +1,7 @@
 """Shutdown: refuse new jobs, end the pending ones, stop the workers.
 
-Much of this runs in the main thread, where an interrupt may come between any two calls. It costs
-no job its end: what is still to be done then is put into `Pool.interrupted`, for the workers.
+Much of this runs in the main thread, where an interrupt may come between any two calls. No job is
+lost by that: those that are still to be ended are put into `Pool.interrupted`, for the workers.
 """
 
 import logging
@@ -38,11 +38,11 @@ class Shutdown:
         self._worker_exited = Condition(pool.lock)
         # How a job ends that is still pending, once no further attempt may start.
         self._end_pending: Callable[[Job[Any]], object] | None = None
-        # Whether that is done. What is unfinished from then on is in its last attempt.
+        # Whether that has been done. Jobs unfinished after that are in their last attempt.
         self._pending_ended = False
-        # Until when the last worker may wait for what is done once all jobs have ended.
+        # Until when `on_drained`, called by the last worker, may take.
         self._deadline = math.inf
-        # At an exit of the interpreter that is bounded, one line tells of all abandoned jobs.
+        # True at an exit with exit_timeout: one line names all abandoned jobs, and no other does.
         self.silent = False
         self._leftovers: list[str] = []  # their names
 
@@ -54,10 +54,10 @@ class Shutdown:
         # Without the lock: a finalizer may run, and close, while this thread holds another pool's.
         if pool.refusal is None:
             pool.refusal = refusal
-        # Each time: a later call may have to do what an interrupt kept the first one from.
+        # At every call: an interrupt may have kept the first one from doing it.
         pool.wake_worker()
         if pool.room is not None:
-            pool.room.put(None)  # each who waits for room passes it on
+            pool.room.put(None)  # each thread that waits for room puts it back, for the next
 
     def fail_all(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs, and end all pending ones with what *refusal* makes."""
@@ -118,7 +118,7 @@ class Shutdown:
             report("a callback failed while %s was shut down", self._pool.name)
 
     def exit_deadline(self) -> float:
-        """Return when an exit of the interpreter that begins now will not wait any longer."""
+        """Return until when an exit of the interpreter that begins now waits for jobs."""
         timeout = self._pool.setup.exit_timeout
         return math.inf if timeout is None else self._pool.now() + timeout
 
@@ -127,7 +127,7 @@ class Shutdown:
         self.silent = deadline < math.inf
         try:
             self._finish(deadline)
-        except BaseException:  # a KeyboardInterrupt: they want out
+        except BaseException:  # a KeyboardInterrupt: the user does not want to wait
             self.silent = True
             self.stop_attempts(self._abandon_unfinished)
             raise
@@ -154,7 +154,7 @@ class Shutdown:
         )
 
     def _name_leftovers(self) -> None:
-        """Log what the interpreter leaves undone, in one line."""
+        """Log the names of the jobs that the interpreter's exit abandons, in one line."""
         jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]
         running = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         if self._leftovers or running:
@@ -212,7 +212,7 @@ class Shutdown:
     # ---- for workers
 
     def should_exit(self) -> bool:
-        """In a worker that has come upon a sentinel: go on for others, and say whether to exit.
+        """In a worker that got a sentinel: resume interrupted jobs; return whether to exit.
 
         Once the pool is closed, no job comes any more; and if all are to end that are not running,
         other workers have what is left.
@@ -230,7 +230,7 @@ class Shutdown:
                 report("a callback failed after an interrupt of %s", self._pool.name)
 
     def _resume_interrupted(self) -> None:
-        """Go on with all jobs that an interrupt has stranded; several threads may be at it."""
+        """Go on with all interrupted jobs; several threads may do so at once."""
         interrupted = self._pool.interrupted
         with suppress(IndexError):  # another thread was quicker
             while interrupted:
@@ -238,7 +238,7 @@ class Shutdown:
                 for each in list(self._pool.unfinished) if job is None else [job]:
                     self._resume(each)
                 with suppress(ValueError):
-                    interrupted.remove(job)  # only now, for this thread may be interrupted, too
+                    interrupted.remove(job)  # last, since this thread may be interrupted, too
         self._pending_ended = self._pool.stopping
 
     def _resume(self, job: Job[Any]) -> None:
@@ -247,10 +247,10 @@ class Shutdown:
         if self._end_pending is not None:
             self._end_pending(job)
         if not job.resume_end() and job in pool.unfinished:
-            pool.queue.put(job)  # a second time, it may be; a job begins only once
+            pool.queue.put(job)  # perhaps a second time, but Job.begin succeeds only once
 
     def worker_exited(self, worker: "Worker") -> None:
-        """Count *worker* out, and let the next one look whether it may exit."""
+        """Note that *worker* exits, and wake the next one."""
         pool = self._pool
         pool.wake_worker()
         with pool.lock:
@@ -263,7 +263,7 @@ class Shutdown:
             self._on_drained()
 
     def _on_drained(self) -> None:
-        """Do what is to be done once all jobs have ended and no worker is left."""
+        """Call `Pool.on_drained`, once all jobs have ended and no worker is left."""
         if self._pool.on_drained is not None:
             left = self._deadline - self._pool.now()
             try:

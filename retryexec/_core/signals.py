@@ -1,27 +1,29 @@
-"""Steps that a signal handler cannot divide, and a thread whose start it cannot spoil.
+"""Steps that an interrupt cannot divide, and a thread whose start it cannot break.
 
 Python runs signal handlers in the main thread alone, and there only as a function begins, as a
 call returns, and as a loop goes back. What a handler raises (KeyboardInterrupt, as a rule) comes
-out of that place. So two things happen wholly or not at all, whatever the main thread is told:
+out of that place. So two things happen wholly or not at all:
 
 * a single call into code that is written in C;
 * stores to attributes and variables, one after the other, with no call between them.
 
-Most of the engine does not care, for a job that an interrupt strands is found in
-`Pool.interrupted` and a worker, which is never the main thread, goes on with it. What would lose a
-job before it got there is done in one of these two ways.
+Most of the engine need not care: a job that an interrupt leaves half done is put into
+`Pool.interrupted`, and a worker, which is never the main thread, goes on with it. Only what would
+lose a job before it gets there is done in one of these two ways.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import Event, Lock, Thread
 
 from retryexec._typing import override
 
+in_one_call: Callable[[Iterable[object]], object] = partial(deque, maxlen=0)
+"""Goes through an iterator of C code all the way down, in a single call.
 
-def in_one_call(steps: Iterable[object]) -> None:
-    """Go through *steps*, an iterator of C code all the way down, in a single call."""
-    deque(steps, 0)
+It is C code itself: a function would begin with a look for signals, before the call.
+"""
 
 
 class _Started(Event):

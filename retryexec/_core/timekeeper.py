@@ -1,7 +1,7 @@
-"""Timekeeper: the thread that sleeps until something is due, and then says so.
+"""Timekeeper: a thread that sleeps until entries are due, and then releases them.
 
-It serves jobs in backoff and the deadlines of tokens, and knows of neither: what it keeps is
-anything with a `due`. A job that waits for its next attempt is an entry here and nothing else.
+It serves jobs in backoff and the deadlines of cancel tokens, and knows of neither: an entry is
+anything with a `due`.
 """
 
 import math
@@ -67,7 +67,7 @@ class Timekeeper(Generic[E]):
     def ready(self) -> bool:
         """Return whether entries can be scheduled, having started the thread if need be.
 
-        False after close(), or if no thread can be had: then `wait_here` is what is left.
+        False after close(), or if no thread can be started; then use `wait_here`.
         """
         if self._thread is None and not self._closed:
             self._start()
@@ -82,7 +82,7 @@ class Timekeeper(Generic[E]):
                     self._thread = thread
 
     def wait_here(self, due: float) -> None:
-        """Wait in this thread until *due*, or until close(), when no thread can be had for it.
+        """Wait in this thread until *due*, or until close(), if no other can be started for it.
 
         Some Pythons start no thread once the interpreter has begun to end; a worker that waits is
         better than a job that is lost.
@@ -92,7 +92,7 @@ class Timekeeper(Generic[E]):
                 self._clock.wait(self._earlier, due)
 
     def schedule(self, entry: E, due: float) -> bool:
-        """Keep *entry*, which has been given its *due*, until then, once `ready` has said yes.
+        """Keep *entry*, whose `due` is set to *due*, until then. Call `ready` first.
 
         Returns:
             False if close() came in between; then the entry is not kept.
@@ -100,11 +100,11 @@ class Timekeeper(Generic[E]):
         try:
             self._add(entry)
         except BaseException:
-            entry.due = None  # no memory for it: it is not waiting here
+            entry.due = None  # there is no memory for it, so it does not wait here
             raise
         # The entry is added before this look at the thread's sleep, and the thread writes until
         # when it sleeps before its last look into the queue: so one of the two sees the other.
-        # (The deque's own operations order them where there is no GIL.) Likewise with close().
+        # (With the GIL; without it, that needs a lock in between, too.) Likewise with close().
         if due < self._asleep_until:
             self.recheck()
         return not self._closed or self._refuse(entry)
@@ -163,9 +163,9 @@ class Timekeeper(Generic[E]):
 
     def _run(self) -> None:
         """Sleep until the earliest entry is due and release it, until close()."""
-        with self._lock:  # held by whoever starts us, until we are known
+        with self._lock:  # held by whoever starts this thread, until it is in _thread
             if self._thread is not current_thread():
-                return  # an interrupt struck in start(), and another thread will take our place
+                return  # an interrupt struck in start(), and another thread will be started
         failing = reported = False
         while not self._closed:
             try:
@@ -177,7 +177,7 @@ class Timekeeper(Generic[E]):
                     self._release(self._released)
                 failing = False
             except Exception:
-                # A clock of the user's, or no memory. The entries must not wait for ever for it.
+                # A user's clock raised, or there is no memory. Go on: entries must not be lost.
                 if not reported and self._released:
                     report("cannot release what is due; trying every %g s", _PAUSE)
                 elif not reported:

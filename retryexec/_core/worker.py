@@ -1,6 +1,6 @@
-"""A worker: the thread that runs attempts, and does with each outcome what the policy decides.
+"""Worker: a thread that runs attempts, and acts on each outcome as the policy decides.
 
-The worker runs user code and never sleeps but for want of a job; it holds no lock while it does.
+It runs user code, and holds no lock meanwhile. It sleeps only when the queue is empty.
 """
 
 import logging
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from retryexec._core.future import FinalException, UnreadFailure
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
+from retryexec._errors import PermanentError
 from retryexec._events import GiveUp, Retry, Success
 from retryexec._exceptions import (
     annotate,
@@ -32,16 +33,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retryexec")
 
-# So many types of errors have their first retry logged; a program that makes types as it goes
-# would have no end of them.
+# For how many types of errors a first retry is logged. A program that keeps making types would
+# fill the log.
 LOGGED_TYPES_MAX = 100
 
 
 class Worker(StartableThread):
-    """A thread of the pool, with the job in its hands and the counts of what it has done.
+    """A thread of the pool, with the job that it runs and its own counters.
 
-    Each worker counts for itself, and does so before a future ends: whoever has seen the end
-    finds it counted.
+    It counts a job before it ends the job's future, so whoever has seen the end finds it counted.
     """
 
     def __init__(self, pool: "Pool", name: str, *, daemon: bool) -> None:
@@ -52,9 +52,9 @@ class Worker(StartableThread):
         self.succeeded = 0
         self.failed = 0
         self.abandoned = 0
-        # Whether it still has something to do for a job that is not unfinished any more.
+        # Whether it is still busy with a job that has left `unfinished`: with callbacks, say.
         self.finishing = False
-        self.exited = False  # whether it has left the pool
+        self.exited = False  # whether it runs no more jobs
 
     @override
     def run(self) -> None:
@@ -83,7 +83,7 @@ class Worker(StartableThread):
                     put(job)
             except BaseException as error:
                 self._fail_after_internal_error(job, error)
-            # Nothing here may outlive the job, in this frame least of all: it sleeps in get().
+            # Keep no job alive, here above all, where this frame sleeps in get().
             self.job = job = None
             if pool.refusal is not None:
                 pool.wake_if_drained()
@@ -98,7 +98,7 @@ class Worker(StartableThread):
         if settings.cancel is not None and settings.cancel.cancelled:
             job.cancel()
         now = pool.now()
-        # A job that was cancelled, or that a shutdown ends, is not in our hands.
+        # No attempt if the job was cancelled, or if a shutdown is about to end it.
         if pool.stopping or not (progress := job.begin(now)):
             return False
         policy = settings.policy
@@ -116,7 +116,7 @@ class Worker(StartableThread):
         try:
             if job.by_exec:
                 call = call.exec
-            # Spreading nothing costs as much as the call.
+            # The * and ** of nothing would take as long as the call.
             value = context.run(call, *args, **kwargs) if args or kwargs else context.run(call)
         except BaseException as error:
             value, raised = None, error
@@ -129,7 +129,7 @@ class Worker(StartableThread):
         try:
             return self._judge(job, context, raised, value)
         finally:
-            # The frames of a traceback lead back to this one: it must not lead to the job.
+            # A traceback keeps this frame alive, which must not keep the job alive.
             del job, progress, context, raised, value
 
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
@@ -142,7 +142,8 @@ class Worker(StartableThread):
             settings.journal.note_end(job, StopReason.SUCCEEDED, None)
         if pool.watched:
             self.finishing = True
-        # Whoever has seen the result may submit the next job at once, and it is this worker's.
+        # Before the future ends: who sees the result and submits the next job must find room for
+        # it, and this worker counted as free.
         pool.unfinished.discard(job)
         if pool.room is not None:
             pool.after_removal()
@@ -155,8 +156,9 @@ class Worker(StartableThread):
             self.run_callbacks(job)
 
     def run_callbacks(self, job: Job[Any]) -> None:
-        """Run the callbacks of *job*, which has ended; one may wait for a job still queued."""
+        """Run the callbacks of *job*, which has ended."""
         pool = self._pool
+        # A callback may wait for a job that is still queued, so another worker may be needed.
         if pool.growing:
             with pool.lock:
                 self.finishing = True
@@ -174,7 +176,8 @@ class Worker(StartableThread):
         pool, settings = self._pool, job.settings
         if type(value) is CoroutineType:
             value.close()
-            raised, value = TypeError(coroutine_refusal(job.submitted)), None
+            # Nothing was done, and nothing else would be by another attempt.
+            raised, value = PermanentError(TypeError(coroutine_refusal(job.submitted))), None
         progress = job.progress or job.ensure_progress()
         now = pool.now()
         progress.fail(raised, now)
@@ -204,7 +207,7 @@ class Worker(StartableThread):
             reason = self._postpone(job, progress, due)
             if reason is None:
                 return due is None
-        assert reason is not None  # it was there instead of a delay, or why that cannot be
+        assert reason is not None  # from decide() if there is no delay, else from _postpone()
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
@@ -212,14 +215,14 @@ class Worker(StartableThread):
     def _postpone(
         self, job: Job[Any], progress: JobProgress, due: float | None
     ) -> StopReason | None:
-        """Make *job* pending until *due*, or for the queue if None; return why not, or None."""
+        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
         exception = progress.previous
         reason = job.postpone(progress, due)
         if reason is not None:
             return reason
         if exception is not None:
-            # A traceback would keep the variables of every frame alive, for as long as the job
-            # waits; and an exception raised again would add its new one to it.
+            # A traceback keeps the variables of its frames alive, as long as the job waits.
+            # And an exception that is raised again adds its new traceback to the old one.
             with_traceback(exception, None)
             linked = exception.__cause__ is not None or exception.__context__ is not None
             if linked or isinstance(exception, BaseExceptionGroup):
@@ -229,12 +232,12 @@ class Worker(StartableThread):
         return None
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
-        """End *job* all the same, when *error* came from anywhere but its attempt."""
+        """End *job* after *error*, which did not come from its attempt."""
         pool = self._pool
-        # No memory for its place in the queue, or for its wait, and it is in nobody's hands.
+        # If there was no memory to queue the job, or to schedule it, nobody else would run it.
         pool.timekeeper.discard(job)
         job.claim()
-        report("%s met an error beside the job it ran", self.name, error=error)
+        report("%s met an error outside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             progress = job.ensure_progress()
             self.failures += not progress.unrecorded  # if _judge has not got that far
@@ -242,7 +245,7 @@ class Worker(StartableThread):
             try:
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
-                report("%s met another error beside that job", self.name)
+                report("%s met another error as it ended that job", self.name)
 
 
 def give_up(
@@ -254,7 +257,7 @@ def give_up(
     worker: Worker | None = None,
     context: Context | None = None,
 ) -> None:
-    """End *job*, in the hands of this thread, with *exception* or the value it refused."""
+    """End *job*, which only this thread may end, with *exception* or the refused value."""
     progress, submitted, settings = job.ensure_progress(), job.submitted, job.settings
     value = progress.refused
     failure = None if exception is None else FinalException(exception)
@@ -270,7 +273,7 @@ def give_up(
         elif exception is not None and _is_news(pool, job, reason):
             failure = UnreadFailure(exception, name_of(submitted), note)
     finally:
-        # Whatever came of all that, the job ends.
+        # Whatever the above raises, the job ends.
         del context, submitted
         try:
             if settings.journal is not None:
@@ -307,7 +310,7 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
 def _log_first_retry(
     job: Job[Any], logged: set[type], exception: BaseException | None, delay: float
 ) -> None:
-    """Log that *job* is tried again, which nobody would hear of otherwise."""
+    """Log the first retry after this type of error: there is no hook that is told of it."""
     if len(logged) >= LOGGED_TYPES_MAX:
         return
     logged.add(type(exception))
@@ -328,7 +331,7 @@ def _log_first_retry(
 
 
 def trim_to_attempt(exception: BaseException | None, raised: BaseException | None) -> None:
-    """Trim what an attempt raised, and what it failed with, which may be the exception behind."""
+    """Trim the traceback of what an attempt *raised*, and of *exception*, taken out of it."""
     if exception is not None:
         trim(exception)
     if raised is not None and raised is not exception:
@@ -336,11 +339,11 @@ def trim_to_attempt(exception: BaseException | None, raised: BaseException | Non
 
 
 def tell(hook: Callable[[Any], object], event: Retry | GiveUp | Success, context: Context) -> None:
-    """Call the user's *hook*; what it raises costs the job nothing."""
+    """Call the user's *hook*, and log what it raises."""
     try:
         context.run(hook, event)
     except BaseException as error:
         kind = {Retry: "on_retry", GiveUp: "on_give_up", Success: "on_success"}[type(event)]
         report("%s failed for %s; the job goes on", kind, name_of(event.job))
         if isinstance(error, KeyboardInterrupt):
-            raise  # it was meant for whoever is shutting down
+            raise  # the main thread is ending jobs at a shutdown, which this interrupts

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from retryexec.cli.journal_arguments import DESCRIBED, add_actions
 from retryexec.cli.options import (
-    UsageError,
+    Parser,
     backoff,
     count,
     count_or_none,
@@ -17,7 +18,6 @@ from retryexec.cli.options import (
     did_you_mean,
     duration_or_none,
     encoding,
-    past_time,
     rate,
 )
 
@@ -66,37 +66,6 @@ examples:
   retryexec plan 0.1,1,10 --plot schedule.svg
 """
 
-_JOURNAL_EXAMPLES = """\
-examples:
-  retryexec journal ls var/saves
-  retryexec journal dead var/saves --kind user_activity
-  retryexec journal show var/saves 01a2010d --redact myapp.jobs:redact
-  retryexec journal edit var/saves 01a2010d user_email=ana@example.net --class jobs.py:Saver
-  retryexec journal rerun var/saves --error ConnectionError --before 1h
-  retryexec journal check var/saves && retryexec journal backup var/saves /backup/saves
-
-  All of them may be used beside processes that use the journal. With --json, lists are JSON
-  Lines, and the rest is one document.
-
-exit status:
-  0 all is well, 1 something is wrong or could not be done, 2 misuse (nothing has changed)
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **settings: Any) -> None:
-        raw = argparse.RawDescriptionHelpFormatter
-        self.options: list[str] = []  # --names, for a misspelled one to be recognised
-        super().__init__(formatter_class=raw, allow_abbrev=False, **settings)
-
-    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        self.options += [name for name in names if name.startswith("--")]
-        return super().add_argument(*names, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        msg = f"{message} (see {self.prog} --help)"
-        raise UsageError(msg)
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace | None:
     """Return what *argv* asks for; None if that was help for a command without its arguments.
@@ -129,13 +98,13 @@ def options_given(argv: Sequence[str] | None) -> dict[str, Any]:
     return vars(top.parse_args(argv))
 
 
-def _parsers(*, as_written: bool = False) -> tuple[_Parser, dict[str, _Parser]]:
+def _parsers(*, as_written: bool = False) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of the whole command line, and those of the commands.
 
     Args:
         as_written: leave values the text that they are, and leave out what was not given.
     """
-    top = _Parser(
+    top = Parser(
         prog="retryexec",
         description="Run jobs that are tried again until they succeed or finally fail.",
         epilog=_TOP_EXAMPLES,
@@ -157,13 +126,8 @@ def _parsers(*, as_written: bool = False) -> tuple[_Parser, dict[str, _Parser]]:
         epilog=f"{_BACKOFF_HELP}\n{_PLAN_EXAMPLES}",
     )
     _add_plan(plan)
-    journal = commands.add_parser(
-        "journal",
-        help="look into a journal, and see to its dead letters",
-        description="Look into the journal in DIR, and see to its dead letters.",
-        epilog=_JOURNAL_EXAMPLES,
-    )
-    actions = _add_journal(journal)
+    journal = commands.add_parser("journal", **DESCRIBED)
+    actions = add_actions(journal)
     return top, {"run": run, "plan": plan, "journal": journal, **actions}
 
 
@@ -174,7 +138,7 @@ def _version() -> str:
         return "(version unknown: its package metadata is not installed)"
 
 
-def _add_run(run: _Parser, *, as_written: bool) -> None:
+def _add_run(run: Parser, *, as_written: bool) -> None:
     def add(*names: str, **settings: Any) -> None:
         if as_written:
             settings.pop("type", None)
@@ -293,7 +257,7 @@ def _add_run(run: _Parser, *, as_written: bool) -> None:
     add("--quiet", "-q", action="store_true", help="no progress and no summary; errors only")
 
 
-def _add_plan(plan: _Parser) -> None:
+def _add_plan(plan: Parser) -> None:
     add = plan.add_argument
     add("backoff", metavar="BACKOFF", help="see below")
     add(
@@ -313,92 +277,3 @@ def _add_plan(plan: _Parser) -> None:
     )
     add("--seed", type=int, default=0, metavar="N", help="what the draws begin with (default: 0)")
     add("--plot", type=Path, metavar="FILE", help="draw it into FILE, an .svg or .png")
-
-
-def _add_journal(journal: _Parser) -> dict[str, _Parser]:
-    actions = journal.add_subparsers(dest="action", metavar="ACTION", required=True)
-    parsers: dict[str, _Parser] = {}
-
-    def action(name: str, words: str) -> _Parser:
-        made = actions.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
-        made.add_argument("directory", metavar="DIR", help="the directory of a Journal(...)")
-        made.add_argument("--json", action="store_true", help="print JSON, for programs")
-        parsers[f"journal {name}"] = made
-        return made
-
-    ls = action("ls", "list the unfinished jobs, the longest accepted first")
-    _add_filter(ls)
-    show = action("show", "show all that is known of some jobs or dead letters")
-    show.add_argument("ids", metavar="ID", nargs="+", help="what `ls` and `dead` call it")
-    show.add_argument(
-        "--redact",
-        metavar="MODULE:FUNCTION",
-        help="module:function or file.py:function, called with a kind and its fields: returns "
-        "the fields to be shown",
-    )
-    dead = action("dead", "list the dead letters, the latest first")
-    _add_filter(dead)
-    _add_letter_filter(dead)
-    for name, words in (
-        ("rerun", "give dead letters all their attempts again"),
-        ("discard", "remove dead letters for good"),
-    ):
-        choice = action(name, words)
-        choice.add_argument(
-            "ids", metavar="ID", nargs="*", help="what `dead` calls it, or the first digits of that"
-        )
-        choice.add_argument("--all", action="store_true", help="all of them")
-        choice.add_argument("--kind", metavar="KIND", help="all of this kind")
-        _add_letter_filter(choice)
-        choice.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    edit = action("edit", "change fields of a dead letter, for it to be rerun")
-    edit.add_argument("id", metavar="ID", help="what `dead` calls it, or the first digits of that")
-    edit.add_argument(
-        "changes",
-        metavar="FIELD=VALUE",
-        nargs="+",
-        help="a value in JSON, or the text itself where the field is a text",
-    )
-    edit.add_argument(
-        "--class",
-        dest="target",
-        metavar="TARGET",
-        required=True,
-        help="file.py:Class or package.module:Class of the job, to check the fields by",
-    )
-    check = action("check", "see whether files, permissions and contents are sound")
-    check.add_argument(
-        "--full", action="store_true", help="compare indexes with their tables too; takes longer"
-    )
-    check.add_argument(
-        "--repair",
-        action="store_true",
-        help="first set aside what is damaged, and save what can be read, as opening it does",
-    )
-    backup = action("backup", "copy the journal, as it is now, into a new directory")
-    backup.add_argument("to", metavar="TO", help="a directory that is empty, or not there yet")
-    action("stats", "count jobs, dead letters, files and bytes")
-    return parsers
-
-
-def _add_filter(action: _Parser) -> None:
-    action.add_argument("--kind", metavar="KIND", help="only those of this kind")
-    action.add_argument(
-        "--limit",
-        type=count_or_none,
-        default=100,
-        metavar="N",
-        help="at most so many; none for all of them (default: 100)",
-    )
-
-
-def _add_letter_filter(action: _Parser) -> None:
-    action.add_argument(
-        "--error", metavar="TEXT", help="only those whose last error is of this type or says TEXT"
-    )
-    action.add_argument(
-        "--before",
-        type=past_time,
-        metavar="TIME",
-        help="only those that died before: 2026-11-22, or how long ago, as 7d",
-    )

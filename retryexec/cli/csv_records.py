@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Iterator
 
+from retryexec._typing import override
 from retryexec.cli.options import UsageError
 from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Item, Reader, RecordType
 from retryexec.cli.source import Source, check_text
@@ -83,7 +84,7 @@ def _check_header(columns: list[str], kind: RecordType) -> None:
     for name in kind.required:
         if name not in columns:
             msg = (
-                f"the header of INPUT has no column {name!r}, which {kind.cls.__name__} "
+                f"the header of INPUT does not have a column {name!r}, which {kind.cls.__name__} "
                 f"requires (its columns: {', '.join(map(repr, columns))}; --delimiter says what "
                 "separates them)"
             )
@@ -204,6 +205,7 @@ class _Lines(Iterator[str]):
         self.record: list[str] = []
         self.record_line = 1
 
+    @override
     def __next__(self) -> str:
         if self._pushed:
             text = self._pushed.pop()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from retryexec import (
     Backoff,
@@ -26,6 +26,7 @@ from retryexec import (
     StopBackoff,
     ZeroBackoff,
 )
+from retryexec._typing import override
 
 
 class UsageError(argparse.ArgumentTypeError):
@@ -34,6 +35,27 @@ class UsageError(argparse.ArgumentTypeError):
     Its text is one line that names the value and what was expected instead. When a function that
     converts an option's value raises it, argparse puts the option's name before the text.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError for whatever is wrong, and knows its options' names."""
+
+    def __init__(self, **settings: Any) -> None:
+        raw = argparse.RawDescriptionHelpFormatter
+        self.options: list[str] = []  # --names, for a misspelled one to be recognised
+        super().__init__(formatter_class=raw, allow_abbrev=False, **settings)
+
+    @override
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add an argument, as `argparse` does."""
+        self.options += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError, where argparse would end the process."""
+        msg = f"{message} (see {self.prog} --help)"
+        raise UsageError(msg)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ class Pipeline:
         rate: the most attempts that start per second; None for no limit.
         stats: counts the outcomes.
         say: tells people what goes wrong.
+        workers: how many attempts run at a time.
         failures: gets what does not succeed; None if nobody wants it.
         checkpoint: knows what earlier processes have done, and learns what this one does; None
             if the run is to end with this process.
@@ -54,6 +55,7 @@ class Pipeline:
         strict: bool = False,
         limit: int | None = None,
         rate: float | None = None,
+        workers: int = 1,
         failures: FailuresFile | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -65,7 +67,7 @@ class Pipeline:
         self._say = say
         self._failures = failures
         self._checkpoint = checkpoint
-        self._admission = Admission(rate)
+        self._admission = Admission(workers, rate)
         self._noted = False  # whether somebody was told of unknown names
         self._hinted = False  # whether somebody was told of other encodings
         # Guards the four below, and is released before anything is done.
@@ -190,9 +192,9 @@ class Pipeline:
         names = ", ".join(clean(repr(name)) for name in record.unknown[:3])
         if len(record.unknown) > 3:
             names += f" and {len(record.unknown) - 3:,} more"
-        fields, it = ("field", "it is") if len(record.unknown) == 1 else ("fields", "they are")
+        fields, it = ("a field", "it is") if len(record.unknown) == 1 else ("fields", "they are")
         self._say(
-            f"{self._name}:{record.line}: note: {type(record.job).__name__} has no {fields} "
+            f"{self._name}:{record.line}: note: {type(record.job).__name__} does not have {fields} "
             f"{names}; {it} left out from here on (--forbid-unknown refuses such records)"
         )
 
@@ -200,6 +202,8 @@ class Pipeline:
         """Submit *record*, unless an earlier process has finished it; return whether it was not."""
         suspect = False
         if self._checkpoint is not None:
+            if self._checkpoint.error is not None:
+                self.stop()  # what is done from here on would be done again
             before = self._checkpoint.before(record.line)
             if before.failed is not None:
                 self._report_failed_before(record, before.failed)

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from retryexec._typing import override
 from retryexec.cli.output import format_duration, say
 
 _PLAIN_INTERVAL = 5.0  # seconds between two plain lines
@@ -83,6 +84,7 @@ class Display(ABC):
 class Quiet(Display):
     """Shows nothing; errors are told all the same."""
 
+    @override
     def update(self, now: Snapshot) -> None:
         """Do nothing."""
 
@@ -95,6 +97,7 @@ class Plain(Display):
         self._told = Snapshot()
         self._rate = Rate()
 
+    @override
     def update(self, now: Snapshot) -> None:
         """Say where the run stands, unless that was said just now or is still the same."""
         self._rate.add(now)
@@ -124,14 +127,17 @@ class Live(Display):
         )
         self._task = self._lines.add_task("", total=None)
 
+    @override
     def __enter__(self) -> Self:
         self._lines.start()
         return self
 
+    @override
     def close(self) -> None:
         """Take the display away."""
         self._lines.stop()
 
+    @override
     def say(self, text: str) -> None:
         """Put *text* above the display."""
         try:
@@ -139,6 +145,7 @@ class Live(Display):
         except (OSError, ValueError):  # the terminal is gone, or cannot show a character
             say(text)
 
+    @override
     def update(self, now: Snapshot) -> None:
         """Draw it anew."""
         self._rate.add(now)
@@ -155,6 +162,7 @@ class _Lines(Progress):
 
     snapshot = Snapshot()
 
+    @override
     def get_renderables(self) -> Iterator[RenderableType]:
         # Three short lines, for 80 columns to hold them.
         now = self.snapshot
@@ -184,6 +192,7 @@ class Rate:
         while len(self._seen) > 2 and self._seen[1].seconds <= now.seconds - self._window:
             self._seen.popleft()
 
+    @override
     def __str__(self) -> str:
         first, now = self._seen[0], self._seen[-1]
         seconds = now.seconds - first.seconds

@@ -202,7 +202,7 @@ class RecordType:
         names = ", ".join(clean(repr(name)) for name in unknown[:5])
         more = f" and {len(unknown) - 5:,} more" if len(unknown) > 5 else ""
         fields = ", ".join(field.name for field in dataclasses.fields(self.cls))
-        return f"{self.cls.__name__} has no field {names}{more} (it has {fields})"
+        return f"{self.cls.__name__} does not have a field {names}{more} (it has {fields})"
 
 
 # Of `Values` no more than Raw is decoded; the type says what may be put in later.

@@ -171,6 +171,7 @@ class _Run:
             strict=options.strict,
             limit=options.limit,
             rate=options.rate,
+            workers=options.workers or min(32, (os.cpu_count() or 1) + 4),  # the executor's own
             failures=failures,
             checkpoint=checkpoint,
         )
@@ -216,8 +217,7 @@ class _Run:
             if interrupts.count > 1:
                 self._quit()
             if checkpoint is not None:
-                if checkpoint.error is not None and pipeline.error is None:
-                    pipeline.error = f"{checkpoint.path}: {checkpoint.error}"
+                self._note_checkpoint_error(checkpoint)
                 if time.monotonic() > next_sync:
                     checkpoint.sync()
                     next_sync = time.monotonic() + _SYNC
@@ -231,6 +231,10 @@ class _Run:
                 break
         if stopper is not None:
             stopper.join()
+
+    def _note_checkpoint_error(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.error is not None and self._pipeline.error is None:
+            self._pipeline.error = f"{checkpoint.path}: {checkpoint.error}"
 
     def _stop(self) -> None:
         """Start nothing new, and say so once that is true."""
@@ -288,7 +292,9 @@ class _Run:
         pipeline, checkpoint = self._pipeline, self._checkpoint
         all_read = not pipeline.reading and pipeline.read_to is None
         if checkpoint is not None:
+            self._note_checkpoint_error(checkpoint)
             checkpoint.close(complete=all_read and not totals.left and pipeline.error is None)
+            self._note_checkpoint_error(checkpoint)
         if not self._options.quiet:
             show(summary(totals, seconds))
         elif not totals.all_succeeded:

@@ -41,7 +41,7 @@ def load(target: str) -> type[Any]:
     found = _attribute(module, name)
     if found is None:
         hint = did_you_mean(name, _fitting(module)) or _hint(module, place) or f": {_EXPECTED}"
-        msg = f"{place} has no class {name!r}{hint}"
+        msg = f"{place} does not have a class {name!r}{hint}"
         raise UsageError(msg)
     _check(found, name)
     return cast("type[Any]", found)
@@ -61,7 +61,7 @@ def load_function(name: str) -> Callable[..., Any]:
     module = _import_file(path) if path else _import_module(place, name)
     found = _attribute(module, attribute)
     if not callable(found):
-        msg = f"{place} has no function {attribute!r}"
+        msg = f"{place} does not have a function {attribute!r}"
         raise UsageError(msg)
     return cast("Callable[..., Any]", found)
 
@@ -160,7 +160,9 @@ def _check(found: object, name: str) -> None:
         raise UsageError(msg)
     exec_ = getattr(found, "exec", None)
     if not callable(exec_):
-        msg = f"{name} has no exec(): give it the method that does the work, def exec(self)"
+        msg = (
+            f"{name} does not have an exec(): give it the method that does the work, def exec(self)"
+        )
         raise UsageError(msg)
     _check_exec(found, exec_, name)
 

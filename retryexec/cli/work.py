@@ -9,8 +9,6 @@ from retryexec import PermanentError
 from retryexec.cli.checkpoint import Checkpoint
 from retryexec.cli.records import Record
 
-_AHEAD = 100  # records submitted and not started, enough for many workers
-
 
 class Admission:
     """Lets records through to the executor as they can be started, and not much faster.
@@ -19,12 +17,13 @@ class Admission:
     ahead of the workers, however many may be in memory.
 
     Args:
+        workers: how many attempts run at a time.
         rate: the most attempts that start per second; None for no limit.
     """
 
-    def __init__(self, rate: float | None) -> None:
+    def __init__(self, workers: int, rate: float | None = None) -> None:
         self._interval = 1.0 / rate if rate else 0.0
-        self._ahead = 1 if rate else _AHEAD
+        self._ahead = 1 if rate else 2 * workers  # so that none of them has to wait for the reader
         # Guards the four below. Notified when few records are ahead, when nothing runs any
         # more, and by stop().
         self._changed = threading.Condition()

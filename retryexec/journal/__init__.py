@@ -11,7 +11,7 @@ except ModuleNotFoundError as error:
 try:
     __import__("fcntl")
 except ModuleNotFoundError as error:  # pragma: no cover  not where the tests run
-    msg = "retryexec.journal needs the file locks of POSIX (fcntl), which this system has not"
+    msg = "retryexec.journal needs the file locks of POSIX (fcntl), which this system does not have"
     raise ImportError(msg, name="fcntl") from error
 
 from retryexec.journal._entry import Entry, Host

@@ -131,7 +131,7 @@ class Kind:
         if self._upcast is None:
             msg = (
                 f"kind {self.name!r}: the record is of version {version}, and "
-                f"{self.cls.__qualname__} has no upcast(version, fields) to make it "
+                f"{self.cls.__qualname__} does not have an upcast(version, fields) to make it "
                 f"{self.version}"
             )
             raise Undecodable(msg)
@@ -276,7 +276,7 @@ def _to_json(value: Any) -> Any:
         return str(value)
     if is_model(type(value)):
         return msgspec.Raw(_json_of_model(value))
-    msg = f"{type(value).__qualname__} has no form in JSON"
+    msg = f"{type(value).__qualname__} cannot be written as JSON"
     raise NotImplementedError(msg)
 
 

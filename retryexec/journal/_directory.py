@@ -63,6 +63,8 @@ class Lock:
         self._fd = fd
         # Whether the machine has been started since the owner before wrote its name here.
         self.rebooted = False
+        # Whether it certainly has not.
+        self.same_boot = False
 
     def holds(self) -> bool:
         """Return whether the file with the lock is still the one that others would find."""
@@ -193,7 +195,9 @@ class Directory:
             lock = Lock(self.path, owner, fd)
             said = os.pread(fd, 200, 0).decode(errors="replace").split()
             boot = _boot()
-            lock.rebooted = len(said) == 3 and said[1] != boot and "-" not in {said[1], boot}
+            if len(said) == 3 and "-" not in {said[1], boot}:
+                lock.same_boot = said[1] == boot
+                lock.rebooted = not lock.same_boot
             _write_owner(fd)
             return lock
         os.close(fd)

@@ -7,6 +7,7 @@ from enum import Enum
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
+from retryexec._typing import override
 from retryexec.journal._errors import JournalError
 from retryexec.journal._rows import ErrorText, JobRow, LetterRow, errors_json, errors_of, printable
 
@@ -196,6 +197,7 @@ class Entry:
         letter.errors, letter.source = errors_json(outcome.errors), source
         return letter
 
+    @override
     def __repr__(self) -> str:
         return (
             f"<Entry {self.id} of {self.kind!r}: {self.attempts} failed attempts, "

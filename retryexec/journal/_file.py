@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, TypeVar
 
+from retryexec._typing import override
 from retryexec.journal._directory import Lock
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Lost
@@ -93,11 +94,12 @@ class JournalFile:
     It is a `Lane`. All but the constructor is for one thread, the writer's.
     """
 
-    def __init__(self, lock: Lock, sql: sqlite3.Connection) -> None:
+    def __init__(self, lock: Lock, sql: sqlite3.Connection, *, power: bool) -> None:
         self.lock = lock
         self.name = lock.owner
         self.path = lock.database
         self.sql = sql
+        self._synchronous = _synchronous(power)
         self._inode = self._stat()
         self._reserve = Reserve(lock.path.with_suffix(".spare"))
         self._new_bytes = 0  # of new rows, about, that may be in the log alone
@@ -118,12 +120,12 @@ class JournalFile:
         """Make the file that belongs to *lock*."""
         # Before SQLite makes it, which would let the umask decide who may read it.
         os.close(os.open(lock.database, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        sql = open_database(lock.database, JOBS, new=True, extra=_synchronous(power))
+        sql = open_database(lock.database, JOBS, new=True, extra=(_synchronous(power),))
         try:
             with transaction(sql):
                 make_tables(sql, JOBS)
                 sql.execute("INSERT INTO meta(owner) VALUES(?)", (lock.owner,))
-            file = cls(lock, sql)
+            file = cls(lock, sql, power=power)
             file._reserve.make()
         except BaseException:
             sql.close()
@@ -138,13 +140,13 @@ class JournalFile:
             Newer: it is not for this version to touch.
             sqlite3.DatabaseError: it is damaged, if `is_damaged` says so.
         """
-        sql = open_database(lock.database, JOBS, extra=_synchronous(power))
+        sql = open_database(lock.database, JOBS, extra=(_synchronous(power),))
         try:
             if sql.execute("SELECT 1 FROM sqlite_schema").fetchone() is None:
                 sql.close()
                 return None
             check_content(sql, JOBS)
-            return cls(lock, sql)
+            return cls(lock, sql, power=power)
         except BaseException:
             sql.close()
             raise
@@ -189,6 +191,13 @@ class JournalFile:
         """
         if changes.inserts:
             self._keep_reserve()
+        if changes.marks and not (changes.inserts or changes.updates or changes.deletes):
+            # Marks are about the death of a process, which the system's own memory survives.
+            self.sql.execute("PRAGMA synchronous=NORMAL")
+            try:
+                return self._with_room(lambda: self._apply(changes))
+            finally:
+                self.sql.execute(f"PRAGMA {self._synchronous}")
         return self._with_room(lambda: self._apply(changes), all_of_it=not changes.inserts)
 
     def _apply(self, changes: Changes) -> int:
@@ -409,13 +418,14 @@ class JournalFile:
         """Return the size of the log."""
         return size_of(f"{self.path}-wal")
 
+    @override
     def __repr__(self) -> str:
         return f"<JournalFile {self.path.name}: {len(self.live)} live, {self.parked} parked>"
 
 
-def _synchronous(power: bool) -> tuple[str]:
+def _synchronous(power: bool) -> str:
     # FULL syncs the log at each commit; NORMAL leaves that to the system, and to its power.
-    return ("synchronous=FULL" if power else "synchronous=NORMAL",)
+    return "synchronous=FULL" if power else "synchronous=NORMAL"
 
 
 def _update(entry: Entry) -> tuple[Any, ...]:

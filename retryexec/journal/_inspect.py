@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from retryexec._typing import override
 from retryexec.journal._directory import DEAD, OWNER
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS
@@ -91,6 +92,7 @@ class UnfinishedJob(msgspec.Struct, frozen=True):
     errors: tuple[ErrorText, ...]
     owner: Owner
 
+    @override
     def __repr__(self) -> str:
         # Without the fields and errors, which logs must not show.
         return (

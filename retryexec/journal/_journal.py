@@ -11,6 +11,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from retryexec._typing import override
 from retryexec._validate import callable_or_none, seconds, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
@@ -337,6 +338,7 @@ class Journal:
             healthy=engine is None or engine.writer.healthy,
         )
 
+    @override
     def __repr__(self) -> str:
         state = "closed" if self._engine is None else "open"
         return f"<{type(self).__name__} {self._name!r}: {state}>"

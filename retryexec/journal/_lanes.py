@@ -143,18 +143,19 @@ class Lanes:
 
     def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> bool:
         """Make one transaction of *batch*, and tell those who wait; return whether it was made."""
+        if batch.marks and batch.size > len(batch.marks):
+            # In a transaction of their own, which need not be synced: a job that waits for its
+            # mark is about to start, and must not be blamed for what happens meanwhile.
+            done = self._apply(lane, batch._replace(marks=[]), mark=mark)
+            return self._apply(lane, Batch([], [], [], batch.marks), mark=False) and done
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
         except Exception as error:
             return self._repair(lane, batch, marks, error)
         if missing:
-            logger.warning(
-                "%d jobs that have ended here were no longer in %s: somebody else has ended or "
-                "removed them",
-                missing,
-                lane,
-            )
+            words = "%d jobs that have ended here were no longer in %s: others have ended them"
+            logger.warning(words, missing, lane)
         self._applied(lane, batch, marks)
         return True
 
@@ -182,15 +183,14 @@ class Lanes:
                 self._end_turn(lane, entry, ended=True)
 
     def _running_in(self, lane: Lane, marks: list[Entry]) -> list[Entry]:
-        """Return *marks* and the entries at work for which there is no mark yet."""
+        """Return *marks* and the entries at work, no suspects, that bear no mark yet."""
         return marks + [
             entry
             for entry in self._host.running()
             if entry.lane is lane
-            and not entry.marked
+            and not (entry.marked or entry.suspect)
             and entry.outcome is None
             and entry.state is STORED
-            and entry not in marks
         ]
 
     def _insert_letters(self, dying: list[Entry]) -> list[Entry]:

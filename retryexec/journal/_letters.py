@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from retryexec._typing import override
 from retryexec.journal._codec import Codec, json_of
 from retryexec.journal._directory import Directory
 from retryexec.journal._errors import JobRefused, JournalError, Undecodable
@@ -58,6 +59,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
     died_at: float
     errors: tuple[ErrorText, ...]
 
+    @override
     def __repr__(self) -> str:
         # Without the fields and errors, which logs must not show.
         return (

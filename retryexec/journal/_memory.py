@@ -6,6 +6,7 @@ It is the journal, on SQLite databases in memory in the place of files.
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from retryexec._typing import override
 from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._file import JOBS, JournalFile
@@ -103,30 +105,39 @@ class MemoryLane(JournalFile):
         self.name = uuid4().hex
         self.path = Path(_MEMORY)
         self.sql = sql
+        # There is no file that could be left: the database is there as long as its lane is.
+        weakref.finalize(self, sql.close)
+        self._synchronous = "synchronous=NORMAL"
         self._reserve = NoReserve(self.path)
         self._new_bytes = 0
         self._left = left
         self.begin()
 
+    @override
     def leave(self) -> None:
         """Keep it for the next opening, unless nothing is in it."""
         if self.live or self.parked:
             self.begin()
             self._left.append(self)
 
+    @override
     def abandon(self) -> None:
         """Forget it."""
 
+    @override
     def verify(self) -> None:
         """Do nothing: nobody else can have touched it."""
 
+    @override
     def verify_path(self) -> None:
         """Do nothing: nobody else can have touched it."""
 
+    @override
     def is_in_place(self) -> bool:
         """Return True."""
         return True
 
+    @override
     def log_bytes(self) -> int:
         """Return 0: it has none."""
         return 0
@@ -135,6 +146,7 @@ class MemoryLane(JournalFile):
 class NoReserve(Reserve):
     """There is no disk that could be full."""
 
+    @override
     def make(self) -> None:
         """Take nothing."""
 
@@ -146,9 +158,11 @@ class MemoryLetters(LetterFile):
         self.path = Path(_MEMORY)
         self.io = threading.RLock()
         self._sql = open_database(_MEMORY, LETTERS, new=True)
+        weakref.finalize(self, self._sql.close)
         with transaction(self._sql):
             make_tables(self._sql, LETTERS)
 
+    @override
     def __bool__(self) -> bool:
         return True
 
@@ -158,6 +172,7 @@ class MemoryLetters(LetterFile):
         with self.io, transaction(self._sql):
             yield self._sql
 
+    @override
     def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002
         """Return what *ask* reads."""
         with self.io:

@@ -1,6 +1,7 @@
 """What can be read of a damaged SQLite file, row by row; and where the file goes."""
 
 import sqlite3
+import struct
 import tempfile
 import time
 from contextlib import closing, suppress
@@ -11,6 +12,7 @@ from retryexec.journal._log import mended
 from retryexec.journal._sqlite import SUFFIXES, Format, as_text, make_tables
 
 _PAGE = 4096  # bytes
+_LEAF = 13  # the first byte of a page that holds rows
 
 
 class Salvaged(NamedTuple):
@@ -60,6 +62,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
                 best = found
             if best.rows and not best.lost:
                 break
+        if not best.rows:
+            whole = (place / "00.db").read_bytes().startswith(b"SQLite format 3\0")
+            best = Salvaged(_by_leaves(place / ("00.db" if whole else "11.db"), form), best.lost)
         return best
 
 
@@ -74,6 +79,49 @@ def _graft(copy: Path, form: Format, model: Path) -> None:
     page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
     page[92:96] = page[24:28]  # which makes that number count
     copy.write_bytes(bytes(page) + content[_PAGE:])
+
+
+def _by_leaves(path: Path, form: Format) -> list[tuple[Any, ...]]:
+    """Return the rows of all pages that hold any: the page that leads to them is damaged.
+
+    Each in turn is made the root of the table. Rows of another table, or of nothing at all, are
+    for the reader of rows to find out. A page that is free now would give rows that have gone.
+    """
+    rows: dict[int, tuple[Any, ...]] = {}
+    columns, table = form.tables[form.records], form.records
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+            sql.execute("PRAGMA journal_mode=DELETE")
+        content = path.read_bytes()
+        free = _free_pages(content)
+        for number in range(2, len(content) // _PAGE + 1):
+            if content[(number - 1) * _PAGE] != _LEAF or number in free:
+                continue
+            with closing(sqlite3.connect(path, isolation_level=None)) as sql:
+                sql.execute("PRAGMA writable_schema=ON")
+                change = "UPDATE sqlite_schema SET rootpage=? WHERE type='table' AND name=?"
+                sql.execute(change, (number, table))
+            with closing(sqlite3.connect(path)) as sql, suppress(sqlite3.Error, ValueError):
+                sql.text_factory = as_text
+                for key, *values in sql.execute(f"SELECT rowid,{columns} FROM {table}"):  # noqa: S608
+                    if values[2] is not None:  # a row of another table has fewer columns
+                        rows[key] = tuple(values)
+    except (sqlite3.Error, OSError, ValueError):
+        pass
+    return [rows[key] for key in sorted(rows)]
+
+
+def _free_pages(content: bytes) -> set[int]:
+    """Return the pages that hold nothing any more, as the file itself says."""
+    free: set[int] = set()
+    trunk = int.from_bytes(content[32:36], "big")
+    while trunk and trunk not in free and trunk * _PAGE <= len(content):
+        free.add(trunk)
+        place = (trunk - 1) * _PAGE
+        after, count = struct.unpack_from(">2I", content, place)
+        free.update(struct.unpack_from(f">{min(count, _PAGE // 4 - 2)}I", content, place + 8))
+        trunk = after
+    return free
 
 
 def _salvage(path: Path, form: Format) -> Salvaged:
@@ -148,7 +196,7 @@ class _Salvage:
                 last = number
             else:
                 return None
-        except (sqlite3.Error, OverflowError):
+        except (sqlite3.Error, OverflowError, UnicodeDecodeError):
             pass
         if last is not None:
             return last

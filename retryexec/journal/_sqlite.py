@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from retryexec.journal._errors import Newer
+from retryexec.journal._rows import printable
 
 logger = logging.getLogger("retryexec.journal")
 
@@ -91,13 +92,14 @@ def open_database(
         _check_kind(Path(path))
     sql = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     try:
-        sql.text_factory = as_text
-        sql.execute("PRAGMA trusted_schema=OFF")
-        if not new:
-            # Before anything that could write to a file of the future.
-            check_version(sql, path, form)
-        for pragma in (*form.pragmas, *extra):
-            sql.execute(f"PRAGMA {pragma}").fetchall()
+        with unreadable_is_damage():
+            sql.text_factory = as_text
+            sql.execute("PRAGMA trusted_schema=OFF")
+            if not new:
+                # Before anything that could write to a file of the future.
+                check_version(sql, path, form)
+            for pragma in (*form.pragmas, *extra):
+                sql.execute(f"PRAGMA {pragma}").fetchall()
     except BaseException:
         sql.close()
         raise
@@ -140,11 +142,12 @@ def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_ch
     Raises:
         sqlite3.DatabaseError: it is damaged; the message says how.
     """
-    found = sql.execute(f"PRAGMA {pragma}(5)").fetchall()
-    words = "; ".join(" ".join(str(row[0]).split()) for row in found)
-    if words.lower() != "ok":
-        raise damage(words[:500])
-    check_schema(sql, form)
+    with unreadable_is_damage():
+        found = sql.execute(f"PRAGMA {pragma}(5)").fetchall()
+        words = "; ".join(" ".join(str(row[0]).split()) for row in found)
+        if words.lower() != "ok":
+            raise damage(printable(words, 500))
+        check_schema(sql, form)
 
 
 def check_schema(sql: sqlite3.Connection, form: Format) -> None:
@@ -175,7 +178,7 @@ def check_schema(sql: sqlite3.Connection, form: Format) -> None:
     try:
         sql.execute(f"SELECT rowid FROM {form.records} LIMIT 0")  # noqa: S608  ours
     except sqlite3.OperationalError as error:
-        msg = f"its table {form.records!r} has no row numbers"
+        msg = f"its table {form.records!r} does not have row numbers"
         raise damage(msg) from error
 
 
@@ -197,12 +200,26 @@ def is_plain(path: Path) -> bool:
 
 
 @contextmanager
-def transaction(sql: sqlite3.Connection) -> Generator[None]:
-    """Make one transaction of the block: all of it, or, if it raises, nothing."""
-    sql.execute("BEGIN IMMEDIATE")
+def unreadable_is_damage() -> Generator[None]:
+    """Turn what Python says of an error whose text is not UTF-8 into that error.
+
+    SQLite's messages quote the schema, which may be damaged.
+    """
     try:
         yield
-        sql.execute("COMMIT")
+    except UnicodeDecodeError as error:
+        msg = f"it has texts that are not UTF-8 ({error.reason})"
+        raise damage(msg) from error
+
+
+@contextmanager
+def transaction(sql: sqlite3.Connection) -> Generator[None]:
+    """Make one transaction of the block: all of it, or, if it raises, nothing."""
+    try:
+        with unreadable_is_damage():
+            sql.execute("BEGIN IMMEDIATE")
+            yield
+            sql.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):
             if sql.in_transaction:
@@ -221,7 +238,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
     """
     try:
         _check_kind(path)
-        with closing(_read_only(path)) as sql:
+        with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:
                 sql.execute("PRAGMA user_version")
             except sqlite3.OperationalError as error:
@@ -232,7 +249,10 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
                 return
         # Somebody died in the middle of a transaction, and whoever opens the file next takes it
         # back; a reader may not, and so opens it like the others.
-        with closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as sql:
+        with (
+            unreadable_is_damage(),
+            closing(sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)) as sql,
+        ):
             sql.text_factory = as_text
             yield sql
     finally:

@@ -163,8 +163,11 @@ class SQLiteStore:
             sqlite3.DatabaseError: it is damaged, or its log is.
         """
         log = Path(f"{lock.database}-wal")
-        # Before SQLite reads it, which removes it in the end.
-        content = log.read_bytes() if size_of(log) > _WAL_HEADER and is_plain(log) else b""
+        content = b""
+        # A power cut leaves a log torn, but the death of a process does not. It is read before
+        # SQLite reads it, which removes it in the end.
+        if lock.same_boot and size_of(log) > _WAL_HEADER and is_plain(log):
+            content = log.read_bytes()
         file = JournalFile.open(lock, power=self._power)
         if content:
             missing = transactions_left_out(content, 0 if file is None else file.frames())

@@ -73,7 +73,7 @@ def test_a_guess_is_told_and_can_be_overruled() -> None:
         "in.csv: note: its columns are taken to be separated by ';' (--delimiter says otherwise)"
     )
     assert read("email text\na b\n", delimiter=" ")[:2] == ([("a", "b")], [])
-    with pytest.raises(UsageError, match=r"has no column 'email'.* --delimiter says what"):
+    with pytest.raises(UsageError, match=r"does not have a column 'email'.* --delimiter says what"):
         read("email;text\na;b\n", delimiter=",")
 
 

@@ -245,7 +245,7 @@ def test_fields_are_shown_as_the_redactor_returns_them(
     assert (told["fields"], told["fields_withheld"]) == (None, "the redactor failed: LookupError")
     for name, expected in {
         "redactors": "names no function: expected module:function or file.py:function",
-        "redactors:nothing": "redactors has no function 'nothing'",
+        "redactors:nothing": "redactors does not have a function 'nothing'",
         "missing.py:f": "there is no file 'missing.py'",
     }.items():
         result = command(*show, name)

@@ -101,7 +101,7 @@ def test_an_unknown_field_is_left_out_and_told_of_once(run: Run) -> None:
     result = run([{"id": 1}, {"id": 2, "nmae": "x"}, {"id": 3, "nmae": "y"}])
     assert result.status == 0
     assert result.err == (
-        "in.jsonl:2: note: Save has no field 'nmae'; it is left out from here on "
+        "in.jsonl:2: note: Save does not have a field 'nmae'; it is left out from here on "
         "(--forbid-unknown refuses such records)\n"
     )
 
@@ -109,7 +109,7 @@ def test_an_unknown_field_is_left_out_and_told_of_once(run: Run) -> None:
 def test_an_unknown_field_can_be_forbidden(run: Run) -> None:
     result = run([{"id": 1}, {"id": 2, "nmae": "x"}], "--forbid-unknown")
     assert bad_lines(result) == [
-        "2: bad record: Save has no field 'nmae' (it has id, name, at, fails, error)"
+        "2: bad record: Save does not have a field 'nmae' (it has id, name, at, fails, error)"
     ]
 
 
@@ -198,7 +198,10 @@ def test_a_quote_that_never_ends_is_one_bad_record(run: Run, ran: Ran) -> None:
     ("header", "said"),
     [
         (b"name,id,name", "the header of INPUT has column 'name' twice"),
-        (b"a^id", "the header of INPUT has no column 'id', which Save requires (its columns: "),
+        (
+            b"a^id",
+            "the header of INPUT does not have a column 'id', which Save requires",
+        ),
         (b"id,n\xe4me", "the header of INPUT is not UTF-8 text: --encoding names another"),
         (b'"id" x', "the header of INPUT, in its line 1, is not CSV: "),
     ],
@@ -213,11 +216,11 @@ def test_an_unknown_column(run: Run) -> None:
     text = b"id,colour\n1,red\n2,\n"
     result = run(text, name="in.csv")
     assert result.status == 0
-    assert result.err.startswith("in.csv:2: note: Save has no field 'colour'")
+    assert result.err.startswith("in.csv:2: note: Save does not have a field 'colour'")
     assert result.err.count("\n") == 1
     result = run(text, "--forbid-unknown", name="in.csv")
     assert result.status == 2
-    assert "the header of INPUT: Save has no field 'colour' (it has id, " in result.err
+    assert "the header of INPUT: Save does not have a field 'colour' (it has id, " in result.err
 
 
 def test_the_format_can_be_named(run: Run, ran: Ran) -> None:

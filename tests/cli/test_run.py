@@ -87,7 +87,7 @@ def test_a_failures_file_can_be_fed_back(run: Run, ran: Ran, tmp_path: Path) -> 
     ]
     data = (tmp_path / "failed.jsonl").read_bytes()
     again = run(data, "--forbid-unknown", "--failures", "more.jsonl")
-    assert "Save has no field 'extra'" in again.err
+    assert "Save does not have a field 'extra'" in again.err
     again = run(data, "--attempts", "2", "--failures", "more.jsonl")
     assert again.status == 1
     assert [record["id"] for record in read_jsonl(tmp_path / "more.jsonl")] == [2]

@@ -74,11 +74,11 @@ def test_annotations_may_be_text(run: Callable[..., Any], tmp_path: Path) -> Non
         (":Save", "':Save' names no file or module"),
         ("", "'' names no file or module"),
         ("..x:Save", "'..x:Save' names no file or module"),
-        ("jobs.py:Sav", "jobs.py has no class 'Sav'; did you mean 'Save'?"),
+        ("jobs.py:Sav", "jobs.py does not have a class 'Sav'; did you mean 'Save'?"),
         ("jobs.py", "'jobs.py' names no class: expected file.py:Class or package.module:Class, "),
         ("jobs.py:", "'jobs.py:' names no class"),
         ("jobs", "; did you mean jobs:Save or "),
-        ("json:Save", "json has no class 'Save': expected file.py:Class"),
+        ("json:Save", "json does not have a class 'Save': expected file.py:Class"),
         ("json:loads", "loads is not a class but <function loads"),
         ("jobs.py:RAN", "RAN is not a class but []"),
         ("json:JSONDecoder", "JSONDecoder is not a dataclass: decorate it with @dataclass"),
@@ -91,8 +91,8 @@ def test_bad_targets_are_refused(target: str, said: str, refused: Refused) -> No
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("    pass", "Job has no exec(): give it the method that does the work"),
-        ("    exec: int", "Job has no exec()"),
+        ("    pass", "Job does not have an exec(): give it the method that does the work"),
+        ("    exec: int", "Job does not have an exec()"),
         ("    async def exec(self): ...", "Job.exec is a coroutine function; jobs run on threads"),
         ("    async def exec(self): yield", "Job.exec is a coroutine function"),
         ("    def exec(self): yield", "Job.exec is a generator function, so calling it does noth"),
@@ -121,7 +121,7 @@ def test_targets_that_are_not_jobs_are_refused(
         ("def exec(self, *, key): ...", "missing a required "),
         ("@classmethod\n    def exec(cls, x): ...", "cannot be called as exec()"),
         ("@staticmethod\n    def exec(x): ...", "cannot be called as exec()"),
-        ("exec: str = ''", "Job has no exec(): give it the method that does the work"),
+        ("exec: str = ''", "Job does not have an exec(): give it the method that does the work"),
     ],
 )
 def test_an_exec_that_takes_arguments_is_refused(

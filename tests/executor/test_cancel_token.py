@@ -49,6 +49,22 @@ def test_cancels_waiting_jobs_at_once_and_no_others(
     assert other.result(0) == "saved"
 
 
+def test_an_attempt_asks_the_token_before_it_starts(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may be quicker than whoever is to cancel the token's jobs."""
+    gate, token = Gate(), CancelToken()
+    monkeypatch.setattr(token, "on_cancel", lambda _: lambda: None)  # which has not come to it
+    running = executor.submit(gate)
+    assert gate.reached()
+    queued = executor.using(cancel=token).submit(pytest.fail, "it ran")
+    token.cancel()
+    gate.open()
+    assert running.result(10) == "through"
+    wait([queued], 10)
+    assert queued.cancelled()
+
+
 def test_cancels_queued_jobs_at_once(executor: RetryingExecutor) -> None:
     gate, token = Gate(), CancelToken()
     running = executor.submit(gate)

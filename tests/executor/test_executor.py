@@ -329,3 +329,29 @@ def test_stats_and_repr_tell_where_the_jobs_are(
     )
     gate.open()
     assert isinstance(failed.exception(), Boom)
+
+
+class SavesLater:
+    async def __call__(self) -> None: ...
+
+
+def behind_a_plain_decorator() -> Any:
+    return coroutine()
+
+
+@pytest.mark.parametrize(
+    "job",
+    [behind_a_plain_decorator, lambda *_: coroutine(), partial(SavesLater())],
+    ids=["decorated", "lambda", "partial"],
+)
+def test_a_job_that_only_makes_a_coroutine_fails_at_once(job: Any) -> None:
+    """Nothing was saved; and the coroutine is closed, so that Python does not warn of it."""
+    with RetryingExecutor(1) as executor:
+        try:
+            future = executor.submit(job)
+        except TypeError:  # it was seen before the call
+            return
+        error = future.exception(10)
+    assert isinstance(error, TypeError)
+    assert "never be awaited" in str(error)
+    assert (future.attempts, future.stop_reason) == (1, StopReason.PERMANENT)

@@ -172,7 +172,7 @@ class Model:
             life.cancel_requested = True
 
     def stop(self, ending: str) -> None:
-        """Let no further attempt start; the first word on how jobs end by that stands."""
+        """Let no further attempt start; the first call decides how jobs end by that."""
         self.ending = self.ending or ending
         for life in self.in_state("queued", "waiting"):
             if self.ending == "cancel":

@@ -81,7 +81,7 @@ def test_cancel_just_after_a_job_is_scheduled_leaves_nothing_behind(
     def staged(job: Any, due: float) -> bool:
         scheduled = schedule(job, due)
         assert future.cancel()
-        cancelled.set()  # not before the cancel is over, which the clock does not wait for
+        cancelled.set()
         return scheduled
 
     monkeypatch.setattr(executor._pool.timekeeper, "schedule", staged)
@@ -227,7 +227,7 @@ def test_job_queued_as_the_pool_breaks_ends_as_the_others(
 def test_future_left_behind_by_a_fork_fails_when_waited_for(
     executor: RetryingExecutor,
 ) -> None:
-    """One that was in nobody's hands at the instant; played here, in the parent."""
+    """One that was neither queued nor running at that moment; staged here, in the parent."""
     job: Job[int] = Job(executor._settings, len, False, ("",), {}, Context())
     executor._pool.forked = True
     with pytest.raises(ShutdownError, match="it runs in the parent, not here"):
@@ -402,7 +402,7 @@ def test_no_memory_to_release_a_job_only_delays_it() -> None:
         executor._pool.queue = queue = Scarce(executor._pool.queue, "put")  # type: ignore[assignment]
         future = executor.submit(Fails(2, SystemClock()))
         assert queue.refused.wait(10)
-        executor.shutdown()  # with a word for the worker, who must not leave yet
+        executor.shutdown()  # with a sentinel for the worker, which must not exit yet
     assert future.result(10) == "saved"
 
 
@@ -442,7 +442,7 @@ def test_workers_leave_when_the_last_job_after_shutdown_is_cancelled(
 
     monkeypatch.setattr(executor._pool.shutdown, "should_exit", look)
     executor.shutdown(wait=False)
-    assert looked.wait(10)  # it has had its word, and must get another one
+    assert looked.wait(10)  # it has got its sentinel, and must get another one
     assert future.cancel()
     worker.join(10)
     assert not worker.is_alive()

@@ -1,4 +1,4 @@
-"""RetryFuture by itself: a `concurrent.futures.Future` in every way, in whoever's hands."""
+"""RetryFuture by itself: a `concurrent.futures.Future` in every way, whoever ends it."""
 
 import logging
 from concurrent.futures import CancelledError, Future, InvalidStateError

@@ -165,7 +165,7 @@ def test_a_callback_added_as_the_worker_ends_the_job_runs_once(executor: Retryin
 
 
 def test_cancelled_between_the_queue_and_the_attempt(executor: RetryingExecutor) -> None:
-    """The worker has the job in its hand, and finds it cancelled when it takes the lock."""
+    """The worker has got the job from the queue, and finds it cancelled when it takes the lock."""
     gate = Gate()
     executor.submit(gate)
     future = executor.submit(str)

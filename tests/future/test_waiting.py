@@ -23,7 +23,7 @@ from retryexec import RetryFuture
 
 @pytest.fixture
 def asleep(monkeypatch: pytest.MonkeyPatch) -> Event:
-    """Set when a thread is about to stand before a gate, which whoever ends the future opens."""
+    """Set when a thread is about to wait for its lock, which whoever ends the future releases."""
     return tell_of_gates(monkeypatch)
 
 

@@ -62,7 +62,7 @@ def busy_for(clock: VirtualClock, seconds: float) -> None:
 
 
 class InThread(threading.Thread):
-    """Calls a function in a thread of its own, and hands on what came of it."""
+    """Calls a function in a thread of its own, and returns or raises what that did."""
 
     def __init__(self, fn: Any, *args: Any) -> None:
         super().__init__(daemon=True)

@@ -380,7 +380,7 @@ def test_a_new_version_without_an_upcast_says_what_is_missing() -> None:
     class Bare(Job):
         version: ClassVar[int] = 2
 
-    with pytest.raises(Undecodable, match=r"no upcast\(version, fields\)"):
+    with pytest.raises(Undecodable, match=r"not have an upcast\(version, fields\)"):
         codec(bare=Bare).decode("bare", 1, "{}")
 
 

@@ -23,6 +23,8 @@ from helpers.journal_kit import FakeHost, Save, crash, memory, opened, settled
 from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check
 from retryexec.journal._errors import Newer
+from retryexec.journal._file import JOBS
+from retryexec.journal._salvage import salvage
 
 SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "24")) / 3
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
@@ -257,3 +259,38 @@ def test_damage_costs_itself_alone(templates: list[Left]) -> None:
         if time.monotonic() > due:
             break
     print(f"{tried} damaged directories")  # noqa: T201
+
+
+DAMAGE: dict[str, tuple[Callable[[bytearray], object], int]] = {
+    "nothing": (lambda content: None, 1500),
+    "the first sector": (lambda content: write_at(content, 0, bytes(SECTOR)), 1500),
+    "the first page": (lambda content: write_at(content, 0, bytes(PAGE)), 1500),
+    "the page that leads to all": (lambda content: write_at(content, PAGE, bytes(PAGE)), 1500),
+    "a page of rows": (lambda content: write_at(content, 20 * PAGE, bytes(PAGE)), 1450),
+    "the last quarter": (
+        lambda content: content.__delitem__(slice(len(content) * 3 // 4, None)),
+        1050,
+    ),
+}
+
+
+def write_at(content: bytearray, place: int, data: bytes) -> None:
+    content[place : place + len(data)] = data
+
+
+@pytest.mark.parametrize(("change", "least"), DAMAGE.values(), ids=DAMAGE)
+def test_rows_that_can_be_read_are_saved(
+    templates: list[Left], tmp_path: Path, change: Callable[[bytearray], object], least: int
+) -> None:
+    many = templates[1]
+    (source,) = (path for path in many.path.glob("*.db") if path.name != "dead.db")
+    content = bytearray(source.read_bytes())
+    change(content)
+    damaged_file = tmp_path / "x.db"
+    damaged_file.write_bytes(content)
+    saved = salvage(damaged_file, JOBS)
+    assert least <= len(saved.rows) <= 1500
+    assert {row[1] for row in saved.rows} <= many.jobs.keys()
+    assert len({row[0] for row in saved.rows}) == len(saved.rows)
+    assert damaged_file.read_bytes() == content
+    assert (saved.lost > 0) == (least < 1500)

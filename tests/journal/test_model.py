@@ -52,7 +52,7 @@ class Known:
     n: int
     places: set[str] = field(default_factory=lambda: {LIVE})
     pasts: list[Past] = field(default_factory=lambda: [Past()])  # more than one: either of them
-    blame: int = 0  # crashes of a process that had it in its hands
+    blame: int = 0  # crashes of a process that was running it
 
 
 class Side:
