@@ -83,6 +83,8 @@ class Shutdown:
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)
+        elif not pool.threads() and not pool.unfinished:
+            self._on_drained()  # no worker will
         elif timeout is not None:
             name = f"{pool.name}_shutdown"
             StartableThread(self._finish_alone, name=name, args=(deadline,)).start()
@@ -236,10 +238,14 @@ class Shutdown:
             while interrupted:
                 job = interrupted[0]
                 for each in list(self._pool.unfinished) if job is None else [job]:
-                    self._resume(each)
+                    try:
+                        self._resume(each)
+                    except Exception:  # the journal's, for one; it would come again and again
+                        report("a job of %s could not be ended in order", self._pool.name)
+                if job is None:  # an interrupted `stop_attempts`, whose work is done now
+                    self._pending_ended = self._pool.stopping
                 with suppress(ValueError):
                     interrupted.remove(job)  # last, since this thread may be interrupted, too
-        self._pending_ended = self._pool.stopping
 
     def _resume(self, job: Job[Any]) -> None:
         """Go on with *job* where an interrupt kept another thread from accepting or ending it."""
