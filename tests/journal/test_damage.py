@@ -343,6 +343,19 @@ def test_blank_sectors_cost_the_rows_in_them_and_are_counted(
         assert 0 < lost <= 1500 - len(saved)  # about: parts of a row may look like none
 
 
+def test_rows_between_a_bad_page_and_a_blank_sector_are_saved(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    """From the end, a scan meets the blank sector first; from the beginning, the bad page."""
+    content = bytearray(many_rows[0])
+    write_at(content, 20 * PAGE, bytes(PAGE))
+    write_at(content, 50 * PAGE + 5 * SECTOR, bytes(SECTOR))
+    saved, lost = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} <= many_rows[1]
+    assert 1450 <= len({*saved}) == len(saved)
+    assert 0 < lost <= 1500 - len(saved)
+
+
 def test_damaged_row_number_costs_no_row(many_rows: tuple[bytes, set[str]], tmp_path: Path) -> None:
     content, written = many_rows
     for low_bits in (0b0100_0000, 0b0000_0100):  # far above all others; and that of another row
