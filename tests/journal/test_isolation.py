@@ -334,6 +334,23 @@ def test_a_lock_that_was_replaced_while_it_was_claimed_is_not_ours(
     assert place.claim(lock.owner) is None
 
 
+def test_a_lock_that_was_replaced_while_it_was_regained_is_not_ours(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Directory(directory).new()
+    lock.path.unlink()
+    try_lock = _directory._try_lock
+
+    def replaced(fd: int) -> bool:
+        lock.path.unlink()
+        lock.path.touch()
+        return try_lock(fd)
+
+    monkeypatch.setattr(_directory, "_try_lock", replaced)
+    assert not lock.regain()
+    lock.release()
+
+
 def test_a_new_file_s_name_is_synced(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,6 +366,36 @@ def test_a_new_file_s_name_is_synced(
     journal, _ = open_journal(directory)
     journal.accept(Save(""))
     assert synced == [1]
+
+
+def test_the_name_of_a_file_with_salvaged_jobs_is_synced_before_the_damaged_one_goes(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave neither."""
+
+    def files() -> set[Path]:
+        return {path for path in directory.glob("*.db") if path.name != "dead.db"}
+
+    journal, _ = open_journal(directory)
+    journal.accept(Save("kept"))
+    journal.close()
+    (damaged,) = files()
+    with damaged.open("r+b") as file:
+        file.write(bytes(512))
+    synced: list[set[Path]] = []
+    sync = Directory.sync
+
+    def noted(self: Directory) -> None:
+        synced.append(files())
+        sync(self)
+
+    monkeypatch.setattr(Directory, "sync", noted)
+    journal, host = open_journal(directory)
+    journal.poll()  # for what was saved into a new file
+    assert host.jobs == [Save("kept")]
+    (saved,) = files()
+    assert saved != damaged
+    assert {saved, damaged} in synced
 
 
 def test_a_directory_that_was_removed_is_one_line(
