@@ -24,7 +24,8 @@ from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check
 from retryexec.journal._errors import Newer
 from retryexec.journal._file import JOBS
-from retryexec.journal._salvage import salvage
+from retryexec.journal._rows import read_job
+from retryexec.journal._salvage import salvage, set_aside
 
 SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "24")) / 3
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
@@ -368,3 +369,52 @@ def test_damaged_row_number_costs_no_row(many_rows: tuple[bytes, set[str]], tmp_
         damaged_content[header - 2] ^= low_bits
         saved, _ = ids_saved(tmp_path / "x.db", bytes(damaged_content))
         assert sorted(saved) == sorted(written)
+
+
+def test_id_of_another_type_is_kept_to_be_parked(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    content = bytearray(many_rows[0])
+    id_of_one = sorted(many_rows[1])[700].encode()
+    cell = content.index(id_of_one)
+    text, blob = 77, 76  # as the header of a record says, both of 32 bytes
+    content[content.rindex(text, 0, cell)] = blob
+    write_at(content, 20 * PAGE, bytes(PAGE))
+    damaged_file = tmp_path / "x.db"
+    damaged_file.write_bytes(content)
+    (row,) = (row for row in salvage(damaged_file, JOBS).rows if row[1] == id_of_one)
+    parked, wrong = read_job(row)
+    assert parked.id == id_of_one.decode()
+    assert wrong is not None
+    assert "'id'" in wrong
+
+
+def test_pages_that_lead_to_the_same_rows_again_and_again_give_them_once(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    root, between, leaf = 2, 20, 30  # numbers of pages
+
+    def leading_to(page: int) -> bytes:
+        """Return the root, with all of its children replaced by *page*."""
+        made, number = bytearray(many_rows[0][(root - 1) * PAGE : root * PAGE]), page.to_bytes(4)
+        assert made[0] == 5  # a page that leads to others
+        made[8:12] = number
+        for at in range(12, 12 + 2 * int.from_bytes(made[3:5]), 2):
+            write_at(made, int.from_bytes(made[at : at + 2]), number)
+        return bytes(made)
+
+    content = bytearray(many_rows[0])
+    write_at(content, (root - 1) * PAGE, leading_to(between))
+    write_at(content, (between - 1) * PAGE, leading_to(leaf))
+    saved, _ = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} <= many_rows[1]
+    assert 10 <= len({*saved}) == len(saved)
+
+
+def test_files_set_aside_in_the_same_second_have_names_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for n in range(3):
+        (tmp_path / "x.db").write_text(str(n))
+        names.add(set_aside(tmp_path / "x.db"))
+    assert {path.read_text() for path in names} == {"0", "1", "2"}
+    assert {*tmp_path.iterdir()} == names

@@ -398,6 +398,31 @@ def test_the_name_of_a_file_with_salvaged_jobs_is_synced_before_the_damaged_one_
     assert {saved, damaged} in synced
 
 
+def test_a_damaged_file_stays_until_its_jobs_can_be_saved(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _ = open_journal(directory)
+    journal.accept(Save("kept"))
+    journal.close()
+    (damaged,) = (path for path in directory.glob("*.db") if path.name != "dead.db")
+    with damaged.open("r+b") as file:
+        file.write(bytes(512))
+    before = damaged.read_bytes()
+
+    def full(self: JournalFile, rows: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(JournalFile, "insert_rows", full)
+    journal, host = open_journal(directory)
+    assert host.jobs == []
+    assert damaged.read_bytes() == before
+    assert {path.stem for path in directory.glob("*.lock")} <= {damaged.stem, "dead"}
+    monkeypatch.undo()
+    journal.poll()  # saves it
+    journal.poll()  # takes what was saved
+    assert host.jobs == [Save("kept")]
+
+
 def test_a_directory_that_was_removed_is_one_line(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
