@@ -410,6 +410,7 @@ def test_whoever_cancels_the_await_of_a_future_cancels_the_job() -> None:
     clock = VirtualClock()
     with RetryingExecutor(1, policy=MINUTES, clock=clock) as executor:
         future = executor.submit(lambda: 1 / 0)
+        clock.advance(0)  # an attempt that runs could not be cancelled
 
         async def main() -> None:
             awaiting = asyncio.ensure_future(future)
@@ -420,3 +421,14 @@ def test_whoever_cancels_the_await_of_a_future_cancels_the_job() -> None:
 
         asyncio.run(main())
         assert future.cancelled()
+
+
+def test_the_owner_is_told_if_it_would_wait_for_ever_for_room_in_an_executor() -> None:
+    clock = VirtualClock()
+    with RetryingExecutor(1, policy=MINUTES, clock=clock, max_pending=1) as executor:
+        future = executor.submit(lambda: 1 / 0)
+        with pytest.raises(RuntimeError, match=r"would wait for ever"):
+            executor.submit(lambda: "no room")
+        clock.run_until(future.done)
+        assert executor.submit(lambda: "room").result() == "room"
+        assert executor.submit(lambda: "room again").result() == "room again"
