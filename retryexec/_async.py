@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -58,6 +59,23 @@ class AsyncEvent:
             import asyncio
 
             await asyncio.sleep(0)
+
+
+async def outcome_of(
+    future: Future[T], until_set: Callable[[AsyncEvent], Coroutine[Any, Any, None]]
+) -> T:
+    """Return the result of *future*, as awaiting it does, but wait for its end by *until_set*."""
+    import asyncio
+
+    ended = asyncio.wrap_future(future)
+    event = AsyncEvent()
+    future.add_done_callback(lambda _: event.set())
+    try:
+        await until_set(event)
+    except asyncio.CancelledError:
+        ended.cancel()  # and the future, as where it is awaited itself
+        raise
+    return await ended
 
 
 async def in_thread(function: Callable[[], T]) -> T:

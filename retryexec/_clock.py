@@ -95,6 +95,15 @@ class EngineClock:
             RuntimeError: it would wait for ever, because nobody else moves time.
         """
 
+    async def until_set(self, event: AsyncEvent) -> None:
+        """Return once *event* is set, which takes a time to come."""
+        await event.wait(math.inf)
+
+    @property
+    def moves_while_awaited(self) -> bool:
+        """Whether time stands still unless a coroutine of this thread, waiting, moves it on."""
+        return False
+
     @contextmanager
     def as_default(self) -> Generator[Self]:
         """Make this the default clock in a ``with`` block.

@@ -203,6 +203,23 @@ class VirtualClock(EngineClock):
                 # Whoever comes to rest notifies us; what is waited for may be over before.
                 self._rest.wait(0.001)
 
+    @property
+    @override
+    def moves_while_awaited(self) -> bool:
+        """Whether this thread owns the clock; while it awaits a future, nobody else moves time."""
+        return threading.current_thread() is self._owner
+
+    @override
+    async def until_set(self, event: AsyncEvent) -> None:
+        """Return once *event* is set; move time on whenever this thread has nothing else to do."""
+        while not event.is_set:
+            activity = self._activity
+            for _ in range(_TURNS):
+                await event.give_way()
+            # Running attempts may need this loop, so they are not waited for here.
+            if self._busy() is not None or activity != self._activity or not self._step():
+                await event.wait(0.001)
+
     @override
     def thread_busy(self) -> None:
         """Let time wait until this thread waits by the clock itself, is idle, or ends."""

@@ -12,10 +12,12 @@ Most jobs succeed at once. The others get a `JobProgress` when their first attem
 """
 
 import os
+from collections.abc import Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from retryexec._async import outcome_of
 from retryexec._core.future import FinalException, LazyFuture, next_lock
 from retryexec._core.settings import JobSettings
 from retryexec._errors import ShutdownError
@@ -399,6 +401,12 @@ class Job(RetryFuture[T]):
             if self.progress is None:
                 self.progress = JobProgress(self.started)
             return self.progress
+
+    @override
+    def __await__(self) -> Generator[Any, None, T]:
+        if self.settings.clock.moves_while_awaited and not self.done():
+            return outcome_of(self, self.settings.clock.until_set).__await__()
+        return super().__await__()
 
     @override
     def _wait_for_end(self, timeout: float | None) -> None:

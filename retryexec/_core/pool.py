@@ -153,6 +153,8 @@ class Pool:
                     "executor"
                 )
                 raise PendingLimitError(msg)
+            # Raises in the thread that moves a virtual clock, if room would take time to come.
+            self.setup.clock.before_endless_wait(lambda: not self._is_full(most))
             try:
                 room.get()
             except BaseException:
@@ -160,6 +162,9 @@ class Pool:
                 raise
         if self.refusal is not None or len(self.unfinished) < most:
             self._tell_of_room(room)  # for the next thread that waits
+
+    def _is_full(self, most: int) -> bool:
+        return self.refusal is None and len(self.unfinished) >= most
 
     def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.

@@ -225,6 +225,8 @@ class Worker(StartableThread):
             # And an exception that is raised again adds its new traceback to the old one.
             with_traceback(exception, None)
             linked = exception.__cause__ is not None or exception.__context__ is not None
+            for value in exception.args:
+                linked = linked or isinstance(value, BaseException)
             if linked or isinstance(exception, BaseExceptionGroup):
                 release_frames(exception)
         if due is not None:

@@ -1,7 +1,9 @@
 """INPUT in CSV with a header: the columns are the fields."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from retryexec._typing import override
 from retryexec.cli.options import UsageError
@@ -9,6 +11,7 @@ from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, Item, Reader, R
 from retryexec.cli.source import Source, check_text
 
 _NAMES = {"\t": "tabs", ";": "';'", "|": "'|'", ",": "','", " ": "spaces"}
+_LINE = re.compile(rb"[^\r\n]*(?:\r*\n|\r)|[^\r\n]+")
 
 
 def csv_records(
@@ -198,7 +201,7 @@ class _Lines(Iterator[str]):
     """The lines as text, and those of the record that is being read."""
 
     def __init__(self, source: Source) -> None:
-        self._lines = source.lines()
+        self._lines = _divided(source.lines())
         self._pushed: list[str] = []
         self.end = 0  # bytes so far
         self.number = 0  # of the line given last
@@ -230,6 +233,21 @@ class _Lines(Iterator[str]):
         if line:
             self._pushed.append(line)
             self.number -= 1
+
+
+def _divided(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Give *lines*, and divide them at carriage returns if the first one has some in it.
+
+    Some spreadsheets on a Mac end lines like that. In other files, a carriage return in the
+    middle of a line is none that may begin a record.
+    """
+    first = next(lines, b"")
+    whole = chain([first], lines)
+    if b"\r" not in first.rstrip(b"\r\n"):
+        yield from whole
+        return
+    for line in whole:
+        yield from _LINE.findall(line)
 
 
 def _rows(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:

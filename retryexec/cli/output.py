@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from io import StringIO
 from typing import Any, TextIO
 
+from retryexec._outcome import qualified_name
+
 _TEXT_LIMIT = 500  # characters kept of an exception's text; some carry a whole page
 _PIPE_WIDTH = 10_000  # columns of a table in a pipe: whoever reads it can fold lines themselves
 
@@ -125,9 +127,10 @@ def describe(error: BaseException) -> str:
     Never raises, whatever the error's ``__str__`` does, and gives text that any file can hold.
     """
     kind = type(error)
-    name = str(kind.__qualname__)
-    if kind.__module__ not in {"builtins", "__main__"}:
-        name = f"{kind.__module__}.{name}"
+    name = qualified_name(kind)
+    with suppress(Exception):  # a metaclass may have code of its own for it
+        if kind.__module__ not in {"builtins", "__main__"}:
+            name = f"{kind.__module__}.{name}"
     try:
         text = str.__str__(str(error))
     except BaseException as broken:

@@ -60,10 +60,21 @@ def read(data: str, **options: Any) -> tuple[list[tuple[str, str]], list[BadReco
         "\n\nemail,text\n\na,b\n\n",
         "text,email\nb,a",
         "email,text,note;x\na,b,c\n",
+        "email,text\ra,b\r",
+        '"email","text"\r"a","b"',
+        "email,text\r\r\na,b\r\r\n",
     ],
 )
 def test_what_spreadsheets_and_people_write(text: str) -> None:
     assert read(text)[:2] == ([("a", "b")], [])
+
+
+def test_a_carriage_return_ends_records_only_where_it_ends_the_header() -> None:
+    good, bad, _ = read('email,text\ra,"b\rc,d"\r\re,f\r\n')
+    assert (good, bad) == ([("a", "b\rc,d"), ("e", "f")], [])
+    good, bad, _ = read('email,text\na,b\rc,d\ne,"f\rg,h"\n')
+    assert good == [("e", "f\rg,h")]
+    assert [item.line for item in bad] == [2]
 
 
 def test_a_guess_is_told_and_can_be_overruled() -> None:

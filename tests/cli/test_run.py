@@ -449,6 +449,15 @@ def test_errors_are_described_backoffs_on_one_line() -> None:
     )
     assert describe(ValueError()) == "ValueError"
 
+    class Guarded(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise RuntimeError(name)
+
+    class Odd(Exception, metaclass=Guarded):
+        pass
+
+    assert describe(Odd("text")).endswith("Odd: text")
+
 
 def test_importing_the_command_runs_nothing() -> None:
     importlib.import_module("retryexec.__main__")

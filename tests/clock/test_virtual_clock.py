@@ -1,5 +1,6 @@
 """Time that tests move by hand."""
 
+import asyncio
 import math
 import re
 import threading
@@ -383,3 +384,51 @@ def test_next_thread_moves_time_when_the_owner_has_gone() -> None:
     with (changed := threading.Condition()):
         clocks[0].wait(changed, 7)
     assert clocks[0].now() == 7
+
+
+def test_time_moves_by_itself_while_its_owner_awaits_a_future() -> None:
+    clock = VirtualClock()
+    with RetryingExecutor(1, policy=MINUTES, clock=clock) as executor:
+
+        async def main() -> None:
+            assert await executor.submit(lambda: "at once") == "at once"
+            assert clock.now() == 0
+            with pytest.raises(ZeroDivisionError):
+                await executor.submit(lambda: 1 / 0)
+            assert clock.now() == 180
+            loop = asyncio.get_running_loop()
+
+            def needs_the_loop() -> str:
+                return asyncio.run_coroutine_threadsafe(asyncio.sleep(0, "done"), loop).result()
+
+            assert await executor.submit(needs_the_loop) == "done"
+
+        asyncio.run(main())
+
+
+def test_whoever_cancels_the_await_of_a_future_cancels_the_job() -> None:
+    clock = VirtualClock()
+    with RetryingExecutor(1, policy=MINUTES, clock=clock) as executor:
+        future = executor.submit(lambda: 1 / 0)
+        clock.advance(0)  # an attempt that runs could not be cancelled
+
+        async def main() -> None:
+            awaiting = asyncio.ensure_future(future)
+            await asyncio.sleep(0)
+            awaiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await awaiting
+
+        asyncio.run(main())
+        assert future.cancelled()
+
+
+def test_the_owner_is_told_if_it_would_wait_for_ever_for_room_in_an_executor() -> None:
+    clock = VirtualClock()
+    with RetryingExecutor(1, policy=MINUTES, clock=clock, max_pending=1) as executor:
+        future = executor.submit(lambda: 1 / 0)
+        with pytest.raises(RuntimeError, match=r"would wait for ever"):
+            executor.submit(lambda: "no room")
+        clock.run_until(future.done)
+        assert executor.submit(lambda: "room").result() == "room"
+        assert executor.submit(lambda: "room again").result() == "room again"

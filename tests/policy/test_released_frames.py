@@ -127,10 +127,14 @@ def group_that_hides_its_members(held: Variable) -> None:
     raise OwnMembers("g", [caught(held)])
 
 
+def argument_alone(held: Variable) -> None:
+    raise Boom("wrapped", caught(held))
+
+
 WAYS = [
     *(plain, chained, implicit, hidden, group, nested_group, cause_of_a_member),
     *(group_as_the_context, long_chain, circle, argument, behind_retry_after),
-    group_that_hides_its_members,
+    *(argument_alone, group_that_hides_its_members),
 ]
 
 
