@@ -42,7 +42,7 @@ def salvage(path: Path, form: Format) -> Salvaged:
     They are read one by one where a scan fails, of a copy: opening a file may change it. If its
     first page does not say what it is, a page of a file that we have just made takes its place.
     """
-    if not path.is_file():
+    if not any(Path(f"{path}{suffix}").is_file() for suffix in ("", "-wal")):
         return Salvaged([], 0)
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
@@ -51,8 +51,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
             copy = place / f"{graft:d}{mend:d}.db"
             for suffix in ("", "-wal", "-journal"):
                 source = Path(f"{path}{suffix}")
-                if source.is_file():
-                    content = source.read_bytes()
+                # All rows may be in the log of a file that is not there.
+                if source.is_file() or not suffix:
+                    content = source.read_bytes() if source.is_file() else b""
                     mends = mend and suffix == "-wal"
                     Path(f"{copy}{suffix}").write_bytes(mended(content) if mends else content)
             if graft:

@@ -21,6 +21,8 @@ logger = logging.getLogger("retryexec.journal")
 
 BUSY_MS = 5000
 _LIKELY_VERSION = 100  # of a format; a higher one is a flipped bit
+WAL_HEADER = 32  # bytes of a log in which nothing is
+_SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -191,6 +193,18 @@ def _check_kind(path: Path) -> None:
             raise damage(msg, NOTADB)
 
 
+def check_log_of_empty(path: Path) -> None:
+    """Refuse an empty file with a log that is not empty: even to read, SQLite would delete the log.
+
+    Raises:
+        sqlite3.DatabaseError: there is something in the log.
+    """
+    wal = Path(f"{path}-wal")
+    if is_plain(path) and size_of(path) < _SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
+        msg = f"{path} is empty or not there, and its log is not empty"
+        raise damage(msg)
+
+
 def is_plain(path: Path) -> bool:
     """Return whether *path* is a plain file, or not there."""
     try:
@@ -238,6 +252,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
     """
     try:
         _check_kind(path)
+        check_log_of_empty(path)
         with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:
                 sql.execute("PRAGMA user_version")

@@ -450,3 +450,37 @@ def test_a_log_that_ends_in_the_middle_of_a_transaction_is_no_damage(
     _, host = open_journal(directory)
     assert len(host.jobs) == 19
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("instead", ["nothing", "an empty file", "a byte", "a directory"])
+def test_a_log_without_its_file_is_read(
+    open_journal: Open, directory: Path, instead: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite deletes the log of an empty file, even for a reader."""
+    killed(directory, "for n in range(20): journal.accept(Save('', n))")
+    (log,) = directory.glob("*.db-wal")
+    file = log.with_suffix(".db")
+    file.unlink()
+    if instead == "a directory":
+        file.mkdir(mode=0o700)
+    elif instead != "nothing":
+        file.write_bytes(b"x" if instead == "a byte" else b"")
+        file.chmod(0o600)
+    inspector = Inspector(directory)
+    assert {finding.about for finding in check(inspector)} == {"damaged"}
+    inspector.stats()
+    assert [*inspector.jobs()] == []
+    journal, host = open_journal(directory)
+    journal.poll()
+    assert [job.n for job in host.jobs] == list(range(20))
+    assert "20 jobs saved" in caplog.text
+    assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
+
+
+def test_a_log_with_frames_out_of_place_is_set_aside(open_journal: Open, directory: Path) -> None:
+    killed(directory, "for n in range(20): journal.accept(Save('', n))")
+    (log,) = directory.glob("*.db-wal")
+    content = log.read_bytes()
+    log.write_bytes(content[:40] + bytes(512) + content[40:])
+    open_journal(directory)[0].poll()
+    assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
