@@ -354,3 +354,18 @@ def test_a_parked_record_can_be_discarded(directory: Path, command: Command) -> 
     assert command("discard", directory, "Odd one", "--yes") == (0, "1 parked record discarded\n")
     assert len([*Inspector(directory).jobs()]) == 2
     assert command("check", directory)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("7", "7"), ("x'ff'", "\\xff"), ("''", ""), ("'a' || char(10)", "a\\n")]
+)
+def test_a_record_with_a_damaged_id_is_discarded_by_what_ls_shows(
+    directory: Path, command: Command, value: str, shown: str
+) -> None:
+    def change(sql: sqlite3.Connection) -> None:
+        without_strict(sql)
+        sql.execute(f"UPDATE job SET id={value} WHERE seq=2")
+
+    left(directory, change)
+    assert command("discard", directory, shown, "--yes") == (0, "1 parked record discarded\n")
+    assert len([*Inspector(directory).jobs()]) == 2
