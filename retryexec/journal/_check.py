@@ -20,6 +20,8 @@ from retryexec.journal._sqlite import (
     Format,
     check_content,
     check_version,
+    damage,
+    has_known_format,
     is_plain,
     reading,
     size_of,
@@ -69,7 +71,7 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
     pragma = "integrity_check" if full else "quick_check"
     for owner in inspector.owners():
         yield from _check_lock(owner)
-        yield from _check_file(owner.path, JOBS, pragma)
+        yield from _check_file(owner.path, JOBS, pragma, alive=owner.alive)
     if os.path.lexists(directory / DEAD):
         yield from _check_file(directory / DEAD, LETTERS, pragma)
 
@@ -138,11 +140,14 @@ def _check_lock(owner: Owner) -> Iterator[Finding]:
         )
 
 
-def _check_file(path: Path, form: Format, pragma: str) -> Iterator[Finding]:
+def _check_file(path: Path, form: Format, pragma: str, *, alive: bool = False) -> Iterator[Finding]:
     try:
         with reading(path) as sql:
             if check_version(sql, path, form):
                 check_content(sql, form, pragma)
+                if not (alive or has_known_format(path)):
+                    msg = "its header says that only a later SQLite can write to it"
+                    raise damage(msg)
                 yield from _check_rows(sql, path, form)
     except Newer as error:
         yield Finding("version", path, f"{error}: upgrade the library, or leave it to who has")

@@ -20,7 +20,7 @@ def transactions_left_out(log: bytes, valid: int) -> int:
     One may be what a power cut has left of a transaction that was never told to be complete.
     """
     _, _, page_size, _, *salts, _, _ = _HEADER.unpack_from(log)
-    if not _is_whole(log[: _HEADER.size]):
+    if not is_whole(log):
         # It does not say which frames are of this log: those like the first one are.
         page_size, salts, valid = _PAGE, [], 0
     count = 0
@@ -53,8 +53,9 @@ def mended(log: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _is_whole(header: bytes) -> bool:
+def is_whole(log: bytes) -> bool:
     """Return whether the checksum of a log's header is right."""
+    header = log[: _HEADER.size]
     return _checksums(header[:24], (0, 0)) == struct.unpack(">2I", header[24:])
 
 

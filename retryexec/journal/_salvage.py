@@ -46,8 +46,11 @@ def salvage(path: Path, form: Format) -> Salvaged:
         return Salvaged([], 0)
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
-        # The later ways take more of it for granted.
-        for graft, mend in ((False, True), (False, False), (True, False), (True, True)):
+        # The later ways take more of it for granted. Without a log, there is none to mend.
+        ways = ((False, True), (False, False), (True, False), (True, True))
+        if not Path(f"{path}-wal").is_file():
+            ways = ((False, True), (True, True))
+        for graft, mend in ways:
             copy = place / f"{graft:d}{mend:d}.db"
             for suffix in ("", "-wal", "-journal"):
                 source = Path(f"{path}{suffix}")
@@ -64,8 +67,8 @@ def salvage(path: Path, form: Format) -> Salvaged:
             if best.rows and not best.lost:
                 break
         if not best.rows:
-            whole = (place / "00.db").read_bytes().startswith(b"SQLite format 3\0")
-            best = Salvaged(_by_leaves(place / ("00.db" if whole else "11.db"), form), best.lost)
+            whole = (place / "01.db").read_bytes().startswith(b"SQLite format 3\0")
+            best = Salvaged(_by_leaves(place / ("01.db" if whole else "11.db"), form), best.lost)
         return best
 
 

@@ -30,6 +30,7 @@ STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 FULL = 13
 CORRUPT = 11
 NOTADB = 26
+_ERROR = 1
 _READONLY = 8
 # What says that the disk, or whoever else uses the file, is in the way: BUSY, LOCKED, NOMEM,
 # READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, NOLFS, AUTH. The data are not to blame.
@@ -320,6 +321,30 @@ def code_of(error: BaseException) -> int:
 def is_damaged(error: BaseException) -> bool:
     """Return whether *error* means that the file is damaged, rather than out of reach."""
     return isinstance(error, sqlite3.DatabaseError) and code_of(error) in {CORRUPT, NOTADB}
+
+
+def is_damaged_file(path: Path, error: BaseException) -> bool:
+    """Return whether *error*, of opening *path* or of writing to it, means that it is damaged.
+
+    A damaged header may say that only a later SQLite can read the file, or write to it.
+    """
+    return is_damaged(error) or (
+        code_of(error) in {_ERROR, _READONLY} and not has_known_format(path)
+    )
+
+
+def has_known_format(path: Path) -> bool:
+    """Return whether the header of *path* says that this SQLite can read it and write to it.
+
+    Not for a file that this process has open: SQLite's locks on it would be gone.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return True
+    # The versions for writing and reading, and of the schema: what SQLite itself looks at.
+    return len(header) < 100 or (max(header[18:20]) <= 2 and header[47] <= 4)
 
 
 def is_full(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._letter_file import LetterFile
-from retryexec.journal._log import transactions_left_out
+from retryexec.journal._log import is_whole, transactions_left_out
 from retryexec.journal._rows import JobRow, read_job
 from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
@@ -21,6 +21,7 @@ from retryexec.journal._sqlite import (
     check_log_of_empty,
     damage,
     is_damaged,
+    is_damaged_file,
     is_environment,
     is_full,
     is_plain,
@@ -144,7 +145,7 @@ class SQLiteStore:
             self._left_alone.add(owner)
             self._warn_once(owner, "%s: left alone, for a process with a newer library", error)
         except sqlite3.Error as error:
-            if is_damaged(error):
+            if is_damaged_file(lock.database, error):
                 if file is not None:
                     file.close_database()
                 self._rescue(lock, error)
@@ -173,7 +174,7 @@ class SQLiteStore:
         file = JournalFile.open(lock, power=self._power)
         if content:
             missing = transactions_left_out(content, 0 if file is None else file.frames())
-            if file is None and len(content) > _WAL_OF_NEW:
+            if file is None and (len(content) > _WAL_OF_NEW or not is_whole(content)):
                 missing = max(2, missing)  # frames that are out of place cannot be counted
             if missing > 1:
                 if file is not None:
