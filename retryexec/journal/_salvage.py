@@ -47,18 +47,12 @@ def salvage(path: Path, form: Format) -> Salvaged:
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
         # The later ways take more of it for granted. Without a log, there is none to mend.
-        ways = ((False, True), (False, False), (True, False), (True, True))
+        ways = [(False, True), (False, False), (True, False), (True, True)]
         if not Path(f"{path}-wal").is_file():
-            ways = ((False, True), (True, True))
+            ways = [(False, True), (True, True)]
         for graft, mend in ways:
             copy = place / f"{graft:d}{mend:d}.db"
-            for suffix in ("", "-wal", "-journal"):
-                source = Path(f"{path}{suffix}")
-                # All rows may be in the log of a file that is not there.
-                if source.is_file() or not suffix:
-                    content = source.read_bytes() if source.is_file() else b""
-                    mends = mend and suffix == "-wal"
-                    Path(f"{copy}{suffix}").write_bytes(mended(content) if mends else content)
+            _copy(path, copy, graft=graft, mend=mend)
             if graft:
                 _graft(copy, form, place / f"model{mend:d}.db")
             found = _salvage(copy, form)
@@ -72,6 +66,18 @@ def salvage(path: Path, form: Format) -> Salvaged:
         return best
 
 
+def _copy(path: Path, copy: Path, *, graft: bool, mend: bool) -> None:
+    """Copy a file, with its log mended or as it is."""
+    for suffix in ("", "-wal", "-journal"):
+        source = Path(f"{path}{suffix}")
+        # All rows may be in the log of a file that is not there.
+        if source.is_file() or not suffix:
+            content = source.read_bytes() if source.is_file() else b""
+            if mend and suffix == "-wal":
+                content = mended(content, first_page=not graft)
+            Path(f"{copy}{suffix}").write_bytes(content)
+
+
 def _graft(copy: Path, form: Format, model: Path) -> None:
     """Give *copy* the first page of a new file of the same form."""
     with closing(sqlite3.connect(model, isolation_level=None)) as sql:
@@ -80,8 +86,7 @@ def _graft(copy: Path, form: Format, model: Path) -> None:
         make_tables(sql, form)
     page = bytearray(model.read_bytes()[:_PAGE])
     content = copy.read_bytes()
-    page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
-    page[92:96] = page[24:28]  # which makes that number count
+    page[28:32] = bytes(4)  # how many pages there are, the file and its log say
     copy.write_bytes(bytes(page) + content[_PAGE:])
 
 

@@ -484,3 +484,19 @@ def test_a_log_with_frames_out_of_place_is_set_aside(open_journal: Open, directo
     log.write_bytes(content[:40] + bytes(512) + content[40:])
     open_journal(directory)[0].poll()
     assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
+
+
+@pytest.mark.parametrize("sector", [0, 8, 48])
+def test_a_sector_of_a_log_costs_a_page(open_journal: Open, directory: Path, sector: int) -> None:
+    """Within it is the header of the log or of a frame: what comes after that is not gone."""
+    killed(
+        directory, "for n in range(20): journal.accept(Save('', n)); journal.accept(Save('', n))"
+    )
+    (log,) = directory.glob("*.db-wal")
+    content = bytearray(log.read_bytes())
+    content[sector * 512 : sector * 512 + 512] = bytes(512)
+    log.write_bytes(content)
+    journal, host = open_journal(directory)
+    journal.poll()
+    assert len(host.jobs) >= 38
+    assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
