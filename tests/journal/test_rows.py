@@ -332,6 +332,16 @@ def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
 # ---- by hand
 
 
+@pytest.mark.parametrize("action", ["ls", "stats", "dead"])
+def test_what_was_set_aside_is_told_by_all_that_look(
+    directory: Path, command: Command, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    left(directory, lambda sql: sql.execute("DROP TABLE meta"))
+    command("check", directory, "--repair")
+    assert main(["journal", action, str(directory)]) == 0
+    assert "damaged files have been set aside" in capsys.readouterr().err
+
+
 def test_check_repairs_by_hand_what_opening_does(directory: Path, command: Command) -> None:
     left(directory, lambda sql: sql.execute("DROP TABLE meta"))
     path = database(directory)
