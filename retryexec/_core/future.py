@@ -40,6 +40,10 @@ LOCKS = tuple(RLock() for _ in range(64))
 next_lock = cycle(LOCKS).__next__
 
 
+_traceback_of: Callable[[BaseException], TracebackType | None]
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+
+
 class FinalException:
     """What a future raises: an exception, and the traceback that it had at the end."""
 
@@ -47,7 +51,8 @@ class FinalException:
 
     def __init__(self, exception: BaseException) -> None:
         self.exception = exception
-        self.traceback: TracebackType | None = exception.__traceback__
+        # By the base class's attribute: one of the exception's own class might raise.
+        self.traceback: TracebackType | None = _traceback_of(exception)
 
     def read(self) -> BaseException:
         """Return the exception, with the traceback it had at the end."""

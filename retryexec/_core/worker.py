@@ -248,6 +248,9 @@ class Worker(StartableThread):
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
                 report("%s met another error as it ended that job", self.name)
+                pool.unfinished.discard(job)
+                message = "the job's exception could not be handled; the log has what it raised"
+                job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message)))
 
 
 def give_up(

@@ -68,6 +68,9 @@ def journal(arguments: Namespace) -> int:
         return status
     for reason in inspector.unreadable.values():
         say(f"retryexec: left out: {reason}")
+    aside = any(".corrupt-" in name for name in inspector.names())
+    if aside and arguments.action in {"ls", "stats", "dead"}:
+        say("retryexec: damaged files have been set aside: `retryexec journal check` names them")
     return 1 if inspector.unreadable else status
 
 

@@ -120,7 +120,8 @@ def _parked(inspector: Inspector, names: list[str]) -> list[str]:
     """Return the ids that *names* stand for, if all of them are those of parked records."""
     ids = []
     for name in names:
-        found = inspector.find(name)
+        # An id that is damaged is found by what is shown of it.
+        found = inspector.find(name) or [j for j in inspector.jobs() if clean(j.id) == name][:1]
         if len(found) != 1 or isinstance(found[0], DeadLetter) or found[0].state != "parked":
             return []
         ids.append(found[0].id)

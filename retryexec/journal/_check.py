@@ -15,7 +15,17 @@ from retryexec.journal._file import JOBS
 from retryexec.journal._inspect import Inspector, Owner, why_unreadable
 from retryexec.journal._letter_file import LETTERS
 from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
-from retryexec.journal._sqlite import Format, check_content, check_version, is_plain, reading
+from retryexec.journal._sqlite import (
+    WAL_HEADER,
+    Format,
+    check_content,
+    check_version,
+    damage,
+    has_known_format,
+    is_plain,
+    reading,
+    size_of,
+)
 
 _OURS = re.compile(
     r"[0-9a-f]{32}\.(db|db-wal|db-shm|lock|spare)|dead\.db(-journal)?|run\.(db(-wal|-shm)?|lock)"
@@ -61,7 +71,7 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
     pragma = "integrity_check" if full else "quick_check"
     for owner in inspector.owners():
         yield from _check_lock(owner)
-        yield from _check_file(owner.path, JOBS, pragma)
+        yield from _check_file(owner.path, JOBS, pragma, alive=owner.alive)
     if os.path.lexists(directory / DEAD):
         yield from _check_file(directory / DEAD, LETTERS, pragma)
 
@@ -83,9 +93,16 @@ def _check_name(path: Path) -> Iterator[Finding]:
     name = path.name
     if _OURS.fullmatch(name):
         yield from _check_mode(path, 0o600)
+        if _is_alone(path) and size_of(path) > WAL_HEADER:
+            text = (
+                "the file that this log belongs to is not there: the next process to open the "
+                "journal saves what can be read"
+            )
+            yield Finding("damaged", path, text)
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
-        if not name.endswith(("-wal", "-shm", "-journal")):
+        # Of a file and what belongs to it, one is enough.
+        if not name.endswith(("-wal", "-shm", "-journal")) or _is_alone(path):
             yield Finding(
                 "aside",
                 path,
@@ -97,6 +114,12 @@ def _check_name(path: Path) -> Iterator[Finding]:
             yield Finding("foreign", path, "a process left it when it was starting: remove it")
     else:
         yield Finding("foreign", path, "it is not a file of the journal: move it elsewhere")
+
+
+def _is_alone(path: Path) -> bool:
+    """Return whether *path* is a log, and the file that it belongs to is not there."""
+    name = str(path)
+    return name.endswith("-wal") and not os.path.lexists(name.removesuffix("-wal"))
 
 
 def _check_lock(owner: Owner) -> Iterator[Finding]:
@@ -117,11 +140,14 @@ def _check_lock(owner: Owner) -> Iterator[Finding]:
         )
 
 
-def _check_file(path: Path, form: Format, pragma: str) -> Iterator[Finding]:
+def _check_file(path: Path, form: Format, pragma: str, *, alive: bool = False) -> Iterator[Finding]:
     try:
         with reading(path) as sql:
             if check_version(sql, path, form):
                 check_content(sql, form, pragma)
+                if not (alive or has_known_format(path)):
+                    msg = "its header says that only a later SQLite can write to it"
+                    raise damage(msg)
                 yield from _check_rows(sql, path, form)
     except Newer as error:
         yield Finding("version", path, f"{error}: upgrade the library, or leave it to who has")

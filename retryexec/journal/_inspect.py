@@ -34,7 +34,7 @@ from retryexec.journal._rows import (
     read_job,
     read_letter,
 )
-from retryexec.journal._sqlite import Format, check_version, is_damaged, reading, size_of
+from retryexec.journal._sqlite import Format, check_version, is_damaged_file, reading, size_of
 
 _PAGE = 500  # rows in one statement
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
@@ -373,7 +373,7 @@ def holder(lock: Path) -> tuple[bool, int | None]:
 
 def why_unreadable(path: Path, error: sqlite3.Error) -> str:
     """Return why *path* cannot be read, and the way out."""
-    if is_damaged(error):
+    if is_damaged_file(path, error):
         return (
             f"{path} is damaged ({error}): the next process to open the journal saves what can "
             "be read of it, and sets the file aside"

@@ -21,7 +21,7 @@ from retryexec.journal._sqlite import (
     check_content,
     check_schema,
     check_version,
-    is_damaged,
+    is_damaged_file,
     make_tables,
     open_database,
     transaction,
@@ -185,7 +185,7 @@ class LetterFile:
             try:
                 return do()
             except sqlite3.DatabaseError as error:
-                if not is_damaged(error):
+                if not is_damaged_file(self.path, error):
                     raise
                 self._rescue(error)
             return do()

@@ -19,32 +19,37 @@ def transactions_left_out(log: bytes, valid: int) -> int:
 
     One may be what a power cut has left of a transaction that was never told to be complete.
     """
-    _, _, page_size, _, *salts, _, _ = _HEADER.unpack_from(log)
-    if not _is_whole(log[: _HEADER.size]):
-        # It does not say which frames are of this log: those like the first one are.
-        page_size, salts, valid = _PAGE, [], 0
+    _, _, page_size, *_ = _HEADER.unpack_from(log)
+    if not is_whole(log):
+        page_size, valid = _PAGE, 0
+    salts = _salts(log)
     count = 0
     size = _REST_OF_FRAME + page_size
     for number, place in enumerate(range(_HEADER.size, len(log) - _FRAME.size, size)):
         _, pages, *of_frame = _FRAME.unpack_from(log, place)
-        salts = salts or of_frame
         if of_frame == salts and pages and number >= valid:
             count += 1
     return count
 
 
-def mended(log: bytes) -> bytes:
-    """Return *log* with checksums that are right, whatever is in its frames."""
+def mended(log: bytes, *, first_page: bool = True) -> bytes:
+    """Return *log* with checksums that are right, whatever is in its frames.
+
+    Args:
+        first_page: whether to keep the frames of the first page.
+    """
     if len(log) < _HEADER.size + _REST_OF_FRAME:
         return log
-    _, _, *salts = _FRAME.unpack_from(log, _HEADER.size)
+    salts = _salts(log)
     header = struct.pack(">6I", _MAGIC, _FORMAT, _PAGE, 0, *salts)
     sums = _checksums(header, (0, 0))
     parts = [header, struct.pack(">2I", *sums)]
     for place in range(_HEADER.size, len(log) - _PAGE, _REST_OF_FRAME + _PAGE):
         frame = log[place : place + _FRAME.size]
         if frame[8:] != header[16:]:
-            break
+            continue  # a damaged header of a frame costs that frame
+        if not first_page and frame[:4] == b"\0\0\0\1":
+            continue
         page = log[place + _REST_OF_FRAME : place + _REST_OF_FRAME + _PAGE]
         if len(page) < _PAGE:
             break
@@ -53,8 +58,24 @@ def mended(log: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _is_whole(header: bytes) -> bool:
-    """Return whether the checksum of a log's header is right."""
+def _salts(log: bytes) -> list[int]:
+    """Return what the frames of *log* have in common, as opposed to older ones after them."""
+    if is_whole(log):
+        return [*_HEADER.unpack_from(log)[4:6]]
+    before: list[int] = []
+    for place in range(_HEADER.size, len(log) - _FRAME.size, _REST_OF_FRAME + _PAGE):
+        _, _, *salts = _FRAME.unpack_from(log, place)
+        if salts == before:  # one alone may be damaged
+            break
+        before = salts
+    return before or [0, 0]
+
+
+def is_whole(log: bytes) -> bool:
+    """Return whether the header of *log* is as it was written."""
+    header = log[: _HEADER.size]
+    if len(header) < _HEADER.size or header[:3] != _MAGIC.to_bytes(4, "big")[:3]:
+        return False
     return _checksums(header[:24], (0, 0)) == struct.unpack(">2I", header[24:])
 
 

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_DELAY = 1e9  # seconds, some thirty years: longer waits are kept as this
+_MAX_PARKED = 1000  # characters; what we write is less
 _MAX_ERRORS = 1_000_000  # characters; what we write is far less
 
 Count = Annotated[int, Meta(ge=0, le=10**9)]
@@ -89,7 +90,7 @@ def read_job(values: Sequence[Any]) -> tuple[JobRow, str | None]:
     if row.errors is not None and not errors_of(row.errors):
         row.errors = None  # they are for people, and no reason to keep a job from running
     if row.parked is not None:
-        row.parked = printable(row.parked)
+        row.parked = printable(row.parked, _MAX_PARKED)
     return row, None
 
 

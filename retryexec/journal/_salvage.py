@@ -46,22 +46,17 @@ def salvage(path: Path, form: Format) -> Salvaged:
     They are read one by one where a scan fails, of a copy: opening a file may change it. If its
     first page does not say what it is, a page of a file that we have just made takes its place.
     """
-    if not path.is_file():
+    if not any(Path(f"{path}{suffix}").is_file() for suffix in ("", "-wal")):
         return Salvaged([], 0)
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
-        # The later ways take more of it for granted. Without a log, nothing of it can be mended.
-        mends = (True, False) if Path(f"{path}-wal").is_file() else (False,)
-        ways = [(False, mend) for mend in mends] + [(True, mend) for mend in reversed(mends)]
+        # The later ways take more of it for granted. Without a log, there is none to mend.
+        ways = [(False, True), (False, False), (True, False), (True, True)]
+        if not Path(f"{path}-wal").is_file():
+            ways = [(False, True), (True, True)]
         for graft, mend in ways:
             copy = place / f"{graft:d}{mend:d}.db"
-            for suffix in ("", "-wal", "-journal"):
-                source = Path(f"{path}{suffix}")
-                if source.is_file():
-                    content = source.read_bytes()
-                    if mend and suffix == "-wal":
-                        content = mended(content)
-                    Path(f"{copy}{suffix}").write_bytes(content)
+            _copy(path, copy, graft=graft, mend=mend)
             if graft:
                 _graft(copy, form, place / f"model{mend:d}.db")
             found = _salvage(copy, form)
@@ -70,10 +65,21 @@ def salvage(path: Path, form: Format) -> Salvaged:
             if best.rows and not best.lost:
                 break
         if not best.rows:
-            whole = (place / "00.db").read_bytes().startswith(b"SQLite format 3\0")
-            copy = place / ("00.db" if whole else f"1{mends[0]:d}.db")
-            best = Salvaged(_by_leaves(copy, form), best.lost)
+            whole = (place / "01.db").read_bytes().startswith(b"SQLite format 3\0")
+            best = Salvaged(_by_leaves(place / ("01.db" if whole else "11.db"), form), best.lost)
         return best
+
+
+def _copy(path: Path, copy: Path, *, graft: bool, mend: bool) -> None:
+    """Copy a file, with its log mended or as it is."""
+    for suffix in ("", "-wal", "-journal"):
+        source = Path(f"{path}{suffix}")
+        # All rows may be in the log of a file that is not there.
+        if source.is_file() or not suffix:
+            content = source.read_bytes() if source.is_file() else b""
+            if mend and suffix == "-wal":
+                content = mended(content, first_page=not graft)
+            Path(f"{copy}{suffix}").write_bytes(content)
 
 
 def _graft(copy: Path, form: Format, model: Path) -> None:
@@ -84,8 +90,7 @@ def _graft(copy: Path, form: Format, model: Path) -> None:
         make_tables(sql, form)
     page = bytearray(model.read_bytes()[:_PAGE])
     content = copy.read_bytes()
-    page[28:32] = max(1, -(-len(content) // _PAGE)).to_bytes(4, "big")  # its pages
-    page[92:96] = page[24:28]  # which makes that number count
+    page[28:32] = bytes(4)  # how many pages there are, the file and its log say
     copy.write_bytes(bytes(page) + content[_PAGE:])
 
 

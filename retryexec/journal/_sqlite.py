@@ -21,6 +21,8 @@ logger = logging.getLogger("retryexec.journal")
 
 BUSY_MS = 5000
 _LIKELY_VERSION = 100  # of a format; a higher one is a flipped bit
+WAL_HEADER = 32  # bytes of a log in which nothing is
+_SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -28,6 +30,7 @@ STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 FULL = 13
 CORRUPT = 11
 NOTADB = 26
+_ERROR = 1
 _READONLY = 8
 # What says that the disk, or whoever else uses the file, is in the way: BUSY, LOCKED, NOMEM,
 # READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL, NOLFS, AUTH. The data are not to blame.
@@ -191,6 +194,18 @@ def _check_kind(path: Path) -> None:
             raise damage(msg, NOTADB)
 
 
+def check_log_of_empty(path: Path) -> None:
+    """Refuse an empty file with a log that is not empty: even to read, SQLite would delete the log.
+
+    Raises:
+        sqlite3.DatabaseError: there is something in the log.
+    """
+    wal = Path(f"{path}-wal")
+    if is_plain(path) and size_of(path) < _SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
+        msg = f"{path} is empty or not there, and its log is not empty"
+        raise damage(msg)
+
+
 def is_plain(path: Path) -> bool:
     """Return whether *path* is a plain file, or not there."""
     try:
@@ -238,6 +253,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
     """
     try:
         _check_kind(path)
+        check_log_of_empty(path)
         with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:
                 sql.execute("PRAGMA user_version")
@@ -305,6 +321,30 @@ def code_of(error: BaseException) -> int:
 def is_damaged(error: BaseException) -> bool:
     """Return whether *error* means that the file is damaged, rather than out of reach."""
     return isinstance(error, sqlite3.DatabaseError) and code_of(error) in {CORRUPT, NOTADB}
+
+
+def is_damaged_file(path: Path, error: BaseException) -> bool:
+    """Return whether *error*, of opening *path* or of writing to it, means that it is damaged.
+
+    A damaged header may say that only a later SQLite can read the file, or write to it.
+    """
+    return is_damaged(error) or (
+        code_of(error) in {_ERROR, _READONLY} and not has_known_format(path)
+    )
+
+
+def has_known_format(path: Path) -> bool:
+    """Return whether the header of *path* says that this SQLite can read it and write to it.
+
+    Not for a file that this process has open: SQLite's locks on it would be gone.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError:
+        return True
+    # The versions for writing and reading, and of the schema: what SQLite itself looks at.
+    return len(header) < 100 or (max(header[18:20]) <= 2 and header[47] <= 4)
 
 
 def is_full(error: BaseException) -> bool:

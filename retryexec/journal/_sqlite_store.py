@@ -13,12 +13,15 @@ from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._letter_file import LetterFile
-from retryexec.journal._log import transactions_left_out
+from retryexec.journal._log import is_whole, transactions_left_out
 from retryexec.journal._rows import JobRow, read_job
 from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
+    WAL_HEADER,
+    check_log_of_empty,
     damage,
     is_damaged,
+    is_damaged_file,
     is_environment,
     is_full,
     is_plain,
@@ -29,7 +32,7 @@ from retryexec.journal._takeover import NOBODY, findings, judge, revive, sort
 
 logger = logging.getLogger("retryexec.journal")
 
-_WAL_HEADER = 32  # bytes of a log in which nothing is
+_WAL_OF_NEW = WAL_HEADER + 8 * 4120  # bytes: no log that has only made the tables is as long
 
 
 class SQLiteStore:
@@ -142,7 +145,7 @@ class SQLiteStore:
             self._left_alone.add(owner)
             self._warn_once(owner, "%s: left alone, for a process with a newer library", error)
         except sqlite3.Error as error:
-            if is_damaged(error):
+            if is_damaged_file(lock.database, error):
                 if file is not None:
                     file.close_database()
                 self._rescue(lock, error)
@@ -166,11 +169,13 @@ class SQLiteStore:
         content = b""
         # A power cut leaves a log torn, but the death of a process does not. It is read before
         # SQLite reads it, which removes it in the end.
-        if lock.same_boot and size_of(log) > _WAL_HEADER and is_plain(log):
+        if lock.same_boot and size_of(log) > WAL_HEADER and is_plain(log):
             content = log.read_bytes()
         file = JournalFile.open(lock, power=self._power)
         if content:
             missing = transactions_left_out(content, 0 if file is None else file.frames())
+            if file is None and (len(content) > _WAL_OF_NEW or not is_whole(content)):
+                missing = max(2, missing)  # frames that are out of place cannot be counted
             if missing > 1:
                 if file is not None:
                     file.close_database()
@@ -188,13 +193,8 @@ class SQLiteStore:
         Raises:
             sqlite3.DatabaseError: there is something in the log.
         """
-        if not is_plain(lock.database) or size_of(lock.database) > 0:
-            return False
-        wal = Path(f"{lock.database}-wal")
-        if size_of(wal) > _WAL_HEADER:
-            msg = f"{lock.database} is empty, and {wal.name} is not"
-            raise damage(msg)
-        return True
+        check_log_of_empty(lock.database)
+        return is_plain(lock.database) and size_of(lock.database) == 0
 
     def _take(self, file: JournalFile) -> Taken | None:
         owner = file.name

@@ -13,8 +13,7 @@ import pytest
 from helpers.journal_kit import FakeHost, Save, crash, killed, left_by, opened, settled
 from journal.conftest import Open
 
-from retryexec.journal import Inspector, Journal, JournalError, JournalFull, _directory
-from retryexec.journal._check import check
+from retryexec.journal import Journal, JournalError, JournalFull, _directory
 from retryexec.journal._directory import Directory
 from retryexec.journal._file import JournalFile
 from retryexec.journal._letter_file import LetterFile
@@ -481,44 +480,3 @@ def test_a_full_disk_recovers_by_itself(small_disk: Path, size: int) -> None:
     journal.accept(Save("again"))
     journal.close()
     assert [job.n for job in left_by(small_disk / "journal")] == [0, 0]
-
-
-# ---- a damaged log
-
-
-@pytest.mark.parametrize("place", ["a frame", "the header", "a salt"])
-def test_a_damaged_log_costs_a_page(
-    open_journal: Open, directory: Path, place: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """SQLite itself takes it to end there, without a word; what came after would be gone."""
-    killed(
-        directory,
-        """
-        for n in range(20): journal.accept(Save('', n))
-        entry = journal.accept(Save('done')); journal.succeeded(entry); journal.flush()
-        """,
-    )
-    (log,) = directory.glob("*.db-wal")
-    content = bytearray(log.read_bytes())
-    content[{"a frame": len(content) // 2, "the header": 5, "a salt": 18}[place]] ^= 1
-    log.write_bytes(content)
-    journal, host = open_journal(directory)
-    journal.poll()
-    jobs = [job.n for job in host.jobs]
-    assert jobs == list(range(20))
-    assert "transactions in its log cannot be read" in caplog.text
-    assert "20 jobs saved" in caplog.text
-    assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
-
-
-def test_a_log_that_ends_in_the_middle_of_a_transaction_is_no_damage(
-    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    killed(directory, "for n in range(20): journal.accept(Save('', n))")
-    (log,) = directory.glob("*.db-wal")
-    content = bytearray(log.read_bytes())
-    content[-4000] ^= 1  # a sector that a power cut has kept from the disk
-    log.write_bytes(content)
-    _, host = open_journal(directory)
-    assert len(host.jobs) == 19
-    assert caplog.text == ""

@@ -332,6 +332,16 @@ def test_a_directory_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
 # ---- by hand
 
 
+@pytest.mark.parametrize("action", ["ls", "stats", "dead"])
+def test_what_was_set_aside_is_told_by_all_that_look(
+    directory: Path, command: Command, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    left(directory, lambda sql: sql.execute("DROP TABLE meta"))
+    command("check", directory, "--repair")
+    assert main(["journal", action, str(directory)]) == 0
+    assert "damaged files have been set aside" in capsys.readouterr().err
+
+
 def test_check_repairs_by_hand_what_opening_does(directory: Path, command: Command) -> None:
     left(directory, lambda sql: sql.execute("DROP TABLE meta"))
     path = database(directory)
@@ -354,3 +364,40 @@ def test_a_parked_record_can_be_discarded(directory: Path, command: Command) -> 
     assert command("discard", directory, "Odd one", "--yes") == (0, "1 parked record discarded\n")
     assert len([*Inspector(directory).jobs()]) == 2
     assert command("check", directory)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("7", "7"), ("x'ff'", "\\xff"), ("''", ""), ("'a' || char(10)", "a\\n")]
+)
+def test_a_record_with_a_damaged_id_is_discarded_by_what_ls_shows(
+    directory: Path, command: Command, value: str, shown: str
+) -> None:
+    def change(sql: sqlite3.Connection) -> None:
+        without_strict(sql)
+        sql.execute(f"UPDATE job SET id={value} WHERE seq=2")  # noqa: S608
+
+    left(directory, change)
+    assert command("discard", directory, shown, "--yes") == (0, "1 parked record discarded\n")
+    assert len([*Inspector(directory).jobs()]) == 2
+
+
+# Bytes of the header of which SQLite says that it cannot write to the file, or cannot read it.
+@pytest.mark.parametrize("place", [18, 19, 47])
+def test_a_header_of_a_later_sqlite_is_damage(
+    open_journal: Open, directory: Path, place: int
+) -> None:
+    journal, _ = open_journal(directory.with_name("letters"))
+    journal.died(journal.accept(Save("", 9)), "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    journal.close()
+    left(directory, lambda sql: None)
+    shutil.copy(directory.with_name("letters") / "dead.db", directory)
+    for path in (database(directory), directory / "dead.db"):
+        content = bytearray(path.read_bytes())
+        content[place] ^= 0x40
+        path.write_bytes(content)
+    findings = [*check(Inspector(directory))]
+    assert [finding.about for finding in findings] == ["damaged", "damaged"]
+    journal, host = open_journal(directory)
+    assert taken_over(journal, host) == [0, 1, 2]
+    assert {letter.fields["n"] for letter in journal.dead} == {2, 9}

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from helpers.jobs import raise_
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -142,3 +143,19 @@ def test_odd_failure_is_logged_and_the_next_job_runs(
         assert executor.submit(len, "next").result(5) == 4
     assert f"{future!r} {future.history[0].text}".encode()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class Unreadable(Exception):
+    """Raises whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def test_an_exception_that_cannot_be_asked_ends_its_own_job_alone() -> None:
+    error = Unreadable()
+    with RetryingExecutor(1) as executor:
+        future = executor.submit(raise_, error)
+        assert executor.submit(len, "seven").result(10) == 5
+        assert future.exception(10) is error
+    assert executor.stats().failed == 1
