@@ -4,7 +4,10 @@ import sqlite3
 import struct
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +16,7 @@ from retryexec.journal._sqlite import SUFFIXES, Format, as_text, make_tables
 
 _PAGE = 4096  # bytes
 _LEAF = 13  # the first byte of a page that holds rows
+_FIRST = -(2**63)  # the least row number
 
 
 class Salvaged(NamedTuple):
@@ -46,10 +50,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
         return Salvaged([], 0)
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
-        # The later ways take more of it for granted. Without a log, there is none to mend.
-        ways = [(False, True), (False, False), (True, False), (True, True)]
-        if not Path(f"{path}-wal").is_file():
-            ways = [(False, True), (True, True)]
+        # The later ways take more of it for granted. Without a log, nothing of it can be mended.
+        mends = (True, False) if Path(f"{path}-wal").is_file() else (False,)
+        ways = [(False, mend) for mend in mends] + [(True, mend) for mend in reversed(mends)]
         for graft, mend in ways:
             copy = place / f"{graft:d}{mend:d}.db"
             _copy(path, copy, graft=graft, mend=mend)
@@ -61,8 +64,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
             if best.rows and not best.lost:
                 break
         if not best.rows:
-            whole = (place / "01.db").read_bytes().startswith(b"SQLite format 3\0")
-            best = Salvaged(_by_leaves(place / ("01.db" if whole else "11.db"), form), best.lost)
+            whole = (place / "00.db").read_bytes().startswith(b"SQLite format 3\0")
+            copy = place / ("00.db" if whole else f"1{mends[0]:d}.db")
+            best = Salvaged(_by_leaves(copy, form), best.lost)
         return best
 
 
@@ -98,6 +102,7 @@ def _by_leaves(path: Path, form: Format) -> list[tuple[Any, ...]]:
     """
     rows: dict[int, tuple[Any, ...]] = {}
     columns, table = form.tables[form.records], form.records
+    at = columns.split(",").index("id")
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as sql:
             sql.execute("PRAGMA journal_mode=DELETE")
@@ -113,7 +118,7 @@ def _by_leaves(path: Path, form: Format) -> list[tuple[Any, ...]]:
             with closing(sqlite3.connect(path)) as sql, suppress(sqlite3.Error, ValueError):
                 sql.text_factory = as_text
                 for key, *values in sql.execute(f"SELECT rowid,{columns} FROM {table}"):  # noqa: S608
-                    if values[2] is not None:  # a row of another table has fewer columns
+                    if _was_written(*values[at : at + 2]):
                         rows[key] = tuple(values)
     except (sqlite3.Error, OSError, ValueError):
         pass
@@ -131,6 +136,22 @@ def _free_pages(content: bytes) -> set[int]:
         free.update(struct.unpack_from(f">{min(count, _PAGE // 4 - 2)}I", content, place + 8))
         trunk = after
     return free
+
+
+def _was_written(name: Any, kind: Any) -> bool:
+    """Return whether a row with this id and this kind can have been written as a record.
+
+    Where a file ends within a page, or a sector is blank, SQLite reads zeros. A row that begins
+    there has NULLs alone, and one of which the end is there has an id that ends in zeros: it says
+    of no job that it was there, and the columns after the id are zeros, too. A row of another
+    table has fewer columns, and so no kind. All other rows are kept: `read_job` and `read_letter`
+    find those that are not as they must be, which are parked under their ids.
+    """
+    if isinstance(name, str):
+        return "\0" not in name
+    if isinstance(name, bytes):
+        return b"\0" not in name
+    return kind is not None
 
 
 def _salvage(path: Path, form: Format) -> Salvaged:
@@ -155,24 +176,30 @@ class _Salvage:
         table = form.records
         there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({table})")}
         names = form.tables[table].split(",")
+        self._at = names.index("id")  # the kind comes after it
         columns = ",".join(name if name in there else "NULL" for name in names)
         self._sql = sql
         self._scan = f"SELECT {columns} FROM {table}"  # noqa: S608  ours
         self._query = f"SELECT rowid,{columns} FROM {table} WHERE rowid BETWEEN ? AND ? "  # noqa: S608
-        self._rows: dict[int, tuple[Any, ...]] = {}
-        self._lost: list[
-            tuple[int, int]
-        ] = []  # ranges of row numbers, within which nothing is read
+        # By row number and id: a damaged row number may be that of another row, too.
+        self._rows: dict[tuple[int, Any], tuple[Any, ...]] = {}
+        # How many rows were never written, by their row numbers.
+        self._blank: Counter[int] = Counter()
+        # Ranges of row numbers within which nothing is read.
+        self._lost: list[tuple[int, int]] = []
         self._size = path.stat().st_size
         self._probes = self._MOST_PROBES
         self._most = self._size // 32 + 1000  # rows that a file of this size may hold
+        self._repeats = self._most  # how often a row may be read again, all in all
 
     def run(self) -> Salvaged:
-        low, high = -(2**63), 2**63 - 1
+        low, high = _FIRST, 2**63 - 1
         try:
             self._sql.execute(self._query, (0, 0)).fetchall()
         except sqlite3.OperationalError:  # a table of another kind, without row numbers
-            return Salvaged(self._sql.execute(self._scan).fetchall(), 0)
+            found = self._sql.execute(self._scan).fetchall()
+            rows = [row for row in found if self._was_written(row)]
+            return Salvaged(rows, len(found) - len(rows))
         up = self._read(low, high, "ASC")
         ends = True  # whether the last row is known
         if up is not None:  # it raised, after row `up`
@@ -181,9 +208,10 @@ class _Salvage:
             if down is not None:
                 ends = down <= high
                 self._between(start, down - 1 if ends else start + self._most)
-        rows = [self._rows[number] for number in sorted(self._rows)]
-        last = max(self._rows, default=0)
+        rows = [self._rows[key] for key in sorted(self._rows, key=itemgetter(0))]
+        last = max((number for number, _ in self._rows), default=0)
         lost = sum(to - first + 1 for first, to in self._lost if to <= last)
+        lost += self._blank.total()
         return Salvaged(rows, lost if ends else lost + self._beyond())
 
     def _beyond(self) -> int:
@@ -192,24 +220,43 @@ class _Salvage:
         return len(self._rows) * max(0, self._pages - there) // there
 
     def _read(self, low: int, high: int, order: str) -> int | None:
-        """Read in *order*; return None at the end, or the last row number before an error."""
+        """Read in *order*; return None at the end, or the last row number before an error.
+
+        The row numbers on a damaged page need not be in order, and a damaged page may lead back
+        to one before it: rows that are read again are left out, until there are too many.
+        """
         last: int | None = None
+        blank: Counter[int] = Counter()
+        # SQLite ends a scan without an error at the first row beyond the bound. On the way down
+        # that may be a blank row, whose number is 0, so that scan has no lower bound.
+        bounds = (low, high) if order == "ASC" else (_FIRST, high)
         try:
             for number, *values in self._sql.execute(
-                f"{self._query}ORDER BY rowid {order}", (low, high)
+                f"{self._query}ORDER BY rowid {order}", bounds
             ):
-                # In a damaged tree a page may lead back to one before it.
-                if last is not None and (number <= last if order == "ASC" else number >= last):
+                if low <= number <= high:
+                    last = number
+                key = number, values[self._at]
+                if not self._was_written(values):
+                    blank[number] += 1
+                elif key not in self._rows:
+                    self._rows[key] = tuple(values)
+                    continue
+                self._repeats -= 1
+                if self._repeats < 0:
                     break
-                self._rows[number] = tuple(values)
-                last = number
             else:
                 return None
         except (sqlite3.Error, OverflowError, UnicodeDecodeError):
             pass
+        finally:
+            self._blank |= blank
         if last is not None:
             return last
         return low - 1 if order == "ASC" else high + 1
+
+    def _was_written(self, values: Sequence[Any]) -> bool:
+        return _was_written(*values[self._at : self._at + 2])
 
     def _between(self, low: int, high: int) -> None:
         """Read what can be read of a range that cannot be read in one go."""

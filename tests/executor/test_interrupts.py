@@ -7,6 +7,7 @@ handed out has ended, its callbacks have run once, and the counts add up.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -242,7 +243,14 @@ def test_every_job_ends_despite_an_interrupt_at_any_moment(plot: Plot) -> None:
 
 TWICE = ("submit", "cancel, waiting", "cancel, queued", "shutdown, timeout")
 
+# The second interrupt of a Strike comes from a profile function that a trace function has set.
+# From 3.13 on it is not always called, and tracing does not work as before afterwards.
+strikes_twice = pytest.mark.skipif(
+    sys.version_info >= (3, 13), reason="a second interrupt cannot be staged on this Python"
+)
 
+
+@strikes_twice
 @pytest.mark.leaks("a struck call leaves its frames in the traceback")
 @pytest.mark.parametrize("plot", [PLOTS[name] for name in TWICE], ids=TWICE)
 def test_two_interrupts_in_a_row_cost_no_job_its_end(plot: Plot) -> None:
@@ -253,6 +261,7 @@ def test_two_interrupts_in_a_row_cost_no_job_its_end(plot: Plot) -> None:
     assert at > 10
 
 
+@strikes_twice
 def test_a_second_interrupt_does_not_keep_a_worker_from_finishing_a_cancel() -> None:
     """At once, and not only at the shutdown."""
     at, struck = 0, True

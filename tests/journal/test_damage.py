@@ -24,7 +24,8 @@ from retryexec.journal import Inspector, Journal
 from retryexec.journal._check import check
 from retryexec.journal._errors import Newer
 from retryexec.journal._file import JOBS
-from retryexec.journal._salvage import salvage
+from retryexec.journal._rows import read_job
+from retryexec.journal._salvage import salvage, set_aside
 
 SECONDS = float(os.environ.get("RETRYEXEC_CHAOS", "24")) / 3
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
@@ -294,3 +295,126 @@ def test_rows_that_can_be_read_are_saved(
     assert len({row[0] for row in saved.rows}) == len(saved.rows)
     assert damaged_file.read_bytes() == content
     assert (saved.lost > 0) == (least < 1500)
+
+
+# ---- rows that nobody has written
+
+
+@pytest.fixture(scope="module")
+def many_rows(templates: list[Left]) -> tuple[bytes, set[str]]:
+    """The content of a file of 1500 jobs, and their ids."""
+    (source,) = (path for path in templates[1].path.glob("*.db") if path.name != "dead.db")
+    return source.read_bytes(), {*templates[1].jobs}
+
+
+def ids_saved(path: Path, content: bytes) -> tuple[list[str], int]:
+    """Return the ids of the rows that are saved of a file with *content*, and how many are lost."""
+    path.write_bytes(content)
+    saved = salvage(path, JOBS)
+    return [row[1] for row in saved.rows], saved.lost
+
+
+@pytest.mark.parametrize("place", range(31, PAGE, 401))
+def test_file_that_ends_within_a_page_gives_only_rows_that_were_written(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path, place: int
+) -> None:
+    """SQLite reads the rest of that page as zeros, and so rows of nothing, or half of a row."""
+    content, written = many_rows
+    end = len(content) * 3 // 4 // PAGE * PAGE + place
+    saved, lost = ids_saved(tmp_path / "x.db", content[:end])
+    assert {*saved} <= written
+    assert 1050 <= len({*saved}) == len(saved)
+    assert lost > 0
+
+
+@pytest.mark.parametrize("sectors", [1, 2, 3])
+def test_blank_sectors_cost_the_rows_in_them_and_are_counted(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path, sectors: int
+) -> None:
+    """None of them is the first of its page, which says where the rows are."""
+    content, written = many_rows
+    chance = random.Random(SEED)
+    for _ in range(4):
+        damaged_content = bytearray(content)
+        for page in chance.sample(range(10, len(content) // PAGE - 10), sectors):
+            write_at(damaged_content, page * PAGE + chance.randrange(1, 8) * SECTOR, bytes(SECTOR))
+        saved, lost = ids_saved(tmp_path / "x.db", bytes(damaged_content))
+        assert {*saved} <= written
+        assert len({*saved}) == len(saved) >= 1500 - 15 * sectors
+        assert 0 < lost <= 1500 - len(saved)  # about: parts of a row may look like none
+
+
+def test_rows_between_a_bad_page_and_a_blank_sector_are_saved(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    """From the end, a scan meets the blank sector first; from the beginning, the bad page."""
+    content = bytearray(many_rows[0])
+    write_at(content, 20 * PAGE, bytes(PAGE))
+    write_at(content, 50 * PAGE + 5 * SECTOR, bytes(SECTOR))
+    saved, lost = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} <= many_rows[1]
+    assert 1450 <= len({*saved}) == len(saved)
+    assert 0 < lost <= 1500 - len(saved)
+
+
+def test_damaged_row_number_costs_no_row(many_rows: tuple[bytes, set[str]], tmp_path: Path) -> None:
+    content, written = many_rows
+    for low_bits in (0b0100_0000, 0b0000_0100):  # far above all others; and that of another row
+        damaged_content = bytearray(content)
+        id_of_one = sorted(written)[700].encode()
+        cell = content.index(id_of_one)
+        # The row number, of two bytes, is right before the header of the record, which says how
+        # long it is: of 14 columns, the sizes of the texts taking two bytes or one.
+        header = next(at for at in range(cell - 1, 0, -1) if content[at] in {15, 16, 17, 18})
+        damaged_content[header - 2] ^= low_bits
+        saved, _ = ids_saved(tmp_path / "x.db", bytes(damaged_content))
+        assert sorted(saved) == sorted(written)
+
+
+def test_id_of_another_type_is_kept_to_be_parked(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    content = bytearray(many_rows[0])
+    id_of_one = sorted(many_rows[1])[700].encode()
+    cell = content.index(id_of_one)
+    text, blob = 77, 76  # as the header of a record says, both of 32 bytes
+    content[content.rindex(text, 0, cell)] = blob
+    write_at(content, 20 * PAGE, bytes(PAGE))
+    damaged_file = tmp_path / "x.db"
+    damaged_file.write_bytes(content)
+    (row,) = (row for row in salvage(damaged_file, JOBS).rows if row[1] == id_of_one)
+    parked, wrong = read_job(row)
+    assert parked.id == id_of_one.decode()
+    assert wrong is not None
+    assert "'id'" in wrong
+
+
+def test_pages_that_lead_to_the_same_rows_again_and_again_give_them_once(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path
+) -> None:
+    root, between, leaf = 2, 20, 30  # numbers of pages
+
+    def leading_to(page: int) -> bytes:
+        """Return the root, with all of its children replaced by *page*."""
+        made, number = bytearray(many_rows[0][(root - 1) * PAGE : root * PAGE]), page.to_bytes(4)
+        assert made[0] == 5  # a page that leads to others
+        made[8:12] = number
+        for at in range(12, 12 + 2 * int.from_bytes(made[3:5]), 2):
+            write_at(made, int.from_bytes(made[at : at + 2]), number)
+        return bytes(made)
+
+    content = bytearray(many_rows[0])
+    write_at(content, (root - 1) * PAGE, leading_to(between))
+    write_at(content, (between - 1) * PAGE, leading_to(leaf))
+    saved, _ = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} <= many_rows[1]
+    assert 10 <= len({*saved}) == len(saved)
+
+
+def test_files_set_aside_in_the_same_second_have_names_of_their_own(tmp_path: Path) -> None:
+    names = set()
+    for n in range(3):
+        (tmp_path / "x.db").write_text(str(n))
+        names.add(set_aside(tmp_path / "x.db"))
+    assert {path.read_text() for path in names} == {"0", "1", "2"}
+    assert {*tmp_path.iterdir()} == names

@@ -333,6 +333,23 @@ def test_a_lock_that_was_replaced_while_it_was_claimed_is_not_ours(
     assert place.claim(lock.owner) is None
 
 
+def test_a_lock_that_was_replaced_while_it_was_regained_is_not_ours(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Directory(directory).new()
+    lock.path.unlink()
+    try_lock = _directory._try_lock
+
+    def replaced(fd: int) -> bool:
+        lock.path.unlink()
+        lock.path.touch()
+        return try_lock(fd)
+
+    monkeypatch.setattr(_directory, "_try_lock", replaced)
+    assert not lock.regain()
+    lock.release()
+
+
 def test_a_new_file_s_name_is_synced(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,6 +365,61 @@ def test_a_new_file_s_name_is_synced(
     journal, _ = open_journal(directory)
     journal.accept(Save(""))
     assert synced == [1]
+
+
+def test_the_name_of_a_file_with_salvaged_jobs_is_synced_before_the_damaged_one_goes(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut could leave neither."""
+
+    def files() -> set[Path]:
+        return {path for path in directory.glob("*.db") if path.name != "dead.db"}
+
+    journal, _ = open_journal(directory)
+    journal.accept(Save("kept"))
+    journal.close()
+    (damaged,) = files()
+    with damaged.open("r+b") as file:
+        file.write(bytes(512))
+    synced: list[set[Path]] = []
+    sync = Directory.sync
+
+    def noted(self: Directory) -> None:
+        synced.append(files())
+        sync(self)
+
+    monkeypatch.setattr(Directory, "sync", noted)
+    journal, host = open_journal(directory)
+    journal.poll()  # for what was saved into a new file
+    assert host.jobs == [Save("kept")]
+    (saved,) = files()
+    assert saved != damaged
+    assert {saved, damaged} in synced
+
+
+def test_a_damaged_file_stays_until_its_jobs_can_be_saved(
+    open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _ = open_journal(directory)
+    journal.accept(Save("kept"))
+    journal.close()
+    (damaged,) = (path for path in directory.glob("*.db") if path.name != "dead.db")
+    with damaged.open("r+b") as file:
+        file.write(bytes(512))
+    before = damaged.read_bytes()
+
+    def full(self: JournalFile, rows: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(JournalFile, "insert_rows", full)
+    journal, host = open_journal(directory)
+    assert host.jobs == []
+    assert damaged.read_bytes() == before
+    assert {path.stem for path in directory.glob("*.lock")} <= {damaged.stem, "dead"}
+    monkeypatch.undo()
+    journal.poll()  # saves it
+    journal.poll()  # takes what was saved
+    assert host.jobs == [Save("kept")]
 
 
 def test_a_directory_that_was_removed_is_one_line(
