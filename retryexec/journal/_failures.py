@@ -2,7 +2,7 @@
 
 import traceback
 
-from retryexec._outcome import text_of
+from retryexec._outcome import qualified_name, text_of
 from retryexec.journal._entry import Entry, FailureRecord, Outcome
 from retryexec.journal._rows import ErrorText, bounded, printable
 
@@ -21,9 +21,11 @@ def error_text(
         try:
             lines = traceback.format_exception(error)
             text = "".join(lines)[-_TRACEBACK_LIMIT:]
-        except Exception:  # noqa: S110  of the user's own making; the text will do
+        except BaseException:  # noqa: S110  of the user's own making; the text will do
             pass
-    return ErrorText(attempt, at, printable(type(error).__qualname__, _TYPE_LIMIT), printable(text))
+    return ErrorText(
+        attempt, at, printable(qualified_name(type(error)), _TYPE_LIMIT), printable(text)
+    )
 
 
 def failed(

@@ -50,10 +50,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
         return Salvaged([], 0)
     with tempfile.TemporaryDirectory(prefix="retryexec-") as name:
         place, best = Path(name), Salvaged([], 0)
-        # The later ways take more of it for granted. Without a log, there is none to mend.
-        ways = [(False, True), (False, False), (True, False), (True, True)]
-        if not Path(f"{path}-wal").is_file():
-            ways = [(False, True), (True, True)]
+        # The later ways take more of it for granted. Without a log, nothing of it can be mended.
+        mends = (True, False) if Path(f"{path}-wal").is_file() else (False,)
+        ways = [(False, mend) for mend in mends] + [(True, mend) for mend in reversed(mends)]
         for graft, mend in ways:
             copy = place / f"{graft:d}{mend:d}.db"
             _copy(path, copy, graft=graft, mend=mend)
@@ -65,8 +64,9 @@ def salvage(path: Path, form: Format) -> Salvaged:
             if best.rows and not best.lost:
                 break
         if not best.rows:
-            whole = (place / "01.db").read_bytes().startswith(b"SQLite format 3\0")
-            best = Salvaged(_by_leaves(place / ("01.db" if whole else "11.db"), form), best.lost)
+            whole = (place / "00.db").read_bytes().startswith(b"SQLite format 3\0")
+            copy = place / ("00.db" if whole else f"1{mends[0]:d}.db")
+            best = Salvaged(_by_leaves(copy, form), best.lost)
         return best
 
 

@@ -364,3 +364,36 @@ def test_a_job_due_later_that_never_began_is_taken_over(tmp_path: Path) -> None:
         clock.advance(5)
         assert executor.recovered.wait(10)
     assert [(key, number) for key, number, _ in Save.seen] == [("x", 1)]
+
+
+class Nameless(type):
+    """A class of classes that do not say their names."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in {"__name__", "__qualname__", "__module__"}:
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class Odd(Exception, metaclass=Nameless): ...
+
+
+@dataclass
+class RaisesOdd:
+    times: int
+    attempts: ClassVar[int] = 0
+
+    def exec(self) -> None:
+        RaisesOdd.attempts += 1
+        if RaisesOdd.attempts <= self.times:
+            raise Odd
+
+
+def test_an_error_whose_class_raises_costs_no_attempt_and_no_letter(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", jobs={"odd": RaisesOdd})
+    policy = RetryPolicy(max_attempts=2, backoff=[0.01])
+    RaisesOdd.attempts = 0
+    with RetryingExecutor(1, journal=journal, policy=policy) as executor:
+        assert executor.submit(RaisesOdd(times=1)).exception(10) is None
+        assert type(executor.submit(RaisesOdd(times=99)).exception(10)) is Odd
+    assert [letter.reason for letter in journal.dead.list()] == ["max_attempts"]
