@@ -157,7 +157,7 @@ class Timekeeper(Generic[E]):
     def recheck(self) -> None:
         """Make the thread look at the clock again."""
         with self._lock:
-            self._earlier.notify()
+            self._earlier.notify_all()  # one notified alone might be a worker in `wait_here`
 
     # ---- the thread
 

@@ -286,6 +286,26 @@ def test_a_sooner_entry_wakes_the_thread(kept: Kept, by_hand: ByHand) -> None:
     assert (len(kept.keeper), kept.released) == (1, sooner)
 
 
+def test_a_sooner_entry_wakes_the_thread_and_not_just_one_that_waits_itself(
+    kept: Kept, by_hand: ByHand
+) -> None:
+    """No thread could be started for a while, so that a worker waits in its place."""
+    waiting = threading.Thread(target=kept.keeper.wait_here, args=(50,))
+    waiting.start()
+    assert by_hand.waited_for.wait(10)
+    by_hand.waited_for.clear()
+    kept.schedule(100)
+    assert by_hand.waited_for.wait(10)
+    with kept.lock:  # ours only once the thread is asleep
+        pass
+    sooner = kept.schedule(0)
+    assert kept.some.wait(10)
+    assert kept.released == sooner
+    kept.keeper.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
+
+
 def test_an_entry_that_comes_as_the_thread_falls_asleep_is_not_slept_over() -> None:
     """It comes between the look into the queue and the sleep, when nothing can wake the thread."""
     late = Thing()
