@@ -2,7 +2,7 @@
 
     PENDING ── begin ──→ RUNNING ── succeed, fail ──→ FINISHED
        ↑ └── cancel, withdraw ──→ CANCELLED_AND_NOTIFIED
-       └──── postpone ─────┘
+       └──── put_off ──────┘
 
 A pending job is queued, or waits until it is due. `expire` takes a pending job for itself, as
 `begin` does, to fail it without a further attempt. Nothing outside this file and `future.py`
@@ -24,6 +24,8 @@ from retryexec._errors import ShutdownError
 from retryexec._outcome import Failure, StopReason, type_name
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
+from retryexec._validate import Seconds
+from retryexec._validate import seconds as seconds_to_wait
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -65,6 +67,45 @@ class RetryFuture(LazyFuture[T]):
     def next_attempt_at(self) -> float | None:
         """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
         return None
+
+    @property
+    def held_by(self) -> str | None:
+        """What keeps the job from being tried: its "key", a guard, or a "pause"; None if nothing.
+
+        "key" means that another job of the same key goes first.
+        """
+        return None
+
+    @property
+    def superseded_by(self) -> "RetryFuture[Any] | None":
+        """The newer job of the same key that has replaced this one; None if none has.
+
+        This future ends as that one does.
+        """
+        return None
+
+    def retry_now(self) -> bool:
+        """Let the next attempt start as soon as a worker is free, if the job waits for it.
+
+        Returns:
+            whether it did. False if it is queued, running, held or has ended.
+        """
+        return False
+
+    def postpone(self, seconds: Seconds) -> bool:
+        """Let no attempt start within *seconds* (or a timedelta) from now.
+
+        It takes the place of a wait that has begun; the limits of the policy stay as they are. A
+        job behind another one of its key waits so long at least.
+
+        Returns:
+            whether the job is put off. False if it is running or has ended.
+
+        Raises:
+            TypeError, ValueError: *seconds* cannot be a time.
+        """
+        seconds_to_wait("seconds", seconds)
+        return False
 
     @property
     def job_id(self) -> str:
@@ -170,7 +211,7 @@ class Job(RetryFuture[T]):
         self.kwargs: Any = kwargs
         self.context: Any = context
         self.progress: JobProgress | None = None
-        # When its wait ends; None unless it waits. Written by `postpone`, and by the due queue.
+        # When its wait ends; None unless it waits. Written by `put_off` and `wait_until`, and by the due queue.
         self.due: float | None = None
         # When the latest attempt began; read only while there is no progress, so it is the first.
         self.started: float | None = None
@@ -205,6 +246,19 @@ class Job(RetryFuture[T]):
 
     @property
     @override
+    def held_by(self) -> str | None:
+        return "pause" if self in self.settings.pool.steering.set_aside else None
+
+    @override
+    def retry_now(self) -> bool:
+        return self.settings.pool.steering.retry_now(self)
+
+    @override
+    def postpone(self, seconds: Seconds) -> bool:
+        return self.settings.pool.steering.postpone(self, seconds_to_wait("seconds", seconds))
+
+    @property
+    @override
     def job_id(self) -> str:
         return super().job_id if self.entry is None else str(self.entry.id)
 
@@ -233,7 +287,7 @@ class Job(RetryFuture[T]):
         lock.release()
         return progress or True
 
-    def postpone(self, progress: JobProgress, due: float | None) -> StopReason | None:
+    def put_off(self, progress: JobProgress, due: float | None) -> StopReason | None:
         """Make the running job pending again, until *due* or, if None, for the queue.
 
         Returns:
@@ -300,9 +354,17 @@ class Job(RetryFuture[T]):
 
     def is_pending(self) -> bool:
         """Return whether the job is queued or waits, and not just about to."""
-        # Under the lock: a `postpone` that has found nothing against it comes before this look.
+        # Under the lock: a `put_off` that has found nothing against it comes before this look.
         with self._lock:
             return self._state == PENDING
+
+    def wait_until(self, due: float) -> bool:
+        """Let the pending job wait until *due*; return False if it is not pending any more."""
+        with self._lock:
+            if self._state != PENDING:
+                return False
+            self.due = due
+            return True
 
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an internal error."""
@@ -372,8 +434,21 @@ class Job(RetryFuture[T]):
             assert reason is not None
             settings.journal.note_end(self, reason, self._exception)
         settings.pool.remove(self)
+        if settings.controlled:
+            self.release_control()
         if self._done_callbacks:
             self._run_callbacks()
+
+    # ---- what a `ControlledJob` does beyond that
+
+    def settle(self, succeeded: bool, exception: BaseException | None) -> None:
+        """Tell the guards how the attempt went, and give back to them what it took."""
+
+    def give_back(self) -> None:
+        """Give back to the guards what was taken for an attempt that cannot start after all."""
+
+    def release_control(self) -> None:
+        """Let go on what the job, which has ended, held back. May be called twice."""
 
     def run_callbacks(self) -> None:
         """Run the callbacks of the ended job, each once."""

@@ -1,6 +1,6 @@
 """What an executor, or a view of it, has set for all jobs that are submitted to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from retryexec._core.pool import Pool
     from retryexec._events import GiveUp, Retry, Success
     from retryexec._journal_api import JournalLink
+    from retryexec.guards import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +29,8 @@ class JobSettings(Settings):
     # Where the user has no hook that hears of failures, they are logged. Of retries, only the
     # first after each of these types is, for a whole executor. None where there is a hook.
     logged_types: set[type] | None
+    # What keys jobs have: a callable that is asked, or one key for all; None for no keys.
+    key: "Callable[..., Hashable] | Hashable"
+    latest: bool  # whether a newer job of a key replaces one that waits
+    guards: "tuple[Guard, ...]"
+    controlled: bool  # whether a key or guards may hold jobs back

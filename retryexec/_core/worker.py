@@ -10,6 +10,7 @@ from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from retryexec._core.controlled import ControlledJob
 from retryexec._core.future import FinalException, UnreadFailure
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
@@ -97,10 +98,14 @@ class Worker(StartableThread):
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
             job.cancel()
+        if settings.controlled and not pool.control.admit(job):
+            return self._instead_of(job)
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.stopping or not (progress := job.begin(now)):
-            return False
+        if pool.halted or not (progress := job.begin(now)):
+            if settings.controlled:
+                job.give_back()
+            return self._instead_of(job)
         policy = settings.policy
         if progress is not True:
             if progress.attempts and now - progress.began > policy.elapsed_limit:
@@ -132,9 +137,31 @@ class Worker(StartableThread):
             # A traceback keeps this frame alive, which must not keep the job alive.
             del job, progress, context, raised, value
 
+    def _instead_of(self, job: Job[Any]) -> bool:
+        """Do what is to be done where no attempt of *job*, which was drawn, can start: mostly nothing.
+
+        Returns:
+            False: *job* does not go back into the queue.
+        """
+        pool = self._pool
+        if pool.halted:
+            pool.steering.set_aside_if_paused(job)
+            return False
+        newer = job.superseded_by
+        if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+            self.job = newer
+            try:
+                if self._attempt(newer):
+                    pool.queue.put(newer)
+            except BaseException as error:
+                self._fail_after_internal_error(newer, error)
+        return False
+
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
         """End *job* with *value*."""
         pool, settings = self._pool, job.settings
+        if settings.guards:
+            job.settle(True, None)
         submitted = job.submitted if settings.on_success is not None else None
         self.succeeded += 1
         self.job = None
@@ -148,6 +175,8 @@ class Worker(StartableThread):
         if pool.room is not None:
             pool.after_removal()
         has_callbacks = job.succeed(value)
+        if settings.controlled:
+            job.release_control()
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)
@@ -190,7 +219,13 @@ class Worker(StartableThread):
             self._succeed(job, value, context)
             return False
         progress.previous = exception
+        if settings.guards:
+            job.settle(False, exception)
         if delay is not None:
+            if settings.controlled and not progress.cancel_requested:
+                due = None if delay == 0.0 else now + delay
+                if pool.control.hand_over(job, due):
+                    return False
             if settings.journal is not None:
                 settings.journal.note_retry(job, delay)
             if settings.on_retry is not None and not progress.cancel_requested:
@@ -215,9 +250,9 @@ class Worker(StartableThread):
     def _postpone(
         self, job: Job[Any], progress: JobProgress, due: float | None
     ) -> StopReason | None:
-        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
+        """Make *job* pending, as `Job.put_off` does, and schedule it if it has to wait."""
         exception = progress.previous
-        reason = job.postpone(progress, due)
+        reason = job.put_off(progress, due)
         if reason is not None:
             return reason
         if exception is not None:
@@ -251,6 +286,7 @@ class Worker(StartableThread):
                 pool.unfinished.discard(job)
                 message = "the job's exception could not be handled; the log has what it raised"
                 job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message)))
+                job.release_control()
 
 
 def give_up(
@@ -296,7 +332,10 @@ def give_up(
                 pool.unfinished.discard(job)
                 if pool.room is not None:
                     pool.after_removal()
-            if job.fail(reason, failure, value):
+            has_callbacks = job.fail(reason, failure, value)
+            if settings.controlled:
+                job.release_control()
+            if has_callbacks:
                 if worker is None:
                     job.run_callbacks()
                 else:

@@ -1,0 +1,193 @@
+"""Control: what keeps a job from starting, beside its due time: its key, and its guards.
+
+A held job is in no queue. Whoever lets it go queues it, perhaps once too often; the worker that
+draws it asks here whether an attempt may start.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from retryexec._core.controlled import ControlledJob, Waker
+from retryexec._core.keys import Keys
+from retryexec._outcome import StopReason
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
+    from retryexec.guards._chain import GuardChain
+
+
+class Control:
+    """Decides which jobs of a pool may start, and has those that may not.
+
+    Attributes:
+        keys: the lines of jobs that have the same key.
+        parked: jobs that wait behind another of their key, or in a guard's line.
+        superseded: how many jobs were replaced by newer ones. The pool's lock guards it.
+    """
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        # They are in no queue, and not in the due queue. Each change is one call into C, so neither
+        # a thread nor a signal handler comes in between.
+        self.parked: dict[ControlledJob[Any], None] = {}
+        self.used = False  # whether there ever was a job with a key or guards
+        self.superseded = 0
+        self.keys = Keys(self)
+
+    # ---- in
+
+    def accept(self, job: ControlledJob[Any]) -> None:
+        """Take *job* as `Pool.accept` does, and put it in its place.
+
+        One that replaces another needs no room of its own.
+        """
+        pool, keyed = self.pool, job.key is not None
+        if pool.refusal is not None:
+            raise pool.refusal()
+        self.used = True
+        try:
+            replaced = self.keys.enter_by_replacing(job) if keyed and job.latest else None
+            if replaced is None:
+                pool.add(job)
+                if keyed:
+                    replaced = self.keys.enter(job)
+            if replaced is not None:
+                self._take_place(job, replaced)
+            if pool.growing:
+                pool.grow_or_raise()
+            if replaced is None and (job.line is None or job.line.head is job):
+                pool.queue.put(job)
+        except BaseException:
+            pool.take_back(job)
+            raise
+
+    def take_over(self, job: ControlledJob[Any], due: float | None) -> None:
+        """Put *job*, which is one of the unfinished, in its place; it is due then, or now."""
+        self.used = True
+        if job.key is not None:
+            job.not_before = due
+            replaced = self.keys.enter(job)
+            if replaced is not None:
+                self.supersede(replaced)
+            if job.line is not None and job.line.head is not job:
+                return
+            job.not_before = None
+        self.pool.enqueue(job, due)
+
+    # ---- a newer job takes the place of another
+
+    def _take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+        """Let *job* wait where *replaced* did, which it has replaced in the line of their key.
+
+        Where that was the queue, the worker that draws *replaced* goes on with *job*.
+        """
+        parked = self.parked
+        self.supersede(replaced)
+        if replaced.settings.guards == job.settings.guards:
+            job.take_chain(replaced)
+        else:
+            replaced.settle_unused()
+        due = replaced.due
+        if due is not None and self.pool.timekeeper.discard(replaced):
+            self.pool.enqueue(job, due)
+        elif replaced.not_before is not None:
+            job.not_before = replaced.not_before
+        if replaced in parked:
+            parked.pop(replaced, None)
+            if job.line is not None and job.line.head is job:
+                self.pool.enqueue(job)  # to ask the guards where it stands
+
+    def supersede(self, job: ControlledJob[Any]) -> None:
+        """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
+        pool = self.pool
+        with pool.lock:
+            if job not in pool.unfinished:
+                return
+            self.superseded += 1
+            # There is no call between the count and this, so no interrupt comes in between.
+            pool.unfinished.remove(job)
+        if job.settings.journal is not None:
+            job.settings.journal.note_end(job, StopReason.SUPERSEDED, None)
+        if pool.room is not None:
+            pool.after_removal()
+
+    def hand_over(self, job: ControlledJob[Any], due: float | None) -> bool:
+        """Let a newer job of the same key go instead of *job*, whose attempt failed in this worker.
+
+        Args:
+            job: a job that would be tried again.
+            due: when that would be; None for at once.
+
+        Returns:
+            whether there is one, so that *job* is not tried again.
+        """
+        if job.line is None or not self.keys.hand_over(job, due):
+            return False
+        self.supersede(job)
+        self.keys.leave(job)
+        return True
+
+    # ---- for workers
+
+    def admit(self, job: ControlledJob[Any]) -> bool:
+        """Return whether an attempt of *job* may start; a job that is held will be queued again."""
+        if self.pool.halted:
+            return False
+        if job.line is not None:
+            with job.line.lock:  # held by a thread that is just replacing another by this one
+                if job.line.head is not job:
+                    return False
+        if not job.settings.guards:
+            return True
+        if not job.start_asking():
+            return False
+        while True:
+            chain = job.chain or self._new_chain(job)
+            due = chain.ask()
+            if due is None:
+                self.parked.pop(job, None)
+                return True
+            self._hold(job, due)
+            if not job.asked_again():
+                return False
+
+    def _new_chain(self, job: ControlledJob[Any]) -> "GuardChain":
+        # Here, since an executor without guards does not need them.
+        from retryexec.guards import AttemptRequest
+        from retryexec.guards._chain import GuardChain
+
+        settings = job.settings
+        request = AttemptRequest(
+            number=job.attempts + 1,
+            job=job.submitted,
+            args=job.args or (),
+            kwargs=job.kwargs or {},
+            now=self.pool.now,
+            wake=Waker(job),
+            attempt_timeout=settings.policy.attempt_timeout,
+        )
+        job.chain = chain = GuardChain(settings.guards, request)
+        return chain
+
+    def _hold(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job* wait until *due*, or if that is infinity until a guard wakes it."""
+        if due < math.inf:
+            self.parked.pop(job, None)
+            if job.due is not None:
+                self.pool.timekeeper.discard(job)
+            self.pool.enqueue(job, due)
+        else:
+            self.parked[job] = None
+        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+            self.parked.pop(job, None)
+            job.settle_unused()
+
+    def wake(self, job: ControlledJob[Any]) -> None:
+        """Queue *job*, which a guard holds, so that its guards are asked again."""
+        pool = self.pool
+        if job.chain is None:
+            return
+        with pool.resuming(job):
+            if job.due is not None:
+                pool.timekeeper.discard(job)
+            pool.enqueue(job)
