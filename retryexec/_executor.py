@@ -236,18 +236,18 @@ class RetryingExecutor(Executor):
 
     def _accept(self, job: Job[Any]) -> None:
         """Accept *job* where more is to be done than to put it into the pool."""
-        accept: Callable[[Any], None] = self._pool.accept
+        control = None
         if isinstance(job, ControlledJob):
-            accept = self._pool.control.accept
+            control = self._pool.control
             job.key = key_of(self._key, job)
         if self._link is None:
-            accept(job)
+            self._pool.accept(job, control)
         else:
             if self._pool.refusal is not None:
                 raise self._pool.refusal()  # before anything is written
             self._link.accept(job)
             try:
-                accept(job)
+                self._pool.accept(job, control)
             except BaseException:
                 self._link.refused(job)
                 raise

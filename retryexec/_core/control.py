@@ -12,7 +12,7 @@ from retryexec._core.keys import Keys
 from retryexec._outcome import StopReason
 
 if TYPE_CHECKING:
-    from retryexec._core.pool import Pool
+    from retryexec._core.pool import AnyJob, Pool
     from retryexec.guards._chain import GuardChain
 
 
@@ -36,43 +36,31 @@ class Control:
 
     # ---- in
 
-    def accept(self, job: ControlledJob[Any]) -> None:
-        """Take *job* as `Pool.accept` does, and put it in its place.
+    def place_by_replacing(self, job: "AnyJob") -> bool:
+        """Put *job* in the place of one that it replaces, if there is one; it needs no other room."""
+        assert isinstance(job, ControlledJob)
+        self.used = True
+        replaced = self.keys.enter_by_replacing(job)
+        if replaced is None:
+            return False
+        self._take_place(job, replaced)
+        return True
 
-        One that replaces another needs no room of its own.
+    def place(self, job: "AnyJob", due: float | None = None) -> None:
+        """Put *job*, which is one of the unfinished, where it waits for its first attempt.
+
+        Args:
+            due: the attempt is not due before that; None if it is due now.
         """
-        pool, keyed = self.pool, job.key is not None
-        if pool.refusal is not None:
-            raise pool.refusal()
+        assert isinstance(job, ControlledJob)
         self.used = True
-        try:
-            replaced = self.keys.enter_by_replacing(job) if keyed and job.latest else None
-            if replaced is None:
-                pool.add(job)
-                if keyed:
-                    replaced = self.keys.enter(job)
-            if replaced is not None:
-                self._take_place(job, replaced)
-            if pool.growing:
-                pool.grow_or_raise()
-            if replaced is None and (job.line is None or job.line.head is job):
-                pool.queue.put(job)
-        except BaseException:
-            pool.take_back(job)
-            raise
-
-    def take_over(self, job: ControlledJob[Any], due: float | None) -> None:
-        """Put *job*, which is one of the unfinished, in its place; it is due then, or now."""
-        self.used = True
-        if job.key is not None:
+        if job.key is None:
+            self.pool.enqueue(job, due)
+        elif job.line is None:
             job.not_before = due
             replaced = self.keys.enter(job)
             if replaced is not None:
-                self.supersede(replaced)
-            if job.line is not None and job.line.head is not job:
-                return
-            job.not_before = None
-        self.pool.enqueue(job, due)
+                self._take_place(job, replaced)
 
     # ---- a newer job takes the place of another
 

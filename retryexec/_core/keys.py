@@ -83,13 +83,14 @@ class Keys:
                 if last is not None and self._replace(line, last, job):
                     return last
                 if last is None:
-                    line.head, line.let_go = job, True  # the caller queues it
+                    line.head, line.let_go = job, False
                 else:
                     if line.behind is None:
                         line.behind = deque()
                     line.behind.append(job)
                     self._control.parked[job] = None
-                return None
+            self._let_go(line)
+            return None
 
     def enter_by_replacing(self, job: KeyedJob) -> "KeyedJob | None":
         """Do as `enter` if there is a job that *job* replaces; else do nothing.

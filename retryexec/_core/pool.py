@@ -133,8 +133,11 @@ class Pool:
 
     # ---- in: jobs come from submit, from a journal, and from the timekeeper
 
-    def accept(self, job: AnyJob) -> None:
+    def accept(self, job: AnyJob, control: Control | None = None) -> None:
         """Take *job*; block while `max_pending` jobs are unfinished.
+
+        Args:
+            control: puts a `ControlledJob` in its place; None for any other job, which is queued.
 
         Raises:
             RuntimeError: the pool takes no more jobs, or not from this thread.
@@ -142,32 +145,27 @@ class Pool:
         if self.refusal is not None:
             raise self.refusal()
         try:
-            self.add(job)
+            if self.room is None:
+                self.unfinished.add(job)
+            elif control is None or not control.place_by_replacing(job):
+                self._add_once_there_is_room(self.room, job)
+            # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
+            # So either a worker stays to run this one, or we see `refusal` here.
+            if self.refusal is not None and job.withdraw():
+                raise self.refusal()
             if self.growing:
-                self.grow_or_raise()
-            self.queue.put(job)
-        except BaseException:
-            self.take_back(job)
+                self._grow_or_raise()
+            if control is None:
+                self.queue.put(job)
+            else:
+                control.place(job)
+        except BaseException:  # an interrupt, or a refusal, or no worker could be started
+            try:  # for a second interrupt
+                self.interrupted.append(job)
+                job.withdraw()
+            finally:
+                self.wake_worker()
             raise
-
-    def add(self, job: AnyJob) -> None:
-        """Make *job* one of the unfinished; block while there is no room; raise if closed."""
-        if self.room is None:
-            self.unfinished.add(job)
-        else:
-            self._add_once_there_is_room(self.room, job)
-        # Only now: close() sets `refusal` before a worker looks whether any job is unfinished. So
-        # either a worker stays to run this one, or we see `refusal` here.
-        if self.refusal is not None and job.withdraw():
-            raise self.refusal()
-
-    def take_back(self, job: AnyJob) -> None:
-        """Take *job* back after an interrupt, or a refusal, or if no worker could be started."""
-        try:  # for a second interrupt
-            self.interrupted.append(job)
-            job.withdraw()
-        finally:
-            self.wake_worker()
 
     def enqueue(self, job: AnyJob, due: float | None = None) -> bool:
         """Queue the pending *job*, or let it wait until *due*; return whether it waits."""
@@ -228,7 +226,7 @@ class Pool:
                 job.resume_end()
                 continue
             if isinstance(job, ControlledJob):
-                self.control.take_over(job, due)
+                self.control.place(job, due)
             else:
                 self.enqueue(job, due)
         with self.lock:
@@ -245,7 +243,7 @@ class Pool:
 
     # ---- workers
 
-    def grow_or_raise(self) -> None:
+    def _grow_or_raise(self) -> None:
         """Start a worker if need be; raise what prevents it if there is none at all."""
         with self.lock:
             failure = self.grow()

@@ -109,9 +109,10 @@ class Steering:
             pool.enqueue(job)
         return True
 
-    def postpone(self, job: Job[Any], due: float) -> bool:
-        """Let *job* wait until *due* if it is pending; return whether it is."""
+    def postpone(self, job: Job[Any], seconds: float) -> bool:
+        """Let *job* wait *seconds* from now if it is pending; return whether it is."""
         pool = self._pool
+        due = pool.now() + seconds
         with pool.resuming(job):
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
