@@ -1,5 +1,7 @@
 """A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail."""
 
+from typing import TYPE_CHECKING, Any
+
 from retryexec._attempt import Attempt, current_attempt
 from retryexec._backoff import (
     Backoff,
@@ -32,13 +34,24 @@ from retryexec._retry import retry, retry_async
 from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
 from retryexec._ticker import EventTimer, Ticker, Timer
 
+if TYPE_CHECKING:
+    from retryexec.guards import (
+        AttemptRequest,
+        ConcurrencyLimit,
+        Guard,
+        Outcome,
+        RateLimit,
+    )
+
 __all__ = [
     "Attempt",
+    "AttemptRequest",
     "Backoff",
     "CallStats",
     "CancelToken",
     "Cancelled",
     "Clock",
+    "ConcurrencyLimit",
     "ConstantBackoff",
     "DecorrelatedJitterBackoff",
     "EqualJitterBackoff",
@@ -48,10 +61,13 @@ __all__ = [
     "FibonacciBackoff",
     "FullJitterBackoff",
     "GiveUp",
+    "Guard",
     "LastCall",
     "LinearBackoff",
+    "Outcome",
     "PendingLimitError",
     "PermanentError",
+    "RateLimit",
     "Recovered",
     "Retriable",
     "RetriedFunction",
@@ -74,3 +90,13 @@ __all__ = [
     "retry_async",
     "retrying",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a guard when it is first used: most programs use none (PEP 562)."""
+    if name in __all__:
+        from retryexec import guards
+
+        return getattr(guards, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

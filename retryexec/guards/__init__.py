@@ -1,0 +1,16 @@
+"""Guards: what protects the other side from too many attempts.
+
+Given as ``guards=[…]`` to an executor, `retry`, `retry_async` or `retrying`.
+"""
+
+from retryexec.guards._concurrency_limit import ConcurrencyLimit
+from retryexec.guards._guard import AttemptRequest, Guard, Outcome
+from retryexec.guards._rate_limit import RateLimit
+
+__all__ = [
+    "AttemptRequest",
+    "ConcurrencyLimit",
+    "Guard",
+    "Outcome",
+    "RateLimit",
+]
