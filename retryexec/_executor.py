@@ -435,7 +435,7 @@ def _is_latest(keep: Any) -> bool:
 def _checked_guards(guards: Any) -> "tuple[Guard, ...]":
     if type(guards) is tuple and not guards:
         return ()
-    from retryexec.guards import checked_guards  # here, since most programs have none
+    from retryexec.guards._guard import checked_guards  # here, since most programs have none
 
     return checked_guards(guards)
 

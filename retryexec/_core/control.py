@@ -13,7 +13,7 @@ from retryexec._outcome import StopReason
 
 if TYPE_CHECKING:
     from retryexec._core.pool import AnyJob, Pool
-    from retryexec.guards._chain import GuardChain
+    from retryexec.guards._guard import Passage
 
 
 class Control:
@@ -70,20 +70,21 @@ class Control:
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
         parked = self.parked
-        self.supersede(replaced)
+        if replaced.passage is not None and replaced in parked:
+            parked[job] = None  # first, since a guard may let the job go from now on
         if replaced.settings.guards == job.settings.guards:
-            job.take_chain(replaced)
+            job.take_passage(replaced)
         else:
             replaced.settle_unused()
+        self.supersede(replaced)
+        parked.pop(replaced, None)
+        if replaced.not_before is not None:
+            job.not_before = replaced.not_before
         due = replaced.due
         if due is not None and self.pool.timekeeper.discard(replaced):
             self.pool.enqueue(job, due)
-        elif replaced.not_before is not None:
-            job.not_before = replaced.not_before
-        if replaced in parked:
-            parked.pop(replaced, None)
-            if job.line is not None and job.line.head is job:
-                self.pool.enqueue(job)  # to ask the guards where it stands
+        elif job in parked and job.passage is None and job.line and job.line.head is job:
+            self.pool.enqueue(job)  # it has other guards to ask than the one before
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
@@ -130,8 +131,8 @@ class Control:
         if not job.start_asking():
             return False
         while True:
-            chain = job.chain or self._new_chain(job)
-            due = chain.ask()
+            passage = job.passage or self._new_passage(job)
+            due = passage.ask()
             if due is None:
                 self.parked.pop(job, None)
                 return True
@@ -139,23 +140,22 @@ class Control:
             if not job.asked_again():
                 return False
 
-    def _new_chain(self, job: ControlledJob[Any]) -> "GuardChain":
+    def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
         # Here, since an executor without guards does not need them.
-        from retryexec.guards import AttemptRequest
-        from retryexec.guards._chain import GuardChain
+        from retryexec.guards._guard import AttemptRequest, Passage
 
-        settings = job.settings
         request = AttemptRequest(
-            number=job.attempts + 1,
-            job=job.submitted,
-            args=job.args or (),
-            kwargs=job.kwargs or {},
+            job.attempts + 1,
+            job.submitted,
+            job.args or (),
+            job.kwargs or {},
             now=self.pool.now,
             wake=Waker(job),
-            attempt_timeout=settings.policy.attempt_timeout,
+            attempt_timeout=job.settings.policy.attempt_timeout,
+            by_exec=job.by_exec,
         )
-        job.chain = chain = GuardChain(settings.guards, request)
-        return chain
+        job.passage = passage = Passage(job.settings.guards, request)
+        return passage
 
     def _hold(self, job: ControlledJob[Any], due: float) -> None:
         """Let *job* wait until *due*, or if that is infinity until a guard wakes it."""
@@ -173,7 +173,7 @@ class Control:
     def wake(self, job: ControlledJob[Any]) -> None:
         """Queue *job*, which a guard holds, so that its guards are asked again."""
         pool = self.pool
-        if job.chain is None:
+        if job.passage is None:
             return
         with pool.resuming(job):
             if job.due is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from retryexec._core.keys import Line
-    from retryexec.guards._chain import GuardChain
+    from retryexec.guards._guard import Passage
 
 T = TypeVar("T")
 
@@ -34,13 +34,13 @@ class ControlledJob(Job[T]):
         not_before: when it may be tried, if its turn comes before that; None for at once.
         followers: the futures that end as it does; None if it has replaced no job.
         following: what it is one of, once it has been replaced.
-        chain: what asks its guards; None between a job's attempts.
+        passage: what asks its guards; None between a job's attempts.
     """
 
     __slots__ = (
         "_asked_again",
         "_asking",
-        "chain",
+        "passage",
         "followers",
         "following",
         "key",
@@ -65,7 +65,7 @@ class ControlledJob(Job[T]):
         self.not_before: float | None = None
         self.followers: Followers | None = None
         self.following: Followers | None = None
-        self.chain: GuardChain | None = None
+        self.passage: Passage | None = None
         # Whether a worker is asking the guards, or about to begin; and whether another one has
         # drawn the job meanwhile, so that they are to be asked again.
         self._asking = False
@@ -92,8 +92,8 @@ class ControlledJob(Job[T]):
             return None
         if self.line is not None and self.line.head is not self:
             return "key"
-        chain = self.chain
-        held_by = None if chain is None else chain.held_by
+        passage = self.passage
+        held_by = None if passage is None else passage.held_by
         return super().held_by if held_by is None else held_by
 
     @override
@@ -165,41 +165,41 @@ class ControlledJob(Job[T]):
     def leave_guards(self) -> None:
         """Give up the place in a guard's line, since the job waits for a time."""
         with self._lock:
-            chain = self.chain if self.due is not None else None
-            if chain is not None:
-                self.chain = None
+            passage = self.passage if self.due is not None else None
+            if passage is not None:
+                self.passage = None
         self.settings.pool.control.parked.pop(self, None)
-        if chain is not None:
-            chain.settle(None)
+        if passage is not None:
+            passage.settle(None)
 
     @override
     def settle(self, succeeded: bool, exception: BaseException | None) -> None:
-        chain = self.chain
-        if chain is not None:
-            self.chain = None
+        passage = self.passage
+        if passage is not None:
+            self.passage = None
             started = self.started or 0.0
             seconds = self.settings.pool.now() - started
             from retryexec.guards import Outcome
 
-            chain.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""
-        chain = self.chain
-        if chain is not None:
-            self.chain = None
-            chain.settle(None)
+        passage = self.passage
+        if passage is not None:
+            self.passage = None
+            passage.settle(None)
 
-    def take_chain(self, other: "ControlledJob[Any]") -> None:
+    def take_passage(self, other: "ControlledJob[Any]") -> None:
         """Take over what *other*, which this job has replaced, holds of its guards."""
-        chain = other.chain
-        if chain is not None:
-            request = chain.request
+        passage = other.passage
+        if passage is not None:
+            request = passage.request
             request.number, request.job = self.attempts + 1, self.submitted
             request.args, request.kwargs = self.args, self.kwargs
             assert isinstance(request.wake, Waker)
             request.wake.job = self
-            self.chain, other.chain = chain, None
+            self.passage, other.passage = passage, None
 
     # ---- being replaced
 

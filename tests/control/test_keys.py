@@ -206,9 +206,7 @@ class TestLatest:
         assert (first.stop_reason, first.superseded_by) == (StopReason.SUPERSEDED, second)
         assert (first.attempts, second.attempts) == (1, 1)
 
-    def test_one_that_fails_for_good_keeps_its_own_end(
-        self, latest: RetryingExecutor
-    ) -> None:
+    def test_one_that_fails_for_good_keeps_its_own_end(self, latest: RetryingExecutor) -> None:
         gate = Gate(PermanentError(Boom("older")))
         first = latest.submit(gate)
         assert gate.reached()
@@ -218,9 +216,7 @@ class TestLatest:
         assert isinstance(first.exception(10), Boom)
         assert first.stop_reason is StopReason.PERMANENT
 
-    def test_followers_fail_with_the_same_exception(
-        self, latest: RetryingExecutor
-    ) -> None:
+    def test_followers_fail_with_the_same_exception(self, latest: RetryingExecutor) -> None:
         gate = Gate()
         latest.submit(gate)
         assert gate.reached()

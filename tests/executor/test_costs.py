@@ -114,7 +114,7 @@ def test_frames_of_an_attempt_that_fails(
     assert frames(worker._attempt, future) == [
         *("_attempt", "begin", "begin", "record", "_with_latest", "text_of"),
         "failing",
-        *("_judge", "fail", "decide", "_next_delay", "_put_off", "postpone"),
+        *("_judge", "fail", "decide", "_next_delay", "_postpone", "postpone"),
     ]
     future.cancel()
 
