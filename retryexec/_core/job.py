@@ -110,7 +110,11 @@ class JobProgress(Progress):
     __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
 
     def __init__(self, started: float | None) -> None:
-        super().__init__(started or 0.0, 0 if started is None else 1)
+        # The same as in Progress.__init__, repeated here to spare each job that fails a call.
+        self.attempts = 0 if started is None else 1
+        self.began = self.started = started or 0.0
+        self.delays = self.previous = None
+        self._records = ()
         self.refused: Any = None
         self.cancel_requested = False
         self.stop_reason: StopReason | None = None
@@ -122,10 +126,9 @@ class JobProgress(Progress):
         stopping = settings.pool.stopping
         return self.cancel_requested or stopping or super().is_cancelled(settings)
 
-    @override
     def end(self) -> None:
-        super().end()
-        self.refused = None
+        """Drop what only further attempts need."""
+        self.delays = self.previous = self.refused = None
 
 
 class Job(RetryFuture[T]):

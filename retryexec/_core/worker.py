@@ -180,16 +180,18 @@ class Worker(StartableThread):
             raised, value = PermanentError(TypeError(coroutine_refusal(job.submitted))), None
         progress = job.progress or job.ensure_progress()
         now = pool.now()
-        progress.fail(raised, now)
         self.failures += 1  # counted before anything of the user's can raise
         progress.refused = value
-        exception, delay, reason = decide(settings.policy, progress, raised, value, now)
-        if reason is StopReason.SUCCEEDED:
-            progress.unrecorded = False
+        try:
+            exception, delay, reason = decide(settings.policy, progress, raised, value, now)
+        except BaseException:  # control flow, from one of the policy's callables
+            progress.fail(raised, now)
+            raise
+        if delay is None and reason is StopReason.SUCCEEDED:
             self.failures -= 1
             self._succeed(job, value, context)
             return False
-        progress.previous = exception
+        progress.fail(exception, now)
         if delay is not None:
             if settings.journal is not None:
                 settings.journal.note_retry(job, delay)
@@ -204,34 +206,17 @@ class Worker(StartableThread):
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
                 due = None
-            reason = self._postpone(job, progress, due)
+            reason = job.postpone(progress, due)
             if reason is None:
+                if exception is not None:
+                    release_frames(exception)
+                if due is not None:
+                    pool.timekeeper.schedule(job, due)
                 return due is None
-        assert reason is not None  # from decide() if there is no delay, else from _postpone()
+        assert reason is not None  # from decide() if there is no delay, else from postpone()
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
-
-    def _postpone(
-        self, job: Job[Any], progress: JobProgress, due: float | None
-    ) -> StopReason | None:
-        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
-        exception = progress.previous
-        reason = job.postpone(progress, due)
-        if reason is not None:
-            return reason
-        if exception is not None:
-            # A traceback keeps the variables of its frames alive, as long as the job waits.
-            # And an exception that is raised again adds its new traceback to the old one.
-            with_traceback(exception, None)
-            linked = exception.__cause__ is not None or exception.__context__ is not None
-            for value in exception.args:
-                linked = linked or isinstance(value, BaseException)
-            if linked or isinstance(exception, BaseExceptionGroup):
-                release_frames(exception)
-        if due is not None:
-            self._pool.timekeeper.schedule(job, due)
-        return None
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
         """End *job* after *error*, which did not come from its attempt."""
@@ -242,8 +227,8 @@ class Worker(StartableThread):
         report("%s met an error outside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             progress = job.ensure_progress()
-            self.failures += not progress.unrecorded  # if _judge has not got that far
-            exception = progress.previous if progress.unrecorded else error
+            self.failures += not progress.failed  # if _judge has not got that far
+            exception = progress.previous if progress.failed else error
             try:
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
