@@ -301,12 +301,6 @@ class Job(RetryFuture[T]):
             self._state = RUNNING
         return True
 
-    def is_pending(self) -> bool:
-        """Return whether the job is queued or waits, and not just about to."""
-        # Under the lock: a `postpone` that has found nothing against it comes before this look.
-        with self._lock:
-            return self._state == PENDING
-
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an internal error."""
         with self._lock:
@@ -334,15 +328,22 @@ class Job(RetryFuture[T]):
         Returns:
             whether the job is cancelled.
         """
+        return self.cancel_pending(or_request=True)
+
+    def cancel_pending(self, *, or_request: bool = False) -> bool:
+        """Cancel the job if it is queued or waits; return whether it is cancelled.
+
+        With *or_request*, no other attempt follows one that is running.
+        """
         try:
             if self.settings.pool.forked:
                 self._check_fork()
             ended = False
             while not ended:
                 with self._lock:
-                    if self._state == RUNNING:
-                        self.ensure_progress().cancel_requested = True
                     if self._state != PENDING:
+                        if self._state == RUNNING and or_request:
+                            self.ensure_progress().cancel_requested = True
                         return self.cancelled()
                     if self._threads_waiting is None:  # the short way, for there is nobody to tell
                         self._state = CANCELLED_AND_NOTIFIED

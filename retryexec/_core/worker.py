@@ -21,7 +21,6 @@ from retryexec._exceptions import (
     release_frames,
     report,
     trim,
-    with_traceback,
 )
 from retryexec._outcome import StopReason, gave_up, name_of, text_of, type_name
 from retryexec._policy import decide
@@ -193,15 +192,9 @@ class Worker(StartableThread):
             return False
         progress.fail(exception, now)
         if delay is not None:
-            if settings.journal is not None:
-                settings.journal.note_retry(job, delay)
-            if settings.on_retry is not None and not progress.cancel_requested:
-                trim_to_attempt(exception, raised)
-                event = Retry(progress.attempts, exception, delay, job.submitted, job)
-                tell(settings.on_retry, event, context)
-                del event
-            if settings.logged_types is not None and type(exception) not in settings.logged_types:
-                _log_first_retry(job, settings.logged_types, exception, delay)
+            logged = settings.logged_types
+            if logged is None or type(exception) not in logged or settings.journal is not None:
+                _tell_of_retry(job, progress, raised, delay, context)
             due = None if delay == 0.0 else now + delay
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
@@ -222,7 +215,8 @@ class Worker(StartableThread):
         """End *job* after *error*, which did not come from its attempt."""
         pool = self._pool
         # If there was no memory to queue the job, or to schedule it, nobody else would run it.
-        pool.timekeeper.discard(job)
+        with pool.lock:
+            pool.timekeeper.discard(job)
         job.claim()
         report("%s met an error outside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
@@ -295,6 +289,25 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
     logs = settings.logged_types is not None
     return logs and not (asked_for or not_lost or pool.shutdown.silent)
+
+
+def _tell_of_retry(
+    job: Job[Any],
+    progress: JobProgress,
+    raised: BaseException | None,
+    delay: float,
+    context: Context,
+) -> None:
+    """Tell the journal, and the user's hook or else the log, that another attempt follows."""
+    settings, exception = job.settings, progress.previous
+    if settings.journal is not None:
+        settings.journal.note_retry(job, delay)
+    if settings.on_retry is not None and not progress.cancel_requested:
+        trim_to_attempt(exception, raised)
+        event = Retry(progress.attempts, exception, delay, job.submitted, job)
+        tell(settings.on_retry, event, context)
+    if settings.logged_types is not None and type(exception) not in settings.logged_types:
+        _log_first_retry(job, settings.logged_types, exception, delay)
 
 
 def _log_first_retry(
