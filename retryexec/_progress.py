@@ -63,11 +63,9 @@ class Progress:
         """Record that the attempt begun last has failed, with *exception* or a refused value."""
         self.previous = exception
         started = self.started
-        if exception is None:
-            latest = (self.attempts, started, now - started, None, "refused result")
-        else:
-            kind, text = type(exception), text_of(exception)
-            latest = (self.attempts, started, now - started, kind, text)
+        kind = None if exception is None else type(exception)
+        text = "refused result" if exception is None else text_of(exception)
+        latest = (self.attempts, started, now - started, kind, text)
         # Not (*records, *latest), which takes twice as long.
         records = self._records
         self._records = (records if len(records) <= _KEPT else records[_FIELDS:]) + latest

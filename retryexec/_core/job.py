@@ -369,8 +369,11 @@ class Job(RetryFuture[T]):
 
     def after_end(self) -> None:
         """Do what follows the end of a job that no worker was running. May be called twice."""
-        self.release_call()
         settings = self.settings
+        # As release_call does, which would be one more call for every job at a shutdown.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
         if settings.journal is not None:
             reason = self.stop_reason
             assert reason is not None

@@ -227,9 +227,12 @@ class Worker(StartableThread):
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
                 report("%s met another error as it ended that job", self.name)
+                self.failed += job in pool.unfinished  # if give_up has not got that far
                 pool.unfinished.discard(job)
+                pool.after_removal()
                 message = "the job's exception could not be handled; the log has what it raised"
-                job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message)))
+                if job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message))):
+                    self.run_callbacks(job)
 
 
 def give_up(
