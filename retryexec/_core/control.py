@@ -81,7 +81,7 @@ class Control:
         if replaced.not_before is not None:
             job.not_before = replaced.not_before
         due = replaced.due
-        if due is not None and self.pool.timekeeper.discard(replaced):
+        if due is not None and self.pool.end_wait(replaced):
             self.pool.enqueue(job, due)
         elif job in parked and job.passage is None and job.line and job.line.head is job:
             self.pool.enqueue(job)  # it has other guards to ask than the one before
@@ -100,7 +100,7 @@ class Control:
         if pool.room is not None:
             pool.after_removal()
 
-    def hand_over(self, job: ControlledJob[Any], due: float | None) -> bool:
+    def hand_over(self, job: "AnyJob", due: float | None) -> bool:
         """Let a newer job of the same key go instead of *job*, whose attempt failed in this worker.
 
         Args:
@@ -110,7 +110,10 @@ class Control:
         Returns:
             whether there is one, so that *job* is not tried again.
         """
-        if job.line is None or not self.keys.hand_over(job, due):
+        assert isinstance(job, ControlledJob)
+        progress = job.progress
+        cancelled = progress is not None and progress.cancel_requested
+        if cancelled or job.line is None or not self.keys.hand_over(job, due):
             return False
         self.supersede(job)
         self.keys.leave(job)
@@ -118,8 +121,9 @@ class Control:
 
     # ---- for workers
 
-    def admit(self, job: ControlledJob[Any]) -> bool:
+    def admit(self, job: "AnyJob") -> bool:
         """Return whether an attempt of *job* may start; a job that is held will be queued again."""
+        assert isinstance(job, ControlledJob)
         if self.pool.halted:
             return False
         if job.line is not None:
@@ -162,7 +166,7 @@ class Control:
         if due < math.inf:
             self.parked.pop(job, None)
             if job.due is not None:
-                self.pool.timekeeper.discard(job)
+                self.pool.end_wait(job)
             self.pool.enqueue(job, due)
         else:
             self.parked[job] = None
@@ -177,5 +181,5 @@ class Control:
             return
         with pool.resuming(job):
             if job.due is not None:
-                pool.timekeeper.discard(job)
+                pool.end_wait(job)
             pool.enqueue(job)

@@ -40,13 +40,13 @@ class ControlledJob(Job[T]):
     __slots__ = (
         "_asked_again",
         "_asking",
-        "passage",
         "followers",
         "following",
         "key",
         "latest",
         "line",
         "not_before",
+        "passage",
     )
 
     def __init__(  # noqa: PLR0917  as Job's

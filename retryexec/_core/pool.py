@@ -178,6 +178,11 @@ class Pool:
                 self.grow()
         return False
 
+    def end_wait(self, job: AnyJob) -> bool:
+        """Take *job* out of the due queue; return False if it does not wait there."""
+        with self.lock:
+            return self.timekeeper.discard(job)
+
     def resuming(self, job: AnyJob | None) -> "_Resuming":
         """Return what lets a worker go on with *job* if an interrupt strikes in a ``with`` block.
 
@@ -327,9 +332,9 @@ class Pool:
 
     def remove(self, job: AnyJob) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
-        if job.due is not None:
-            self.timekeeper.discard(job)
         with self.lock:
+            if job.due is not None:
+                self.timekeeper.discard(job)
             if job in self.unfinished:
                 if job.cancelled():
                     self._cancelled += 1
@@ -341,7 +346,7 @@ class Pool:
             self.steering.set_aside.pop(job, None)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
-        if self.room is not None or self.refusal is not None:
+        if self.room is not None or (self.refusal is not None and not self.unfinished):
             self.after_removal()
 
     def after_removal(self) -> None:

@@ -1,4 +1,4 @@
-"""Steering: telling what is pending in a pool, and trying it sooner or later, or not for a while."""
+"""Steering: what is pending in a pool, told; and tried sooner, or later, or not for a while."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ class Steering:
         if job.held_by is not None:
             return False
         with pool.resuming(job):
-            if not pool.timekeeper.discard(job):
+            if not pool.end_wait(job):
                 return False
             pool.enqueue(job)
         return True
@@ -116,7 +116,7 @@ class Steering:
         with pool.resuming(job):
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
-            pool.timekeeper.discard(job)
+            pool.end_wait(job)
             scheduled = pool.enqueue(job, due)
             if scheduled and isinstance(job, ControlledJob):
                 job.leave_guards()

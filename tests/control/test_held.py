@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Fails, Gate
+from helpers.jobs import Boom, Fails
 
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy, StopReason
 from retryexec.guards import AttemptRequest, ConcurrencyLimit, Outcome, RateLimit
@@ -200,9 +200,7 @@ def test_a_guard_that_fails_lets_the_attempt_go(
         (7, "guards takes a list"),
     ],
 )
-def test_what_is_not_a_guard_is_refused(
-    executor: RetryingExecutor, bad: Any, message: str
-) -> None:
+def test_what_is_not_a_guard_is_refused(executor: RetryingExecutor, bad: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         executor.using(guards=bad)
     with pytest.raises(TypeError, match=message):

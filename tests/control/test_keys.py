@@ -122,7 +122,7 @@ def test_a_key_without_a_hash_is_refused_at_once(executor: RetryingExecutor) -> 
     with pytest.raises(TypeError, match=r"a key must have a hash.*\['list'\]"):
         executor.using(key=["list"])
     with pytest.raises(TypeError, match=r"a key must have a hash.*\{\}"):
-        executor.using(key=lambda: {}).submit(lambda: None)
+        executor.using(key=dict).submit(lambda: None)
     with pytest.raises(Boom):
         executor.using(key=lambda: (_ for _ in ()).throw(Boom())).submit(lambda: None)
     with pytest.raises(ValueError, match='keep takes "all" or "latest" \\(got \'last\'\\)'):
