@@ -1,7 +1,10 @@
 """Followers: the futures of replaced jobs, which end as the job does that replaced them."""
 
 import weakref
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
+
+from retryexec._exceptions import report
 
 if TYPE_CHECKING:
     from retryexec._core.controlled import ControlledJob
@@ -14,10 +17,11 @@ class Followers:
     job that came next, and is kept only while somebody holds it or a callback waits for its end.
     """
 
-    __slots__ = ("_kept", "_merged_into", "_refs", "_target")
+    __slots__ = ("_kept", "_merged_into", "_refs", "leader")
 
     def __init__(self, target: "ControlledJob[Any]") -> None:
-        self._target: ControlledJob[Any] | None = target  # None once these are part of others
+        # What `target` is read from. None once these are part of others.
+        self.leader: ControlledJob[Any] | None = target
         self._merged_into: Followers | None = None
         # Changed by one call into C at a time, from any thread. In the order they came.
         self._refs: dict[weakref.ref[ControlledJob[Any]], None] = {}
@@ -26,8 +30,8 @@ class Followers:
     @property
     def target(self) -> "ControlledJob[Any]":
         """The job that they follow."""
-        target = self._find()._target
-        assert target is not None
+        while (target := self._find().leader) is None:
+            pass  # they have just become a part of others
         return target
 
     def _find(self) -> "Followers":
@@ -53,23 +57,40 @@ class Followers:
             kept.discard(job)
 
     def merge_into(self, other: "Followers") -> "Followers":
-        """Let these follow the target of *other*; return what holds all of both from now on."""
+        """Let these follow the target of *other*; return what holds all of both from now on.
+
+        Called by workers alone: an interrupt could leave it half done.
+        """
         # The smaller moves, so that no future moves more often than the logarithm of their number.
         small, large = (self, other) if len(self._refs) < len(other._refs) else (other, self)
-        large._target = other._target
+        large.leader = other.leader
         small._merged_into = large
-        small._target = None  # it is soon replaced itself, and nobody else may hold it
-        for job in small._jobs():
+        small.leader = None  # it is soon replaced itself, and nobody else may hold it
+        for _, job in small._alive():
             large.add(job)
         return large
 
-    def _jobs(self) -> "list[ControlledJob[Any]]":
-        return [job for ref in list(self._refs) if (job := ref()) is not None]
+    def _alive(self) -> "list[tuple[weakref.ref[ControlledJob[Any]], ControlledJob[Any]]]":
+        return [(ref, job) for ref in list(self._refs) if (job := ref()) is not None]
 
     def end(self) -> None:
         """End them as the target has ended. An interrupted call may be made again."""
-        for job in self._jobs():
-            job.end_as(self.target)
+        interrupt = None
+        for ref, job in self._alive():
+            try:
+                job.end_as(self.target)
+            except BaseException as error:  # an interrupt, or what a callback has raised
+                interrupt = interrupt or error
+            else:
+                # Only now, and only this one: another may have been added meanwhile.
+                self._refs.pop(ref, None)
+                self._kept.discard(job)
+        if interrupt is None:
+            return
+        if current_thread() is main_thread():
+            raise interrupt
+        # In a worker, which has more to do for the target.
+        report("a callback of a replaced job failed", error=interrupt)
         self._refs.clear()
         self._kept.clear()
 

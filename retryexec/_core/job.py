@@ -250,7 +250,7 @@ class Job(RetryFuture[T]):
     @property
     @override
     def held_by(self) -> str | None:
-        return "pause" if self in self.settings.pool.steering.set_aside else None
+        return "pause" if self.settings.pool.steering.holds(self) else None
 
     @override
     def retry_now(self) -> bool:
