@@ -37,14 +37,10 @@ class Control:
     # ---- in
 
     def place_by_replacing(self, job: "AnyJob") -> bool:
-        """Put *job* in the place of one that it replaces, if there is one; it needs no other room."""
+        """Put *job* in the place of one that it replaces, which needs no other room, if it can."""
         assert isinstance(job, ControlledJob)
         self.used = True
-        replaced = self.keys.enter_by_replacing(job)
-        if replaced is None:
-            return False
-        self._take_place(job, replaced)
-        return True
+        return self.keys.enter_by_replacing(job)
 
     def place(self, job: "AnyJob", due: float | None = None) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
@@ -58,17 +54,20 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            replaced = self.keys.enter(job)
-            if replaced is not None:
-                self._take_place(job, replaced)
+            self.keys.enter(job)
 
     # ---- a newer job takes the place of another
 
-    def _take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+    def take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
         """Let *job* wait where *replaced* did, which it has replaced in the line of their key.
 
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
+        self._pass_on(job, replaced)
+        self.supersede(replaced)
+
+    def _pass_on(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+        """Give *job* the place of *replaced* at the guards, and in the due queue. Twice is no harm."""
         parked = self.parked
         if replaced.passage is not None and replaced in parked:
             parked[job] = None  # first, since a guard may let the job go from now on
@@ -76,7 +75,6 @@ class Control:
             job.take_passage(replaced)
         else:
             replaced.settle_unused()
-        self.supersede(replaced)
         due = replaced.due
         if due is not None and self.pool.end_wait(replaced):
             self._let_newest_wait(job, due)
@@ -92,8 +90,7 @@ class Control:
         """Let *job* wait until *due*, or what has replaced it meanwhile."""
         pool = self.pool
         while pool.timekeeper.ready():
-            if job.wait_until(due):
-                pool.timekeeper.schedule(job, due)
+            if pool.let_wait(job, due):
                 return
             if job.following is None:
                 return  # it has ended
@@ -101,10 +98,11 @@ class Control:
         pool.enqueue(job)
 
     def finish_replacing(self, job: ControlledJob[Any]) -> None:
-        """In a worker that has drawn the replaced *job*: do what an interrupt has left undone."""
+        """In a worker, do what an interrupt in the midst of replacing *job* has left undone."""
         job.finish_being_replaced()
         self.keys.finish_replacing(job)
-        job.settle_unused()
+        if job.following is not None:
+            self._pass_on(job.following.target, job)
         self.supersede(job)
 
     def supersede(self, job: ControlledJob[Any]) -> None:

@@ -125,7 +125,7 @@ class ControlledJob(Job[T]):
             return True
 
     def asked_again(self) -> bool:
-        """After the guards have held the job: return whether to ask again; else give up the claim."""
+        """After the guards have held the job, return whether to ask again; else end the claim."""
         with self._lock:
             again, self._asked_again = self._asked_again, False
             self._asking = again
@@ -148,9 +148,9 @@ class ControlledJob(Job[T]):
             return progress
 
     @override
-    def wait_until(self, due: float) -> bool:
+    def wait_until(self, due: float, add: Callable[[Job[T]], object]) -> bool:
         with self._lock:
-            return self.following is None and super().wait_until(due)
+            return self.following is None and super().wait_until(due, add)
 
     def postpone_turn(self, due: float) -> bool:
         """Let the job start no sooner than *due* once its turn comes; False if it is its turn."""

@@ -12,7 +12,7 @@ Most jobs succeed at once. The others get a `JobProgress` when their first attem
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -214,7 +214,8 @@ class Job(RetryFuture[T]):
         self.kwargs: Any = kwargs
         self.context: Any = context
         self.progress: JobProgress | None = None
-        # When its wait ends; None unless it waits. Written by `put_off` and `wait_until`, and by the due queue.
+        # When its wait ends; None unless it waits. Written by `put_off`, `wait_until` and the due
+        # queue.
         self.due: float | None = None
         # When the latest attempt began; read only while there is no progress, so it is the first.
         self.started: float | None = None
@@ -361,12 +362,21 @@ class Job(RetryFuture[T]):
         with self._lock:
             return self._state == PENDING
 
-    def wait_until(self, due: float) -> bool:
-        """Let the pending job wait until *due*; return False if it is not pending any more."""
+    def wait_until(self, due: float, add: Callable[["Job[T]"], object]) -> bool:
+        """Let the pending job wait until *due*; return False if it is not pending any more.
+
+        Args:
+            add: C code that adds it to the due queue. To an interrupt these two are one step.
+        """
         with self._lock:
             if self._state != PENDING:
                 return False
-            self.due = due
+            try:
+                self.due = due
+                add(self)
+            except MemoryError:
+                self.due = None
+                raise
             return True
 
     def claim(self) -> None:

@@ -71,66 +71,83 @@ class Keys:
 
     # ---- in
 
-    def enter(self, job: KeyedJob) -> "KeyedJob | None":
-        """Put *job*, which is one of the unfinished, into the line of its key.
+    def enter(self, job: KeyedJob) -> None:
+        """Put *job*, which is one of the unfinished, into the line of its key."""
+        last = None
+        try:
+            while True:
+                line = job.line = self._line_of(job.key)
+                replaces = False
+                with line.lock:
+                    if line.editing:
+                        self._append(line, job)
+                        return
+                    if line.dropped:
+                        self._drop(line)  # if an interrupt has kept another thread from it
+                        continue
+                    line.editing = True
+                    try:
+                        last = self._last_of(line)
+                        if last is None:
+                            line.head, line.let_go = job, False
+                        else:
+                            replaces = self._append_or_replace(line, last, job)
+                    finally:
+                        line.editing = False
+                if line.head in self._unfinished:
+                    self._let_go(line)
+                else:
+                    self.leave(job)  # the head has ended in the midst of this
+                if last is not None and replaces:
+                    self._control.take_place(job, last)
+                return
+        except BaseException:
+            self._interrupted(last)
+            raise
 
-        Returns:
-            the job that it has replaced; None if it has replaced none.
-        """
-        replaced = None
-        while True:
-            line = job.line = self._line_of(job.key)
-            with line.lock:
-                if line.editing:
-                    self._append(line, job)
-                    return None
-                if line.dropped:
-                    self._drop(line)  # if an interrupt has kept another thread from it
-                    continue
-                line.editing = True
-                try:
-                    last = self._last_of(line)
-                    if last is None:
-                        line.head, line.let_go = job, False
-                    elif self._append_or_replace(line, last, job):
-                        replaced = last
-                finally:
-                    line.editing = False
-            if line.head in self._unfinished:
-                self._let_go(line)
-            else:
-                self.leave(job)  # the head has ended in the midst of this
-            return replaced
-
-    def enter_by_replacing(self, job: KeyedJob) -> "KeyedJob | None":
+    def enter_by_replacing(self, job: KeyedJob) -> bool:
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
 
         Unlike there, *job* becomes one of the unfinished here, and only if it replaces one.
+
+        Returns:
+            whether it has replaced one.
         """
+        last = None
         line = self._lines.get(self._hashed(job.key))
         if line is None or not job.latest:
-            return None
-        with line.lock:
-            if line.editing:
-                return None
-            line.editing = True
-            try:
-                last = None if line.dropped else self._last_of(line)
-                if last is None or not (last.latest and last.is_pending()):
-                    return None
-                job.line = line
-                self._unfinished.add(job)
-                if self._append_or_replace(line, last, job):
-                    return last
-                # An attempt of the last one has begun just now.
-                self._unfinished.discard(job)
-                self._control.parked.pop(job, None)
-                assert line.behind is not None
-                line.behind.remove(job)
-                job.line = None
-            finally:
-                line.editing = False
-        return None
+            return False
+        try:
+            with line.lock:
+                if line.editing:
+                    return False
+                line.editing = True
+                try:
+                    last = None if line.dropped else self._last_of(line)
+                    if last is None or not (last.latest and last.is_pending()):
+                        return False
+                    job.line = line
+                    self._unfinished.add(job)
+                    if not self._append_or_replace(line, last, job):
+                        # An attempt of the last one has begun just now.
+                        self._unfinished.discard(job)
+                        self._control.parked.pop(job, None)
+                        assert line.behind is not None
+                        line.behind.remove(job)
+                        job.line = None
+                        return False
+                finally:
+                    line.editing = False
+            self._control.take_place(job, last)
+        except BaseException:
+            self._interrupted(last)
+            raise
+        return True
+
+    def _interrupted(self, last: "KeyedJob | None") -> None:
+        """After an interrupt: let a worker finish replacing *last*, if that has begun."""
+        if last is not None:
+            self._control.pool.interrupted.append(last)
 
     def _line_of(self, key: Hashable) -> Line:
         """Return the line of *key*, which may be dropped before the caller has its lock."""
@@ -152,9 +169,6 @@ class Keys:
     def _append_or_replace(self, line: Line, last: KeyedJob, job: KeyedJob) -> bool:
         """Put *job* behind *last*, or in its place if that waits and may be replaced; lock held.
 
-        An interrupt may come between any two steps. Then *job* stands behind *last*, and a worker
-        that comes upon *last* sees that it has been replaced, and goes on from there.
-
         Returns:
             whether it has replaced *last*.
         """
@@ -174,7 +188,7 @@ class Keys:
         return True
 
     def finish_replacing(self, job: KeyedJob) -> None:
-        """Take *job*, which has been replaced, out of its line if an interrupt has left it there."""
+        """Take the replaced *job* out of its line, where an interrupt has left it at the head."""
         line = job.line
         if line is None or line.head is not job:
             return
@@ -182,10 +196,14 @@ class Keys:
             if line.head is job and not line.editing:
                 line.editing = True
                 try:
+                    let_go = line.let_go
                     self._advance(line)
+                    if line.head is not None:
+                        # Where *job* waits or is queued, that is for the newer one.
+                        line.head.not_before, line.let_go = job.not_before, let_go
                 finally:
                     line.editing = False
-        self.leave(job)
+        self._let_go(line)
 
     def _last_of(self, line: Line) -> "KeyedJob | None":
         """Return the last job of *line* that has not ended; lock held."""
@@ -254,9 +272,10 @@ class Keys:
                 with line.lock:  # so that a newer job in its place finds the due time
                     if line.head is not head:
                         continue
-                    waits = head.due is None and head.wait_until(due)
+                    keeper = pool.timekeeper
+                    waits = head.due is None and head.wait_until(due, keeper.add)
                 if waits:
-                    pool.timekeeper.schedule(head, due)
+                    keeper.added(head, due)
                 else:
                     pool.enqueue(head)
             line.let_go = True

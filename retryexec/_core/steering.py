@@ -106,7 +106,7 @@ class Steering:
         return job in self._seats
 
     def pass_on_seat(self, job: Job[Any], newer: Job[Any]) -> None:
-        """Let *newer*, which has replaced *job*, have its place among those set aside; lock held."""
+        """Let *newer* have the place of *job*, which it has replaced; lock held."""
         seat = self._seats.pop(job, None)
         if seat is not None:
             self._seats[newer], self.set_aside[seat] = seat, newer
@@ -136,8 +136,7 @@ class Steering:
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
             waited = pool.end_wait(job)
-            if pool.timekeeper.ready() and job.wait_until(due):
-                pool.timekeeper.schedule(job, due)
+            if pool.let_wait(job, due):
                 self.give_up_seat(job)
                 if isinstance(job, ControlledJob):
                     job.leave_guards()
@@ -175,7 +174,8 @@ class Steering:
                 newest = job.superseded_by or job
                 assert isinstance(newest, Job)
                 if newest not in self._seats and newest.is_pending() and newest.due is None:
-                    pool.control.parked.pop(newest, None)
+                    if isinstance(newest, ControlledJob):
+                        pool.control.parked.pop(newest, None)
                     self._seats[newest] = seat = self._next_seat()
                     self.set_aside[seat] = newest
                 return
