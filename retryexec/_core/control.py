@@ -37,7 +37,7 @@ class Control:
     # ---- in
 
     def place_by_replacing(self, job: "AnyJob") -> bool:
-        """Put *job* in the place of one that it replaces, if there is one; it needs no other room."""
+        """Put *job* in the place of one that it replaces; return False if there is none."""
         assert isinstance(job, ControlledJob)
         self.used = True
         replaced = self.keys.enter_by_replacing(job)
@@ -69,22 +69,21 @@ class Control:
 
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
-        parked = self.parked
-        if replaced.passage is not None and replaced in parked:
-            parked[job] = None  # first, since a guard may let the job go from now on
+        guarded = replaced.passage is not None
         if replaced.settings.guards == job.settings.guards:
             job.take_passage(replaced)
         else:
             replaced.settle_unused()
         self.supersede(replaced)
-        parked.pop(replaced, None)
+        self.parked.pop(replaced, None)
         if replaced.not_before is not None:
             job.not_before = replaced.not_before
         due = replaced.due
-        if due is not None and self.pool.end_wait(replaced):
+        waited = due is not None and self.pool.end_wait(replaced)
+        if guarded:
+            self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
+        elif waited:
             self.pool.enqueue(job, due)
-        elif job in parked and job.passage is None and job.line and job.line.head is job:
-            self.pool.enqueue(job)  # it has other guards to ask than the one before
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
@@ -138,11 +137,26 @@ class Control:
             passage = job.passage or self._new_passage(job)
             due = passage.ask()
             if due is None:
-                self.parked.pop(job, None)
                 return True
-            self._hold(job, due)
-            if not job.asked_again():
-                return False
+            held = job.hold(due)
+            if held is not None:
+                break
+        if held:
+            self._schedule(job, due)
+        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+            self.parked.pop(job, None)
+            job.settle_unused()
+        return False
+
+    def _schedule(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job*, whose `due` has been set for a guard, wait until then."""
+        keeper = self.pool.timekeeper
+        if not keeper.ready():
+            keeper.wait_here(due)
+            job.due = None
+            self.pool.queue.put(job)
+        else:
+            keeper.schedule(job, due)
 
     def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
         # Here, since an executor without guards does not need them.
@@ -161,25 +175,9 @@ class Control:
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
 
-    def _hold(self, job: ControlledJob[Any], due: float) -> None:
-        """Let *job* wait until *due*, or if that is infinity until a guard wakes it."""
-        if due < math.inf:
-            self.parked.pop(job, None)
-            if job.due is not None:
-                self.pool.end_wait(job)
-            self.pool.enqueue(job, due)
-        else:
-            self.parked[job] = None
-        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
-            self.parked.pop(job, None)
-            job.settle_unused()
-
     def wake(self, job: ControlledJob[Any]) -> None:
-        """Queue *job*, which a guard holds, so that its guards are asked again."""
+        """Have the guards of *job*, one of which holds it, asked again."""
         pool = self.pool
-        if job.passage is None:
-            return
         with pool.resuming(job):
-            if job.due is not None:
-                pool.end_wait(job)
-            pool.enqueue(job)
+            if job.wake() or (job.held_by is not None and pool.end_wait(job)):
+                pool.enqueue(job)
