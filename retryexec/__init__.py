@@ -37,10 +37,12 @@ from retryexec._ticker import EventTimer, Ticker, Timer
 if TYPE_CHECKING:
     from retryexec.guards import (
         AttemptRequest,
+        CircuitBreaker,
         ConcurrencyLimit,
         Guard,
         Outcome,
         RateLimit,
+        RetryBudget,
     )
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "CallStats",
     "CancelToken",
     "Cancelled",
+    "CircuitBreaker",
     "Clock",
     "ConcurrencyLimit",
     "ConstantBackoff",
@@ -73,6 +76,7 @@ __all__ = [
     "RetriedFunction",
     "Retry",
     "RetryAfter",
+    "RetryBudget",
     "RetryFuture",
     "RetryPolicy",
     "RetryingExecutor",
