@@ -31,14 +31,16 @@ class _Budget(GuardState):
         # What the reserve had at that time: at most one retry.
         self._spare = 1.0 if reserve else 0.0
         self._reserved_at = -math.inf
-        self._started: set[AttemptRequest] = set()
+        self._started: dict[AttemptRequest, bool] = {}  # and whether as a retry
         self._line = Line(woken)
 
     @override
     def admit(self, request: AttemptRequest, now: float) -> float | None:
         if request in self._started:
             return None
-        if request.number == 1:
+        is_retry = request.number > 1
+        if not is_retry:
+            self._line.leave(request)  # a new job may have taken the place of one that waits here
             self._deposit(self._ratio, now)
         else:
             had_its_turn = request.turns is not None and self in request.turns
@@ -49,22 +51,22 @@ class _Budget(GuardState):
                 return self._line.wait(request, self._time_of(missing, now), ahead=had_its_turn)
             self._spend(now)
             self._line.leave(request)
-        self._started.add(request)
+        self._started[request] = is_retry
         return None
 
     @override
     def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:
         self._line.leave(request)
-        if request not in self._started:
+        was_retry = self._started.pop(request, None)
+        if outcome is not None or was_retry is None:
             return
-        self._started.discard(request)
-        if outcome is None:  # it did not start after all
-            if request.number == 1:
-                self._deposits.take(self._ratio, now, newest=True)
-            else:
-                # It may come back, and then it is no newcomer.
-                request.turns = {*(request.turns or ()), self}
-                self._deposit(1.0, now)
+        # It did not start after all.
+        if was_retry:
+            # It may come back, and then it is no newcomer.
+            request.turns = {*(request.turns or ()), self}
+            self._deposit(1.0, now)
+        else:
+            self._deposits.take(self._ratio, now, newest=True)
 
     def _deposit(self, retries: float, now: float) -> None:
         self._deposits.add(retries, now)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from helpers.guards import SUCCESS, Asker
 
 from retryexec import (

@@ -109,6 +109,18 @@ def test_a_cancelled_one_leaves_the_line() -> None:
     assert asker.ask(waiting) == 0.5
 
 
+def test_a_new_job_in_the_place_of_one_that_waits_goes_as_a_first_attempt() -> None:
+    asker = Asker(RetryBudget(0.5, reserve=0.0))
+    replaced, behind = asker.request(number=2), asker.request(number=2)
+    assert [asker.ask(replaced), asker.ask(behind)] == [math.inf, math.inf]
+    replaced.number = 1
+    assert asker.ask(replaced) is None
+    assert asker.woken == [behind]
+    asker.guard.release(replaced, None)
+    first(asker)
+    assert asker.ask(behind) == math.inf
+
+
 def test_what_did_not_start_is_given_back() -> None:
     asker = Asker(RetryBudget(0.5, reserve=0.0))
     first(asker, 2)
