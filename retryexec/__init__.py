@@ -38,10 +38,12 @@ from retryexec._ticker import EventTimer, Ticker, Timer
 if TYPE_CHECKING:
     from retryexec.guards import (
         AttemptRequest,
+        CircuitBreaker,
         ConcurrencyLimit,
         Guard,
         Outcome,
         RateLimit,
+        RetryBudget,
     )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "CallStats",
     "CancelToken",
     "Cancelled",
+    "CircuitBreaker",
     "Clock",
     "ConcurrencyLimit",
     "ConstantBackoff",
@@ -74,6 +77,7 @@ __all__ = [
     "RetriedFunction",
     "Retry",
     "RetryAfter",
+    "RetryBudget",
     "RetryFuture",
     "RetryPolicy",
     "RetryingExecutor",
