@@ -18,6 +18,7 @@ from retryexec._backoff import (
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
 from retryexec._core.retry_future import RetryFuture
+from retryexec._core.steering import PendingJob
 from retryexec._errors import (
     Cancelled,
     PendingLimitError,
@@ -69,6 +70,7 @@ __all__ = [
     "LastCall",
     "LinearBackoff",
     "Outcome",
+    "PendingJob",
     "PendingLimitError",
     "PermanentError",
     "RateLimit",

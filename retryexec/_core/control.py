@@ -4,7 +4,6 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -123,16 +122,14 @@ class Control:
     def admit(self, job: "AnyJob") -> bool:
         """Return whether an attempt of *job* may start; a job that is held will be queued again."""
         assert isinstance(job, ControlledJob)
-        if self.pool.halted:
+        if self.pool.halted or not self.keys.is_its_turn(job):
             return False
-        if job.line is not None:
-            with job.line.lock:  # held by a thread that is just replacing another by this one
-                if job.line.head is not job:
-                    return False
         if not job.settings.guards:
             return True
-        if not job.start_asking():
-            return False
+        return job.start_asking() and self._ask(job)
+
+    def _ask(self, job: ControlledJob[Any]) -> bool:
+        """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
             due = passage.ask()

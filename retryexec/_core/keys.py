@@ -144,6 +144,14 @@ class Keys:
             behind.pop()
         return line.head if line.head in self._unfinished else None
 
+    def is_its_turn(self, job: KeyedJob) -> bool:
+        """Return whether no other job of its key goes before *job*."""
+        line = job.line
+        if line is None:
+            return True
+        with line.lock:  # held by a thread that is just replacing another job by this one
+            return line.head is job
+
     # ---- out
 
     def leave(self, job: KeyedJob) -> None:

@@ -1,4 +1,4 @@
-"""What an executor has set: for its threads, and for the jobs submitted to it or to a view of it."""
+"""What an executor has set: for its threads, and for the jobs submitted to it, or a view of it."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
