@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import msgspec
 
-from retryexec.journal._compare import comparison, difference, field_names, is_model, tests_of
+from retryexec.journal._compare import difference, field_names, is_model
 from retryexec.journal._errors import JobRefused, Undecodable
+from retryexec.journal._exact import exact_test
 from retryexec.journal._rows import printable
 
 # What msgspec knows nothing about, and what text stands for well.
@@ -39,15 +40,16 @@ class Kind:
         name: what its records are filed under.
         cls: the class.
         version: of its fields; older records go through the class's ``upcast``.
+        is_exact: passes only jobs that JSON is sure to give back, and may raise what their
+            attributes do.
     """
 
     __slots__ = (
         "_fields",
-        "_others",
-        "_same",
         "_upcast",
         "cls",
         "decode",
+        "is_exact",
         "json_names",
         "name",
         "version",
@@ -81,9 +83,7 @@ class Kind:
         self.decode: Callable[[bytes], Any] = _decoder_of(name, cls)
         self._fields = fields
         self.json_names = _json_names(cls, fields)
-        tests = tests_of(cls, fields)
-        self._same = comparison(tests.values())
-        self._others = tuple(name for name in fields if name not in tests)
+        self.is_exact = exact_test(cls)
 
     def check(self, job: Any, data: bytes) -> None:
         """Make sure that what *data* says is the whole of *job*.
@@ -96,7 +96,7 @@ class Kind:
         except _UNFIT as error:
             raise self._refuse(job, f"it cannot be read back: {error}") from error
         try:
-            for name in self._others if self._same(job, back) else self._fields:
+            for name in self._fields:
                 found = difference(getattr(job, name), getattr(back, name), name)
                 if found is not None:
                     raise self._refuse(job, f"field {found}")
@@ -206,7 +206,12 @@ class Codec:
             data = _encode(job)
         except _UNFIT as error:
             raise kind.refuse_unencodable(job, error) from error
-        kind.check(job, data)
+        try:
+            is_sure = kind.is_exact(job)
+        except _UNFIT:  # it lacks a field, say
+            is_sure = False
+        if not is_sure:
+            kind.check(job, data)
         if len(data) > self._max_bytes:
             msg = (
                 f"a job of kind {kind.name!r} takes {len(data):,} bytes, and the limit is "
