@@ -9,7 +9,7 @@ import inspect
 import ipaddress
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -80,7 +80,7 @@ class Kind:
         self.version = _version_of(name, cls, fields)
         # A field of that name is the job's own affair.
         self._upcast: Any = None if "upcast" in fields else getattr(cls, "upcast", None)
-        self.decode: Callable[[bytes], Any] = _decoder_of(name, cls)
+        self.decode: Callable[[bytes | str], Any] = _decoder_of(name, cls)
         self._fields = fields
         self.json_names = _json_names(cls, fields)
         self.is_exact = exact_test(cls)
@@ -120,7 +120,7 @@ class Kind:
         try:
             if version < self.version:
                 data = self._carried_over(version, data)
-            return self.decode(cast("bytes", data))  # text will do
+            return self.decode(data)
         except Undecodable:
             raise
         except _UNFIT as error:
@@ -187,6 +187,14 @@ class Codec:
     def version_of(self, kind: str) -> int:
         """Return the version that records of *kind* are written in."""
         return self._by_name[kind].version
+
+    def decoder(self, kind: Any) -> tuple[str, int, Callable[[str], Any]] | None:
+        """Return the name of *kind*, its version, and what makes jobs of records of that version.
+
+        None if it is not registered. What the decoder raises, `decode` puts into words.
+        """
+        known = self._by_name.get(kind)
+        return None if known is None else (known.name, known.version, known.decode)
 
     def unknown(self, kind: str, names: Iterable[str]) -> str | None:
         """Return the first of *names* that is no field of *kind*, as JSON names them."""
@@ -264,9 +272,9 @@ def json_of(value: Any) -> bytes:
     return _encode(value)
 
 
-def _decoder_of(name: str, cls: type) -> Callable[[bytes], Any]:
+def _decoder_of(name: str, cls: type) -> Callable[[bytes | str], Any]:
     if is_model(cls):
-        validate: Callable[[bytes], Any] = cls.model_validate_json  # type: ignore[attr-defined]
+        validate: Callable[[bytes | str], Any] = cls.model_validate_json  # type: ignore[attr-defined]
         return validate
     try:
         return msgspec.json.Decoder(cls, dec_hook=_from_json).decode

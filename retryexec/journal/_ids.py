@@ -25,7 +25,7 @@ def ids() -> Callable[[float], str]:
     def more() -> None:
         with lock:
             if not free:
-                block = hex(next(blocks))[2:]
+                block = f"{next(blocks):x}"
                 free.extend([block + pair for pair in _PAIRS])
 
     def new(now: float) -> str:
