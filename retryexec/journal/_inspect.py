@@ -10,7 +10,8 @@ import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -333,7 +334,7 @@ class Inspector:
         self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
     ) -> T | None:
         try:
-            with reading(path) as sql:
+            with looking_at(path) as sql:
                 return ask(sql) if check_version(sql, path, form) else None
         except Newer as error:
             self.unreadable[path] = str(error)
@@ -369,6 +370,27 @@ def holder(lock: Path) -> tuple[bool, int | None]:
         return False, None
     finally:
         os.close(fd)
+
+
+@contextmanager
+def looking_at(path: Path) -> Generator[sqlite3.Connection]:
+    """Open the file of an owner, or of the letters, for looking only.
+
+    To read a log, SQLite makes anew the memory that it shares. That of a dead owner is evidence:
+    it tells how long the log was. So such a file is read without it, and nobody may take it over
+    meanwhile.
+    """
+    fd, alone = -1, False
+    with suppress(OSError):
+        fd = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        alone = size_of(f"{path}-shm") > 0
+    try:
+        with reading(path, alone=alone) as sql:
+            yield sql
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def why_unreadable(path: Path, error: sqlite3.Error) -> str:

@@ -80,6 +80,7 @@ class LetterFile:
         self.path = directory.path / DEAD
         self._directory = directory
         self._checked: int | None = None  # the file that was found to be whole
+        self.rescued: list[str] = []  # what has become of damaged files
         # Held while SQLite is in use, and by whoever forks: a child that closed a connection in
         # the middle of a transaction would roll back what is the parent's.
         self.io = threading.RLock()
@@ -193,13 +194,10 @@ class LetterFile:
     def _rescue(self, error: Exception) -> None:
         saved = salvage(self.path, LETTERS)
         aside = set_aside(self.path)
+        words = f"{len(saved.rows)} letters saved, {saved.words}"
+        self.rescued.append(f"{aside}: set aside ({error}): {words}")
         logger.error(
-            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is "
-            "%s",
-            error,
-            len(saved.rows),
-            saved.lost,
-            aside,
+            "the dead letters are damaged (%s): %s, the old file is %s", error, words, aside
         )
         if saved.rows:
             self.keep(map(read_letter, saved.rows))

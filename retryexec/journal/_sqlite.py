@@ -130,13 +130,26 @@ def check_version(sql: sqlite3.Connection, path: "Path | str", form: Format) -> 
     if tables and application != form.application:
         msg = f"{path} is not a file of a journal"
         raise damage(msg, NOTADB)
-    if version > _LIKELY_VERSION:
-        msg = f"{path} says it is of version {version}"
-        raise damage(msg)
     if version > form.version:
+        if version > _LIKELY_VERSION or _is_flipped(sql, version, form):
+            msg = f"{path} says that it is of version {version}, and is not"
+            raise damage(msg)
         msg = f"{path} is of version {version}, and this library knows up to {form.version}"
         raise Newer(msg)
     return bool(tables)
+
+
+def _is_flipped(sql: sqlite3.Connection, version: int, form: Format) -> bool:
+    """Return whether *version* is that of *form* with a flipped bit: the tables are the same.
+
+    So a later version of a format has to have other tables, or a number that is two bits away.
+    """
+    if (version ^ form.version).bit_count() != 1:
+        return False
+    with suppress(sqlite3.Error):
+        check_schema(sql, form)
+        return True
+    return False
 
 
 def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_check") -> None:
@@ -246,15 +259,18 @@ def transaction(sql: sqlite3.Connection) -> Generator[None]:
 
 
 @contextmanager
-def reading(path: Path) -> Generator[sqlite3.Connection]:
+def reading(path: Path, *, alone: bool = False) -> Generator[sqlite3.Connection]:
     """Open *path* for looking only.
 
     A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
+
+    Args:
+        alone: whether nobody else uses the file; then nothing beside it is touched either.
     """
     try:
         _check_kind(path)
         check_log_of_empty(path)
-        with unreadable_is_damage(), closing(_read_only(path)) as sql:
+        with unreadable_is_damage(), closing(_read_only(path, alone=alone)) as sql:
             try:
                 sql.execute("PRAGMA user_version")
             except sqlite3.OperationalError as error:
@@ -275,12 +291,13 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
         _tidy_after(path)
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
-    sql = sqlite3.connect(
-        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
-    )
+def _read_only(path: Path, *, alone: bool) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode=ro" + ("&vfs=unix-none" if alone else "")
+    sql = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
     try:
         sql.text_factory = as_text
+        if alone:  # with the index of the log in memory of its own
+            sql.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         sql.execute("PRAGMA trusted_schema=OFF")
     except BaseException:
         sql.close()

@@ -42,17 +42,38 @@ def test_a_damaged_log_costs_a_page(
     assert {finding.about for finding in check(Inspector(directory))} == {"aside"}
 
 
-def test_a_log_that_ends_in_the_middle_of_a_transaction_is_no_damage(
+def flip_in_the_last_transaction(directory: Path) -> None:
+    (log,) = directory.glob("*.db-wal")
+    content = bytearray(log.read_bytes())
+    content[-4000] ^= 1
+    log.write_bytes(content)
+
+
+def test_a_power_cut_in_the_middle_of_a_transaction_is_no_damage(
     open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(directory, "for n in range(20): journal.accept(Save('', n))")
-    (log,) = directory.glob("*.db-wal")
-    content = bytearray(log.read_bytes())
-    content[-4000] ^= 1  # a sector that a power cut has kept from the disk
-    log.write_bytes(content)
+    flip_in_the_last_transaction(directory)  # a sector that was kept from the disk
+    (lock,) = directory.glob("*.lock")
+    lock.write_text("1 another-boot 1")
+    assert {finding.about for finding in check(Inspector(directory))} == set()
     _, host = open_journal(directory)
     assert len(host.jobs) == 19
     assert caplog.text == ""
+
+
+def test_the_last_transaction_is_read_if_it_was_complete(
+    open_journal: Open, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The memory that SQLite shares outlives the process, and tells that it was."""
+    killed(directory, "for n in range(20): journal.accept(Save('', n))")
+    flip_in_the_last_transaction(directory)
+    findings = [*check(Inspector(directory))]
+    assert [finding.about for finding in findings] == ["damaged"]
+    assert "1 transaction" in findings[0].text
+    _, host = open_journal(directory)
+    assert [job.n for job in host.jobs] == list(range(20))
+    assert "20 jobs saved, none lost" in caplog.text
 
 
 @pytest.mark.parametrize("instead", ["nothing", "an empty file", "a byte", "a directory"])
