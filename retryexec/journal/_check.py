@@ -19,7 +19,7 @@ from retryexec.journal._directory import (
 )
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS
-from retryexec.journal._inspect import Inspector, Owner, holder, looking_at, why_unreadable
+from retryexec.journal._inspect import Inspector, Owner, holder, why_unreadable
 from retryexec.journal._letter_file import LETTERS
 from retryexec.journal._log import Log
 from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
@@ -81,9 +81,9 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
         yield from _check_lock(owner)
         if not owner.alive:
             yield from _check_log(owner.path)
-        yield from _check_file(owner.path, JOBS, pragma, alive=owner.alive)
+        yield from _check_file(inspector, owner.path, JOBS, pragma, alive=owner.alive)
     if os.path.lexists(directory / DEAD):
-        yield from _check_file(directory / DEAD, LETTERS, pragma)
+        yield from _check_file(inspector, directory / DEAD, LETTERS, pragma)
 
 
 def _check_log(path: Path) -> Iterator[Finding]:
@@ -202,9 +202,11 @@ def _check_lock(owner: Owner) -> Iterator[Finding]:
         )
 
 
-def _check_file(path: Path, form: Format, pragma: str, *, alive: bool = False) -> Iterator[Finding]:
+def _check_file(
+    inspector: Inspector, path: Path, form: Format, pragma: str, *, alive: bool = False
+) -> Iterator[Finding]:
     try:
-        with looking_at(path) as sql:
+        with inspector.copies.reading(path) as sql:
             if check_version(sql, path, form):
                 check_content(sql, form, pragma)
                 if not (alive or has_known_format(path)):

@@ -10,8 +10,7 @@ import sqlite3
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from retryexec._typing import override
+from retryexec.journal._copies import Copies
 from retryexec.journal._directory import DEAD, OWNER
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS
@@ -35,7 +35,7 @@ from retryexec.journal._rows import (
     read_job,
     read_letter,
 )
-from retryexec.journal._sqlite import Format, check_version, is_damaged_file, reading, size_of
+from retryexec.journal._sqlite import Format, check_version, is_damaged_file, size_of
 
 _PAGE = 500  # rows in one statement
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
@@ -146,6 +146,7 @@ class Inspector:
     Attributes:
         unreadable: files that could not be read so far, and why: a damaged one, or one that a
             newer library has written. What the methods return is without those.
+        copies: of files that are not to be touched.
 
     Raises:
         JournalError: there is no such directory, or it cannot be looked into.
@@ -159,6 +160,7 @@ class Inspector:
     ) -> None:
         self.path = Path(directory).absolute()
         self.unreadable: dict[Path, str] = {}
+        self.copies = Copies()
         self._wall = wall_clock
         if not self.path.is_dir():
             msg = (
@@ -334,7 +336,7 @@ class Inspector:
         self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
     ) -> T | None:
         try:
-            with looking_at(path) as sql:
+            with self.copies.reading(path) as sql:
                 return ask(sql) if check_version(sql, path, form) else None
         except Newer as error:
             self.unreadable[path] = str(error)
@@ -370,27 +372,6 @@ def holder(lock: Path) -> tuple[bool, int | None]:
         return False, None
     finally:
         os.close(fd)
-
-
-@contextmanager
-def looking_at(path: Path) -> Generator[sqlite3.Connection]:
-    """Open the file of an owner, or of the letters, for looking only.
-
-    To read a log, SQLite makes anew the memory that it shares. That of a dead owner is evidence:
-    it tells how long the log was. So such a file is read without it, and nobody may take it over
-    meanwhile.
-    """
-    fd, alone = -1, False
-    with suppress(OSError):
-        fd = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        alone = size_of(f"{path}-shm") > 0
-    try:
-        with reading(path, alone=alone) as sql:
-            yield sql
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
 def why_unreadable(path: Path, error: sqlite3.Error) -> str:

@@ -10,12 +10,13 @@ import logging
 import sqlite3
 from contextlib import suppress
 
+from retryexec.journal._copies import Copies
 from retryexec.journal._directory import OWNER, Directory, Lock
 from retryexec.journal._file import JOBS, JournalFile
 from retryexec.journal._log import Log
 from retryexec.journal._rows import JobRow, read_job
 from retryexec.journal._salvage import salvage, set_aside
-from retryexec.journal._sqlite import is_plain, reading
+from retryexec.journal._sqlite import is_plain
 
 logger = logging.getLogger("retryexec.journal")
 
@@ -83,11 +84,12 @@ def _set_aside(lock: Lock) -> str:
 
 def _is_moved(directory: Directory, lock: Lock) -> bool:
     """Return whether another file has the rows of that of *lock*."""
+    copies = Copies()
     for owner in directory.owners():
         path = directory.path / f"{owner}.db"
         if owner == lock.owner or not (is_plain(path) and path.exists()):
             continue
-        with suppress(sqlite3.Error, OSError), reading(path) as sql:
+        with suppress(sqlite3.Error, OSError), copies.reading(path) as sql:
             if sql.execute("SELECT 1 FROM meta WHERE rowid>1 AND owner=?", (lock.owner,)).fetchone():
                 return True
     return False

@@ -22,7 +22,7 @@ logger = logging.getLogger("retryexec.journal")
 BUSY_MS = 5000
 _LIKELY_VERSION = 100  # of a format; a higher one is a flipped bit
 WAL_HEADER = 32  # bytes of a log in which nothing is
-_SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
+SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -214,7 +214,7 @@ def check_log_of_empty(path: Path) -> None:
         sqlite3.DatabaseError: there is something in the log.
     """
     wal = Path(f"{path}-wal")
-    if is_plain(path) and size_of(path) < _SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
+    if is_plain(path) and size_of(path) < SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
         msg = f"{path} is empty or not there, and its log is not empty"
         raise damage(msg)
 
@@ -259,18 +259,15 @@ def transaction(sql: sqlite3.Connection) -> Generator[None]:
 
 
 @contextmanager
-def reading(path: Path, *, alone: bool = False) -> Generator[sqlite3.Connection]:
+def reading(path: Path) -> Generator[sqlite3.Connection]:
     """Open *path* for looking only.
 
     A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
-
-    Args:
-        alone: whether nobody else uses the file; then nothing beside it is touched either.
     """
     try:
         _check_kind(path)
         check_log_of_empty(path)
-        with unreadable_is_damage(), closing(_read_only(path, alone=alone)) as sql:
+        with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:
                 sql.execute("PRAGMA user_version")
             except sqlite3.OperationalError as error:
@@ -291,13 +288,12 @@ def reading(path: Path, *, alone: bool = False) -> Generator[sqlite3.Connection]
         _tidy_after(path)
 
 
-def _read_only(path: Path, *, alone: bool) -> sqlite3.Connection:
-    uri = f"{path.as_uri()}?mode=ro" + ("&vfs=unix-none" if alone else "")
-    sql = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
+def _read_only(path: Path) -> sqlite3.Connection:
+    sql = sqlite3.connect(
+        f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_MS / 1000
+    )
     try:
         sql.text_factory = as_text
-        if alone:  # with the index of the log in memory of its own
-            sql.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
         sql.execute("PRAGMA trusted_schema=OFF")
     except BaseException:
         sql.close()
