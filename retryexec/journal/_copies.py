@@ -53,9 +53,10 @@ class Copies:
                 for suffix in ("", "-wal"):
                     shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
                 self._stamps[path] = stamp
-            return copy
         except BlockingIOError:
             return None
+        else:
+            return copy
         finally:
             os.close(fd)
 

@@ -12,8 +12,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from uuid import uuid4
@@ -28,6 +28,7 @@ OWNER = re.compile(r"[0-9a-f]{32}")
 _PARTS = ("db", "db-wal", "spare")  # what there may be without a lock
 _LONGEST_PATH = 504  # bytes of a database's whole path: SQLite's own limit
 _FEW = 3  # characters of a boot's id that may be damaged: those of two have nearly all others
+_PATIENCE = 10.0  # seconds
 _MOUNTS = Path("/proc/self/mountinfo")
 # Where a lock may not reach the other machine, or the memory that SQLite shares is not shared.
 _NETWORK = frozenset(
@@ -222,6 +223,24 @@ class Directory:
         except (OSError, ValueError):
             pass
         return None
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep other processes that do the same out of the block.
+
+        Raises:
+            OSError: somebody else takes long.
+        """
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            due = time.monotonic() + _PATIENCE
+            while not _try_lock(fd):
+                if time.monotonic() > due:
+                    raise OSError(errno.EBUSY, "another process has been at it for long")
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(fd)
 
     def sync(self) -> None:
         """Make names that have just been made or removed survive a power cut."""

@@ -30,8 +30,13 @@ _SHARED_HEADER = 48  # bytes, twice; then how many frames are in the file alread
 
 
 class Frame(NamedTuple):
-    """A page in a log: its number, the size of the file if a transaction ends with it, which one
-    that is, and the page, as far as it is there.
+    """A page in a log.
+
+    Attributes:
+        page: its number.
+        pages: of the file, if a transaction ends here; else 0.
+        transaction: the number of that one.
+        content: the page, as far as it is there.
     """
 
     page: int
@@ -90,10 +95,11 @@ class Log:
         if not self.frames:
             return 0
         valid, whole = self.valid(), is_whole(self.content)
-        beyond = sum(1 for frame in self.frames[valid:] if frame.pages)
+        beyond = [frame for frame in self.frames[valid:] if frame.pages]
         # A single one may be what was left when its process died, or the power, while it wrote it.
-        complete = same_boot and (self.complete > valid or not whole)
-        return beyond if beyond > 1 or complete else 0
+        torn = bool(beyond) and len(beyond[0].content) < _PAGE
+        complete = same_boot and not torn and (self.complete > valid or not whole)
+        return len(beyond) if len(beyond) > 1 or complete else 0
 
     def valid(self) -> int:
         """Return how many frames SQLite reads: up to the first one that is damaged.
@@ -113,7 +119,8 @@ class Log:
 
     def missing(self) -> int:
         """Return how many frames were there and are not, beside those that are elsewhere."""
-        found, salts = len(self.frames), _salts(self.content)
+        found = sum(len(frame.content) == _PAGE for frame in self.frames)
+        salts = _salts(self.content)
         last = self.content.rfind(salts) if salts else 0
         there = max(0, (last - 8 - _HEADER.size) // _SLOT + 1)
         return max(0, there - found, self.complete - max(found, self.carried))

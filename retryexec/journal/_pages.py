@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from retryexec.journal._log import Frame
-from retryexec.journal._records import Fetch, Record, Shape, parse_cell, parse_record, row_number_before
+from retryexec.journal._records import (
+    Fetch,
+    Record,
+    Shape,
+    parse_cell,
+    parse_record,
+    row_number_before,
+)
 
 _MAGIC = b"SQLite format 3\0"
 _USUAL_PAGE = 4096  # bytes
@@ -76,8 +83,8 @@ class Pages:
             self._versions.setdefault(frame.page, []).insert(0, version)
         self.count = self._expected(frames)
         self._free = self._free_pages()
-        # How far the pages after a place are from where they were, if bytes have come or gone.
-        self._shift = 0 if frames else len(content) - self.count * size
+        # How far the pages after some place are from where they were, if bytes have come or gone.
+        self._shift = len(content) - self._said(content) * size if self._said(content) else 0
         self._overflow: set[int] = set()  # pages that continue a long row
 
     # ---- which pages there are
@@ -85,11 +92,27 @@ class Pages:
     def _expected(self, frames: Sequence[Frame]) -> int:
         """Return how many pages there were, as far as anything tells."""
         counts = [frame.pages for frame in frames if frame.pages][-1:]
-        first = self._latest(1)
-        if not counts and first.startswith(_MAGIC):
-            counts = [int.from_bytes(first[28:32])]
         known = max(self._versions, default=0)
-        return max([known, *(count for count in counts if count <= _MOST_PAGES)])
+        said = self._said(self._latest(1))
+        if not (counts or said):  # then the pages that lead to others tell
+            counts = [max(self._children(number), default=0) for number in self._versions]
+        return max([known, said, *counts])
+
+    def _children(self, number: int) -> list[int]:
+        """Return the pages that page *number* leads to, if it looks like one that does."""
+        page = self._latest(number)
+        if page[:1] != b"\x05" or not self._is_of_another_kind(page):
+            return []
+        (count,) = struct.unpack_from(">H", page, 3)
+        cells = struct.unpack_from(f">{count}H", page, 12)
+        children = [int.from_bytes(page[at : at + 4]) for at in (8, *cells)]
+        return children if all(1 < child <= _MOST_PAGES for child in children) else []
+
+    @staticmethod
+    def _said(first: bytes) -> int:
+        """Return how many pages there are by the word of the *first* one; 0 if it says nothing."""
+        count = int.from_bytes(first[28:32]) if first.startswith(_MAGIC) else 0
+        return count if count <= _MOST_PAGES else 0
 
     def _latest(self, number: int) -> bytes:
         versions = self._versions.get(number)
@@ -107,7 +130,7 @@ class Pages:
         free = set(lists)
         for number, named in lists.items():
             at = self._versions[number][0].transaction
-            free.update(n for n in named if n in self._versions and self._versions[n][0][0] <= at)
+            free.update(n for n in named if not self._in_log(n, after=at))
         return free
 
     def _free_lists(self) -> dict[int, tuple[int, ...]] | None:
@@ -137,19 +160,18 @@ class Pages:
         whole = len({*named}) == count and all(2 <= n <= self.count for n in named)
         return named if whole else None
 
-    def _fetch(self, shift: int) -> Fetch:
-        """Return what reads the pages that continue a row, moved by *shift* bytes."""
-
-        def fetch(number: int) -> bytes:
-            if not 2 <= number <= self.count:
-                return b""
-            self._overflow.add(number)
-            if not shift:
-                return self._latest(number)
-            place = (number - 1) * self.size + shift
-            return self._content[place : place + self.size] if place > 0 else b""
-
-        return fetch
+    def _fetch(self, number: int) -> bytes:
+        """Return a page that continues a row; it begins with the number of the next, or 0."""
+        places = [(number - 1) * self.size + self._shift]
+        pages = [
+            self._latest(number),
+            *(self._content[at : at + self.size] for at in places if at > 0),
+        ]
+        for page in pages:
+            if len(page) == self.size and int.from_bytes(page[:4]) <= self.count:
+                self._overflow.add(number)
+                return page
+        return b""
 
     # ---- rows
 
@@ -157,23 +179,21 @@ class Pages:
         """Return the rows that look like *shape*, each once."""
         found = _Rows(shape)
         doubtful: list[int] = []
-        fetch = self._fetch(0)
         for number in range(2, self.count + 1):
             if number in self._free:
                 continue
             page = self._latest(number)
-            if page[:1] != b"\x0d":
-                if not self._is_of_another_kind(page):
-                    doubtful.append(number)
-                continue
-            leaf = parse_leaf(page, shape, fetch, self.size)
+            leaf = self._leaf(page, shape)
             found.add(leaf)
-            if not leaf.whole:
+            if not leaf.whole and not self._is_of_another_kind(page):
                 doubtful.append(number)
-        found.lose(0, self._missing * self.size, 0)
-        for numbers in self._regions([n for n in doubtful if n not in self._overflow]):
+        found.lose(0, min(self._missing, self.count) * self.size, 0)
+        for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
         return found.result()
+
+    def _leaf(self, page: bytes, shape: Shape) -> Leaf:
+        return parse_leaf(page, shape, self._fetch, self.size)
 
     def _is_of_another_kind(self, page: bytes) -> bool:
         if len(page) < self.size:
@@ -182,80 +202,99 @@ class Pages:
         room = self.size - 12 if kind in {2, 5} else self.size - 8
         return kind in _OTHERS and max(free, start) <= self.size and cells * 2 <= room
 
-    def _regions(self, numbers: Sequence[int]) -> Iterator[list[int]]:
-        """Yield runs of pages: one may begin in one of them and end in the next."""
+    def _runs(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Yield pages that are damaged: as runs in the file, and one by one in the log."""
         run: list[int] = []
         for number in numbers:
-            joins = run and number == run[-1] + 1 and not (self._in_log(number, run[-1]))
-            if run and not joins:
+            if self._in_log(number) or number not in self._versions:
+                yield [number]
+                continue
+            # If bytes have come or gone, what follows is nowhere as it was.
+            if run and number > run[-1] + 1 and not self._shift:
                 yield run
                 run = []
             run.append(number)
         if run:
-            yield run
+            yield list(range(run[0], run[-1] + 1)) if self._shift else run
 
-    def _in_log(self, *numbers: int) -> bool:
-        return any(
-            number not in self._versions or self._versions[number][0].transaction
-            for number in numbers
-        )
+    def _in_log(self, number: int, after: int = 0) -> bool:
+        """Return whether the log has page *number*, as of a transaction *after* that one."""
+        versions = self._versions.get(number)
+        return versions is not None and versions[0].transaction > after
 
     def _search(self, numbers: list[int], shape: Shape, found: "_Rows") -> None:
         """Look for rows in pages that are damaged, and count those that there may have been."""
-        fetch, before = self._fetch(0), found.count
         bad = unknown = 0  # rows, and bytes
         for number in numbers:
-            known = parse_leaf(self._latest(number), shape, fetch, self.size).bad
-            if known is not None:
-                bad += known
+            page = self._latest(number)
+            leaf = self._leaf(page, shape)
+            if leaf.whole or number in self._free or self._is_of_another_kind(page):
+                continue
+            if leaf.bad is not None:
+                bad += leaf.bad
             elif number > shape.roots or (number == 2 and not found.leaves):
                 unknown += self.size
-        if self._in_log(*numbers):
-            for _, content in self._versions.get(numbers[0], ()):
-                leaf = parse_leaf(content, shape, fetch, self.size)
+        overflow = len(self._overflow)
+        explained, singles = 0, found.count
+        if self._in_log(numbers[0]):
+            for _, content in self._versions[numbers[0]]:
+                leaf = self._leaf(content, shape)
                 found.add(leaf)
                 if leaf.whole:
                     break
-                self._carve(content, 0, shape, found)
+                explained += self._carve(content, None, shape, found)
         else:
             start, end = (numbers[0] - 1) * self.size, numbers[-1] * self.size
-            self._carve(self._content[start:end], start, shape, found)
-        found.lose(bad, unknown, found.count - before)
+            end = len(self._content) if self._shift and len(numbers) > 1 else end
+            explained += self._carve(self._content[start:end], start, shape, found)
+        explained += (len(self._overflow) - overflow) * self.size
+        if unknown:
+            found.lose(bad, max(0, unknown - explained), 0)
+        else:
+            found.lose(bad, 0, found.count - singles)
 
-    def _carve(self, content: bytes, place: int, shape: Shape, found: "_Rows") -> None:
-        """Look for pages, and then for single records, at any place of *content*."""
-        done = 0
+    def _carve(self, content: bytes, place: int | None, shape: Shape, found: "_Rows") -> int:
+        """Look for pages, and then for single records, anywhere; return how many bytes they take.
+
+        Args:
+            place: where in the file that is; None in the log.
+        """
+        done = explained = 0
         for match in _LEAF_SHAPE.finditer(content):
             at = match.start()
             if at < done:
                 continue
-            for shift in {0, self._shift}:
-                leaf = parse_leaf(
-                    content[at : at + self.size], shape, self._fetch(shift), self.size
-                )
-                if leaf.whole and leaf.rows:
-                    break
-            else:
+            leaf = self._leaf(content[at : at + self.size], shape)
+            if not (leaf.whole and leaf.rows):
                 continue
-            self._carve_records(content[done:at], shape, found)
+            explained += self._carve_records(content, done, at, place, shape, found) + self.size
             done = at + self.size
-            number, odd = divmod(place + at - self._shift, self.size)
-            if odd or number + 1 not in self._free:
+            if not self._is_old(place, at):
                 found.add(leaf)
-        self._carve_records(content[done:], shape, found)
+        return explained + self._carve_records(content, done, len(content), place, shape, found)
 
-    def _carve_records(self, content: bytes, shape: Shape, found: "_Rows") -> None:
-        done = 0
-        for match in shape.pattern.finditer(content):
+    def _is_old(self, place: int | None, at: int) -> bool:
+        """Return whether what is found there is of a page that is free, or newer in the log."""
+        if place is None:
+            return False
+        number = (place + at - self._shift) // self.size + 1
+        return number in self._free or self._in_log(number)
+
+    def _carve_records(  # noqa: PLR0917
+        self, content: bytes, start: int, end: int, place: int | None, shape: Shape, found: "_Rows"
+    ) -> int:
+        done, explained = start, 0
+        for match in shape.pattern.finditer(content, start, end):
             at = match.start()
             if at < done:
                 continue
-            for shift in {0, self._shift}:
-                record = parse_record(content, at, shape, self._fetch(shift), self.size)
-                if record is not None:
+            record = parse_record(content, at, shape, self._fetch, self.size)
+            if record is not None:
+                done = at + record.stored
+                explained += record.stored
+                if not self._is_old(place, at):
                     found.add_single(row_number_before(content, at, record.size), record)
-                    done = at + record.stored
-                    break
+        return explained
 
 
 class _Rows:
@@ -265,7 +304,7 @@ class _Rows:
         self._shape = shape
         self._rows: dict[tuple[int, Any], tuple[Any, ...]] = {}
         self._names: set[Any] = set()
-        self._size = 0  # bytes that they take
+        self._sizes: list[int] = []  # bytes that they take
         self._losses: list[tuple[int, int, int]] = []
         self.leaves = 0  # pages that they were found in
 
@@ -282,7 +321,7 @@ class _Rows:
                 self._names.add(key[1])
                 added += 1
         if added:
-            self._size += leaf.size * added // len(leaf.rows)
+            self._sizes += [leaf.size // len(leaf.rows)] * added
             self.leaves += 1
 
     def add_single(self, number: int | None, record: Record) -> None:
@@ -293,7 +332,7 @@ class _Rows:
         self._names.add(name)
         number = len(self._rows) if number is None else number
         self._rows[number, name] = self._shape.with_number(record.values, number)
-        self._size += record.stored
+        self._sizes.append(record.stored)
 
     def lose(self, rows: int, unknown: int, found: int) -> None:
         """Note that *rows*, and *unknown* bytes, cannot be read, but for rows *found* there."""
@@ -302,12 +341,11 @@ class _Rows:
     def result(self) -> Found:
         ordered = sorted(self._rows.items(), key=lambda item: item[0][0])
         rows = [values for _, values in ordered]
-        if not self._size and any(unknown for _, unknown, _ in self._losses):
+        if not rows and any(unknown for _, unknown, _ in self._losses):
             return Found(rows, None)
-        lost = 0
-        for bad, unknown, found in self._losses:
-            lost += max(0, bad + -(-unknown * len(rows) // max(1, self._size)) - found)
-        return Found(rows, lost)
+        size = sorted(self._sizes)[len(self._sizes) // 4] if rows else 1  # of a small one
+        lost = (max(0, bad + -(-unknown // size) - found) for bad, unknown, found in self._losses)
+        return Found(rows, sum(lost))
 
 
 def parse_leaf(page: bytes, shape: Shape, fetch: Fetch, size: int) -> Leaf:

@@ -110,7 +110,7 @@ def parse_record(
 
 
 def row_number_before(content: bytes, at: int, size: int) -> int | None:
-    """Return the number of the row whose record, of *size* bytes, begins at *at*, if it is there."""
+    """Return the number of the row whose record, of *size* bytes, begins at *at*; None if gone."""
     expected = _as_varint(size)
     for length in range(1, 10):
         begin = at - length - len(expected)
@@ -123,9 +123,7 @@ def row_number_before(content: bytes, at: int, size: int) -> int | None:
     return None
 
 
-def _body(
-    content: bytes, at: int, size: int, fetch: Fetch, page_size: int
-) -> tuple[bytes, int]:
+def _body(content: bytes, at: int, size: int, fetch: Fetch, page_size: int) -> tuple[bytes, int]:
     """Return the record of *size* bytes at *at*, and how many bytes of it are there."""
     most = page_size - 35
     if not 0 < size <= _MOST:

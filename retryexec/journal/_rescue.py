@@ -90,7 +90,8 @@ def _is_moved(directory: Directory, lock: Lock) -> bool:
         if owner == lock.owner or not (is_plain(path) and path.exists()):
             continue
         with suppress(sqlite3.Error, OSError), copies.reading(path) as sql:
-            if sql.execute("SELECT 1 FROM meta WHERE rowid>1 AND owner=?", (lock.owner,)).fetchone():
+            query = "SELECT 1 FROM meta WHERE rowid>1 AND owner=?"
+            if sql.execute(query, (lock.owner,)).fetchone():
                 return True
     return False
 

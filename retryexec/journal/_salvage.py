@@ -31,20 +31,30 @@ class Salvaged(NamedTuple):
         """How many are lost, for people."""
         if self.lost is None:
             return "nobody can say how many are lost"
-        return f"about {self.lost} lost at most" if self.lost else "none lost"
+        return f"up to about {self.lost} lost" if self.lost else "none lost"
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file, with all that belongs to it, and return its new name."""
+def set_aside(path: Path, new: Path | None = None) -> Path:
+    """Rename a damaged file, with all that belongs to it, and return its new name.
+
+    Args:
+        new: what takes its place, at the same moment if that can be.
+    """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     aside = path.with_name(f"{path.name}.corrupt-{stamp}")
     number = 0
     while os.path.lexists(aside):
         number += 1
         aside = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    if new is not None:
+        with suppress(OSError):  # some cannot be linked, such as directories
+            os.link(path, aside, follow_symlinks=False)
     for suffix in SUFFIXES:
-        with suppress(FileNotFoundError):
-            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+        if suffix or not os.path.lexists(aside):
+            with suppress(FileNotFoundError):
+                Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    if new is not None:
+        new.replace(path)
     return aside
 
 
@@ -57,7 +67,9 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
     If SQLite can read all of it, as of a file whose tables are other ones, that is what counts.
     """
     log = Log(path) if log is None else log
-    content = path.read_bytes() if is_plain(path) and path.exists() else b""
+    content = b""
+    with suppress(OSError):  # it may not be for us to read
+        content = path.read_bytes() if is_plain(path) and path.exists() else b""
     if not (content or log.frames):
         # An empty file is what is left of one that was being made, or of one that was lost.
         return Salvaged([], None)

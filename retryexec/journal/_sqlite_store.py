@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from pathlib import Path
 
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory, Lock
