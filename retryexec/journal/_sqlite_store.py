@@ -106,7 +106,6 @@ class SQLiteStore:
 
     def take(self, seen: set[str], left: AbstractSet[str]) -> Taken | None:
         """Take over one file of a dead owner not yet *seen*; None if there is none left."""
-        # Again, if files were damaged: what could be read of them is in new ones now.
         rescued = -1
         while rescued != len(self.rescued):
             rescued = len(self.rescued)
@@ -122,6 +121,8 @@ class SQLiteStore:
                     continue
                 if taken is not None:
                     return taken
+                if rescued != len(self.rescued):
+                    break  # what could be read of a damaged file is in a new one now
         return None
 
     def visit(
@@ -145,8 +146,9 @@ class SQLiteStore:
             return None
         file: JournalFile | None = None
         taken: Taken | None = None
-        log = Log(lock.database)
+        log: Log | None = None
         try:
+            log = Log(lock.database)
             file = None if self._is_unfinished(lock) else self._open(lock, log)
             if file is None:
                 lock.remove()
@@ -159,7 +161,7 @@ class SQLiteStore:
             if is_damaged_file(lock.database, error):
                 if file is not None:
                     file.close_database()
-                self._rescue(lock, error, log, patient=patient)
+                self._rescue(lock, error, log or Log(lock.database), patient=patient)
             else:
                 words = "%s cannot be read (%s): it is tried again"
                 self._warn_once(owner, words, lock.database, error)
