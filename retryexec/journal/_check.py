@@ -40,6 +40,11 @@ _OURS = re.compile(
 _PROBE = re.compile(r"[0-9a-f]{32}\.probe")
 _ASIDE = re.compile(r".+\.(db|lock)\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
 
+_GONE = (
+    "the file of jobs that belongs here is gone, or empty, and so is its log: nobody can say how "
+    "many jobs were in it; the next process to open the journal tidies up"
+)
+
 
 class Finding(NamedTuple):
     """Something that is wrong with a journal.
@@ -145,12 +150,8 @@ def _check_name(path: Path) -> Iterator[Finding]:
                 "journal saves what can be read"
             )
             yield Finding("damaged", path, text)
-        elif name.endswith(".spare") and _is_left(path):
-            text = (
-                "the file of jobs that belongs to it is gone, or empty, and so is its log: nobody "
-                "can say how many jobs were in it; the next process to open the journal tidies up"
-            )
-            yield Finding("damaged", path, text)
+        elif name.endswith(".spare") and not size_of(path.with_suffix(".db")) and _is_left(path):
+            yield Finding("damaged", path, _GONE)
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
         # Of a file and what belongs to it, one is enough.
@@ -175,9 +176,8 @@ def _is_alone(path: Path) -> bool:
 
 
 def _is_left(spare: Path) -> bool:
-    """Return whether *spare* is of a dead owner whose jobs have gone."""
-    parts = [spare.with_suffix(suffix) for suffix in (".db", ".db-wal")]
-    if not size_of(spare) or any(map(size_of, parts)):
+    """Return whether *spare* is of a dead owner, and there is no log."""
+    if not size_of(spare) or size_of(spare.with_suffix(".db-wal")):
         return False
     with suppress(JournalError):
         return not holder(spare.with_suffix(".lock"))[0]
@@ -213,6 +213,8 @@ def _check_file(
                     msg = "its header says that only a later SQLite can write to it"
                     raise damage(msg)
                 yield from _check_rows(sql, path, form)
+            elif form is JOBS and not alive and _is_left(path.with_suffix(".spare")):
+                yield Finding("damaged", path, _GONE)
     except Newer as error:
         yield Finding("version", path, f"{error}: upgrade the library, or leave it to who has")
     except sqlite3.Error as error:

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from retryexec.journal._log import shared_frames
 from retryexec.journal._sqlite import SMALLEST_PAGE, is_plain, reading, size_of
 
 _Stamp = tuple[int, ...]
@@ -30,7 +31,8 @@ class Copies:
     def reading(self, path: Path) -> Generator[sqlite3.Connection]:
         """Open *path* for looking only; raises as `_sqlite.reading` does."""
         copy = None
-        if size_of(f"{path}-wal") and is_plain(path) and size_of(path) >= SMALLEST_PAGE:
+        has_log = size_of(f"{path}-wal") or shared_frames(path)[0]
+        if has_log and is_plain(path) and size_of(path) >= SMALLEST_PAGE:
             with suppress(OSError):  # of a full disk, say
                 copy = self._copied(path)
         with reading(copy or path) as sql:
@@ -48,10 +50,11 @@ class Copies:
             copy = self._place / path.name
             stamp = _stamp(path)
             if self._stamps.get(path) != stamp:
-                for suffix in ("-shm", "-journal"):
+                for suffix in ("-wal", "-shm", "-journal"):
                     Path(f"{copy}{suffix}").unlink(missing_ok=True)
                 for suffix in ("", "-wal"):
-                    shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
+                    with suppress(FileNotFoundError):
+                        shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
                 self._stamps[path] = stamp
         except BlockingIOError:
             return None
@@ -62,5 +65,5 @@ class Copies:
 
 
 def _stamp(path: Path) -> _Stamp:
-    stats = [os.stat(f"{path}{suffix}") for suffix in ("", "-wal")]  # noqa: PTH116
-    return tuple(n for s in stats for n in (s.st_ino, s.st_size, s.st_mtime_ns))
+    parts = [part for suffix in ("", "-wal") if (part := Path(f"{path}{suffix}")).exists()]
+    return tuple(n for s in map(os.stat, parts) for n in (s.st_ino, s.st_size, s.st_mtime_ns))

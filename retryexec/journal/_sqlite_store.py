@@ -151,7 +151,7 @@ class SQLiteStore:
             log = Log(lock.database)
             file = None if self._is_unfinished(lock) else self._open(lock, log)
             if file is None:
-                lock.remove()
+                self._remove_empty(lock)
             else:
                 taken = use(file)
         except Newer as error:
@@ -223,13 +223,15 @@ class SQLiteStore:
             sqlite3.DatabaseError: there is something in the log.
         """
         check_log_of_empty(lock.database)
-        if size_of(lock.database) or not is_plain(lock.database):
-            return False
-        if size_of(lock.path.with_suffix(".spare")):  # it is made once there are tables
+        return is_plain(lock.database) and size_of(lock.database) == 0
+
+    def _remove_empty(self, lock: Lock) -> None:
+        """Remove a file in which there is nothing; tell if there was something once."""
+        if size_of(lock.path.with_suffix(".spare")):  # it is made when there are tables
             words = "gone, or empty, and so is its log: nobody can say how many jobs were in it"
             logger.error("%s is %s", lock.database, words)
             self.rescued.append(f"{lock.database}: {words}")
-        return True
+        lock.remove()
 
     def _take(self, file: JournalFile) -> Taken | None:
         owner = file.name
