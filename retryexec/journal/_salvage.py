@@ -66,11 +66,11 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
 
     If SQLite can read all of it, as of a file whose tables are other ones, that is what counts.
     """
-    log = Log(path) if log is None else log
     content = b""
     with suppress(OSError):  # it may not be for us to read
+        log = log or Log(path)
         content = path.read_bytes() if is_plain(path) and path.exists() else b""
-    if not (content or log.frames):
+    if log is None or not (content or log.frames):
         # An empty file is what is left of one that was being made, or of one that was lost.
         return Salvaged([], None)
     shape, missing = _shape(form), log.missing()
