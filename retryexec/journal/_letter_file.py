@@ -23,6 +23,7 @@ from retryexec.journal._sqlite import (
     check_content,
     check_schema,
     check_version,
+    is_damaged,
     is_damaged_file,
     make_tables,
     open_database,
@@ -227,6 +228,5 @@ class LetterFile:
         self._directory.sync()
         words = f"{len(saved.rows)} letters saved, {saved.words}"
         self.rescued.append(f"{aside}: set aside ({error}): {words}")
-        logger.error(
-            "the dead letters are damaged (%s): %s, the old file is %s", error, words, aside
-        )
+        what = "are damaged" if is_damaged(error) else "may not be opened by this process"
+        logger.error("the dead letters %s (%s): %s, the old file is %s", what, error, words, aside)
