@@ -59,7 +59,7 @@ class Log:
         self.content = path.read_bytes() if is_plain(path) and size_of(path) else b""
         self._first = _first_page(database)
         self.complete, self.carried, salts = shared_frames(database)
-        if self.content and not (is_whole(self.content) and self.content[16:24] == salts):
+        if is_whole(self.content) and self.content[16:24] != salts:
             self.complete = self.carried = 0  # they are about another log
 
     @cached_property

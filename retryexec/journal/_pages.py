@@ -190,7 +190,8 @@ class Pages:
         found.lose(0, min(self._missing, self.count) * self.size, 0)
         for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
-        return found.result()
+        told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
+        return found.result() if found.count or told else Found([], None)
 
     def _leaf(self, page: bytes, shape: Shape) -> Leaf:
         return parse_leaf(page, shape, self._fetch, self.size)
