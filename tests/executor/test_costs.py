@@ -137,7 +137,7 @@ def test_frames_of_an_attempt_that_fails(
     (known,) = waiting(executor, worker, monkeypatch, 1)  # so the log has heard of such errors
     future = kept(executor.using(**changes), monkeypatch, failing)
     first, later = [frames(worker._attempt, queued_again(future)) for _ in range(2)]
-    ends = ["decide", "fail", "text_of", "postpone", "release_frames"]
+    ends = ["decide", "fail", "text_of", "put_off", "release_frames"]
     assert less(first, more) == [
         *("_attempt", "begin", "failing", "_judge", "ensure_progress", "__init__", *ends)
     ]
