@@ -333,15 +333,16 @@ class FakeJournal:
     starting = retrying = succeeded = cancelled = died = ignore
 
 
+@pytest.mark.parametrize("wait", [False, True])
 @pytest.mark.parametrize("jobs", [0, 1])
-def test_shutdown_without_waiting_closes_the_journal_once(jobs: int) -> None:
+def test_shutdown_closes_the_journal_once(jobs: int, wait: bool) -> None:
     """By its last worker; by the shutdown itself if there has never been one."""
     journal, gate = FakeJournal(), Gate()
     gate.open()
     executor = RetryingExecutor(1, journal=journal)
     for _ in range(jobs):
         executor.submit(gate).result(10)
-    executor.shutdown(wait=False)
+    executor.shutdown(wait=wait)
     for worker in executor._threads:
         worker.join(10)
     assert journal.closings == [None]
