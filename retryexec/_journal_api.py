@@ -201,7 +201,7 @@ class JournalLink:
         """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
-        elif reason is StopReason.CANCELLED:
+        elif reason in {StopReason.CANCELLED, StopReason.SUPERSEDED}:
             self._journal.cancelled(job.entry)
         elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
             self._journal.died(job.entry, reason, job.attempts, exception)
