@@ -266,7 +266,7 @@ class Ledger:
     st.integers(1, 3),
 )
 def test_a_model_of_guards(chosen: list[int], jobs: list[Any], workers: int) -> None:
-    """Never more than the limit, never faster than the rate, every job ends, and nothing is left."""
+    """Never more than the limit nor faster than the rate; each job ends, and nothing is left."""
     clock = VirtualClock()
     ledger = Ledger(clock)
     guards = [GUARDS[i]() for i in chosen]
