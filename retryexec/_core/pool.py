@@ -12,7 +12,7 @@ shutdown or a fork has to end, and when the workers may exit.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
 from functools import partial
@@ -187,19 +187,24 @@ class Pool:
     def _is_full(self, most: int) -> bool:
         return self.refusal is None and len(self.unfinished) >= most
 
-    def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
+    def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
 
         They come in whether there is room or not. A pool that takes no more jobs leaves them.
         """
-        for job, due in jobs:
+        for job, _ in jobs:
             self.unfinished.add(job)
-            if self.refusal is not None:  # looked at only now, as in `accept`
+        if self.refusal is not None:  # looked at only now, as in `accept`
+            for job, _ in jobs:
                 job.expire(ShutdownError("the executor was shut down before it took this job over"))
                 job.resume_end()
-                continue
+            return
+        put = self.queue.put
+        for job, due in jobs:
             if isinstance(job, ControlledJob):
                 self.control.place(job, due)
+            elif due is None:
+                put(job)
             else:
                 self.enqueue(job, due)
         with self.lock:
