@@ -4,7 +4,6 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -37,7 +36,7 @@ class Control:
     # ---- in
 
     def place_by_replacing(self, job: "AnyJob") -> bool:
-        """Put *job* in the place of one that it replaces, which needs no other room, if it can."""
+        """Put *job* in the place of one that it replaces; return False if there is none."""
         assert isinstance(job, ControlledJob)
         self.used = True
         return self.keys.enter_by_replacing(job)
@@ -55,6 +54,8 @@ class Control:
         elif job.line is None:
             job.not_before = due
             self.keys.enter(job)
+            if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
+                job.release_control()
 
     # ---- a newer job takes the place of another
 
@@ -64,26 +65,27 @@ class Control:
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
         self._pass_on(job, replaced)
+        # Last: after an interrupt a worker goes on with one that is still unfinished.
         self.supersede(replaced)
+        job.end_late_followers()
 
     def _pass_on(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
-        """Give *job* the place of *replaced* at the guards, and in the due queue. Twice is no harm."""
-        parked = self.parked
-        if replaced.passage is not None and replaced in parked:
-            parked[job] = None  # first, since a guard may let the job go from now on
+        """Give *job* the place of *replaced* in the lines of guards, and in the due queue."""
+        guarded = replaced.passage is not None
         if replaced.settings.guards == job.settings.guards:
             job.take_passage(replaced)
         else:
             replaced.settle_unused()
         due = replaced.due
-        if due is not None and self.pool.end_wait(replaced):
+        waited = due is not None and self.pool.end_wait(replaced)
+        if guarded:
+            self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
+        elif waited and due is not None:
             self._let_newest_wait(job, due)
-        elif job in parked and job.passage is None and job.line and job.line.head is job:
-            self.pool.enqueue(job)  # it has other guards to ask than the one before
         if job.following is not None:
             # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
             # queued: if it has its place all the same, that does no harm.
-            parked.pop(job, None)
+            self.parked.pop(job, None)
             self.pool.enqueue(job)
 
     def _let_newest_wait(self, job: ControlledJob[Any], due: float) -> None:
@@ -100,10 +102,10 @@ class Control:
     def finish_replacing(self, job: ControlledJob[Any]) -> None:
         """In a worker, do what an interrupt in the midst of replacing *job* has left undone."""
         job.finish_being_replaced()
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
         self.keys.finish_replacing(job)
-        if job.following is not None:
-            self._pass_on(job.following.target, job)
-        self.supersede(job)
+        self.take_place(newer, job)
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
@@ -138,6 +140,9 @@ class Control:
         if cancelled or job.line is None or not self.keys.hand_over(job, due):
             return False
         self.supersede(job)
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
+        newer.end_late_followers()
         self.keys.leave(job)
         return True
 
@@ -146,25 +151,38 @@ class Control:
     def admit(self, job: "AnyJob") -> bool:
         """Return whether an attempt of *job* may start; a job that is held will be queued again."""
         assert isinstance(job, ControlledJob)
-        if self.pool.halted:
+        if self.pool.halted or not self.keys.is_its_turn(job):
             return False
-        if job.line is not None:
-            with job.line.lock:  # held by a thread that is just replacing another by this one
-                if job.line.head is not job:
-                    return False
         if not job.settings.guards:
             return True
-        if not job.start_asking():
-            return False
+        return job.start_asking() and self._ask(job)
+
+    def _ask(self, job: ControlledJob[Any]) -> bool:
+        """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
             due = passage.ask()
             if due is None:
-                self.parked.pop(job, None)
                 return True
-            self._hold(job, due)
-            if not job.asked_again():
-                return False
+            held = job.hold(due)
+            if held is not None:
+                break
+        if held:
+            self._schedule(job, due)
+        if job.following is not None or job not in self.pool.unfinished:  # meanwhile
+            self.parked.pop(job, None)
+            job.settle_unused()
+        return False
+
+    def _schedule(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job*, whose `due` has been set for a guard, wait until then."""
+        keeper = self.pool.timekeeper
+        if not keeper.ready():
+            keeper.wait_here(due)
+            job.due = None
+            self.pool.queue.put(job)
+        else:
+            keeper.schedule(job, due)
 
     def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
         # Here, since an executor without guards does not need them.
@@ -183,25 +201,9 @@ class Control:
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
 
-    def _hold(self, job: ControlledJob[Any], due: float) -> None:
-        """Let *job* wait until *due*, or if that is infinity until a guard wakes it."""
-        if due < math.inf:
-            self.parked.pop(job, None)
-            if job.due is not None:
-                self.pool.end_wait(job)
-            self.pool.enqueue(job, due)
-        else:
-            self.parked[job] = None
-        if job.following is not None or job not in self.pool.unfinished:  # meanwhile
-            self.parked.pop(job, None)
-            job.settle_unused()
-
     def wake(self, job: ControlledJob[Any]) -> None:
-        """Queue *job*, which a guard holds, so that its guards are asked again."""
+        """Have the guards of *job*, one of which holds it, asked again."""
         pool = self.pool
-        if job.passage is None:
-            return
         with pool.resuming(job):
-            if job.due is not None:
-                pool.end_wait(job)
-            pool.enqueue(job)
+            if job.wake() or (job.held_by is not None and pool.end_wait(job)):
+                pool.enqueue(job)

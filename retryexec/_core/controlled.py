@@ -4,14 +4,18 @@ A job that is held is in no queue. Whoever lets it go queues it, and perhaps onc
 worker that draws it asks whether it may start, so that does no harm.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.followers import Followers
-from retryexec._core.job import Job, JobProgress, RetryFuture
+from retryexec._core.future import FinalException
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
+from retryexec._exceptions import report
 from retryexec._outcome import StopReason
 from retryexec._typing import override
 
@@ -109,10 +113,14 @@ class ControlledJob(Job[T]):
 
     # ---- verbs of a worker
 
+    # A job that a guard holds is parked or waits until a time; one that was woken is queued, or is
+    # being asked. Each of the next three changes that in one step, under the job's lock, so that
+    # no wake-up is lost: not while the guards are being asked, nor just after.
+
     def start_asking(self) -> bool:
         """Claim the job, whose turn it is, to ask its guards; False if an attempt cannot start.
 
-        Of several workers that draw the job, one claims it, until `begin` or `give_back`.
+        Of several workers that draw the job, one claims it, until `begin`, `hold` or `give_back`.
         """
         with self._lock:
             if self._state != PENDING or self.due is not None or self.following is not None:
@@ -122,14 +130,40 @@ class ControlledJob(Job[T]):
                 return False
             self._asking = True
             self._asked_again = False
+            self.settings.pool.control.parked.pop(self, None)
             return True
 
-    def asked_again(self) -> bool:
-        """After the guards have held the job, return whether to ask again; else end the claim."""
+    def hold(self, due: float) -> bool | None:
+        """Give up the claim: the guards hold the job until *due*, or if infinite until woken.
+
+        Returns:
+            True if the caller has to schedule the job; None if the guards have to be asked again,
+            since one of them has woken the job meanwhile.
+        """
         with self._lock:
-            again, self._asked_again = self._asked_again, False
-            self._asking = again
-            return again
+            if self._asked_again:
+                self._asked_again = False
+                return None
+            self._asking = False
+            if self._state != PENDING or self.following is not None or self.due is not None:
+                return False
+            if due == math.inf:
+                self.settings.pool.control.parked[self] = None
+                return False
+            self.due = due
+            return True
+
+    def wake(self) -> bool:
+        """Let the guards be asked again; return whether the caller has to queue the job for it."""
+        with self._lock:
+            if self._asking:
+                self._asked_again = True
+                return False
+            parked = self.settings.pool.control.parked
+            if self.passage is None or self._state != PENDING or self not in parked:
+                return False
+            parked.pop(self, None)
+            return True
 
     @override
     def give_back(self) -> None:
@@ -237,20 +271,19 @@ class ControlledJob(Job[T]):
             self.release_call()
 
     def end_as(self, target: "ControlledJob[Any]") -> None:
-        """End as *target* has, which has replaced this job."""
-        self.settings.pool.control.supersede(
-            self
-        )  # if an interrupt has kept another thread from it
+        """End as *target* has, which has replaced this job; callbacks are up to the caller."""
+        self.settings.pool.control.supersede(self)  # if an interrupt has kept another from it
         if target.cancelled():
             self._end(CANCELLED_AND_NOTIFIED)
         else:
             self._end(FINISHED, target._result, target._failure)
-        self.run_callbacks()
 
     @override
     def withdraw(self) -> bool:
         # One that has replaced another stays: that one was accepted, and must have an end.
-        return self.followers is None and super().withdraw()
+        with self._lock:
+            replaces = self.followers is not None or self.following is not None
+            return not replaces and super().withdraw()
 
     @override
     def release_control(self) -> None:
@@ -259,8 +292,41 @@ class ControlledJob(Job[T]):
         self.settle_unused()
         if self.line is not None:
             control.keys.leave(self)
-        if self.followers is not None:
-            self.followers.end()
+        followers = self.followers  # which may become those of another job meanwhile
+        if followers is not None:
+            followers.end()
+
+    @override
+    def succeed(self, value: T) -> bool:
+        return super().succeed(value) or self.followers is not None
+
+    @override
+    def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:
+        return super().fail(reason, failure, refused) or self.followers is not None
+
+    @override
+    def run_callbacks(self) -> None:
+        """Run the callbacks of the ended job, and of those that follow it, each once."""
+        followers = self.followers
+        try:
+            with self._lock:  # a follower may be ended by one thread and cancelled by another
+                self._done_callbacks = iter(self._done_callbacks)
+            super().run_callbacks()
+        finally:
+            if followers is not None:
+                followers.run_callbacks()
+
+    def end_late_followers(self) -> None:
+        """End those that have begun to follow this job as it ended."""
+        followers = self.followers
+        if followers is not None and self.done():
+            followers.end()
+            try:
+                followers.run_callbacks()
+            except BaseException as error:
+                report("a callback of a replaced job failed")
+                if isinstance(error, KeyboardInterrupt):
+                    raise  # the main thread's, which this interrupts
 
 
 class Waker:

@@ -4,8 +4,6 @@ import weakref
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
-from retryexec._exceptions import report
-
 if TYPE_CHECKING:
     from retryexec._core.controlled import ControlledJob
 
@@ -74,25 +72,28 @@ class Followers:
         return [(ref, job) for ref in list(self._refs) if (job := ref()) is not None]
 
     def end(self) -> None:
-        """End them as the target has ended. An interrupted call may be made again."""
+        """End them as the target has ended, if it has; `run_callbacks` is up to the caller."""
+        target = self.target
+        if target.done():
+            for _, job in self._alive():
+                job.end_as(target)
+
+    def run_callbacks(self) -> None:
+        """Run the callbacks of all that have ended, whatever one raises, and forget those."""
         interrupt = None
         for ref, job in self._alive():
-            try:
-                job.end_as(self.target)
-            except BaseException as error:  # an interrupt, or what a callback has raised
-                interrupt = interrupt or error
-            else:
-                # Only now, and only this one: another may have been added meanwhile.
+            if job.done():
+                try:
+                    job.run_callbacks()
+                except BaseException as error:
+                    interrupt = interrupt or error
+                    if current_thread() is main_thread():
+                        continue  # it may have been struck: a worker calls this once more
+                # Only this one: another may have been added meanwhile.
                 self._refs.pop(ref, None)
                 self._kept.discard(job)
-        if interrupt is None:
-            return
-        if current_thread() is main_thread():
+        if interrupt is not None:
             raise interrupt
-        # In a worker, which has more to do for the target.
-        report("a callback of a replaced job failed", error=interrupt)
-        self._refs.clear()
-        self._kept.clear()
 
 
 class _Forget:

@@ -38,7 +38,7 @@ class Line:
         head: the job whose turn it is; None in a line that is new, or has been dropped.
         behind: those behind it. Some may have ended.
         ended: how many of those behind have ended, about.
-        let_go: whether the head has been queued.
+        let_go: the latest head that has been queued.
         dropped: the line has no job any more, and is not the key's line any more.
         editing: a signal handler or a finalizer that finds this set runs in the midst of a change
             of the line, in the same thread. It may append to `behind`, and nothing else.
@@ -50,7 +50,7 @@ class Line:
         self.key = key
         self.lock = _next_lock()
         self.head: KeyedJob | None = None
-        self.let_go = True
+        self.let_go: KeyedJob | None = None
         self.behind: deque[KeyedJob] | None = None  # made for the second job
         self.ended = 0
         self.dropped = False
@@ -72,7 +72,11 @@ class Keys:
     # ---- in
 
     def enter(self, job: KeyedJob) -> None:
-        """Put *job*, which is one of the unfinished, into the line of its key."""
+        """Put *job*, which is one of the unfinished, into the line of its key.
+
+        An interrupt may come between any two steps. Then *job* may stand behind one that follows
+        it; a worker that comes upon that one sees what it follows, and goes on from there.
+        """
         last = None
         try:
             while True:
@@ -89,7 +93,7 @@ class Keys:
                     try:
                         last = self._last_of(line)
                         if last is None:
-                            line.head, line.let_go = job, False
+                            line.head = job
                         else:
                             replaces = self._append_or_replace(line, last, job)
                     finally:
@@ -102,7 +106,7 @@ class Keys:
                     self._control.take_place(job, last)
                 return
         except BaseException:
-            self._interrupted(last)
+            self._after_interrupt(last)
             raise
 
     def enter_by_replacing(self, job: KeyedJob) -> bool:
@@ -113,10 +117,10 @@ class Keys:
         Returns:
             whether it has replaced one.
         """
-        last = None
         line = self._lines.get(self._hashed(job.key))
         if line is None or not job.latest:
             return False
+        last = None
         try:
             with line.lock:
                 if line.editing:
@@ -140,12 +144,12 @@ class Keys:
                     line.editing = False
             self._control.take_place(job, last)
         except BaseException:
-            self._interrupted(last)
+            self._after_interrupt(last)
             raise
         return True
 
-    def _interrupted(self, last: "KeyedJob | None") -> None:
-        """After an interrupt: let a worker finish replacing *last*, if that has begun."""
+    def _after_interrupt(self, last: "KeyedJob | None") -> None:
+        """Let a worker finish replacing *last*, if that has begun."""
         if last is not None:
             self._control.pool.interrupted.append(last)
 
@@ -176,12 +180,14 @@ class Keys:
         self._append(line, job)
         if not (job.latest and last.latest and last.follow(job)):
             return False
-        if place >= 0 or not line.let_go:
+        if place >= 0 or line.let_go is not last:
             job.not_before = last.not_before
         assert line.behind is not None
         if place >= 0:
             del line.behind[place]
         else:
+            if line.let_go is last:
+                line.let_go = job  # whoever draws the last one goes on with this one
             line.head = job
             line.behind.popleft()
             self._control.parked.pop(job, None)
@@ -196,11 +202,12 @@ class Keys:
             if line.head is job and not line.editing:
                 line.editing = True
                 try:
-                    let_go = line.let_go
+                    goes_on = line.let_go is job
                     self._advance(line)
                     if line.head is not None:
-                        # Where *job* waits or is queued, that is for the newer one.
-                        line.head.not_before, line.let_go = job.not_before, let_go
+                        line.head.not_before = job.not_before
+                        if goes_on:  # where *job* waits or is queued, that is for the newer one
+                            line.let_go = line.head
                 finally:
                     line.editing = False
         self._let_go(line)
@@ -213,6 +220,14 @@ class Keys:
                 return behind[-1]
             behind.pop()
         return line.head if line.head in self._unfinished else None
+
+    def is_its_turn(self, job: KeyedJob) -> bool:
+        """Return whether no other job of its key goes before *job*."""
+        line = job.line
+        if line is None:
+            return True
+        with line.lock:  # held by a thread that is just replacing another job by this one
+            return line.head is job
 
     # ---- out
 
@@ -240,7 +255,7 @@ class Keys:
         while behind:
             first = behind[0]
             if first in self._unfinished:
-                line.head, line.let_go = first, False
+                line.head = first
                 behind.popleft()
                 return
             behind.popleft()
@@ -263,23 +278,36 @@ class Keys:
     def _let_go(self, line: Line) -> None:
         """Queue the head of *line*, unless that has been done; twice does no harm."""
         pool = self._control.pool
-        while not line.let_go and (head := line.head) is not None:
-            self._control.parked.pop(head, None)
-            due = head.not_before
-            if due is None or not pool.timekeeper.ready():
-                pool.enqueue(head)
-            else:
-                with line.lock:  # so that a newer job in its place finds the due time
-                    if line.head is not head:
-                        continue
-                    keeper = pool.timekeeper
-                    waits = head.due is None and head.wait_until(due, keeper.add)
-                if waits:
-                    keeper.added(head, due)
-                else:
+        while (head := line.head) is not None and line.let_go is not head:
+            try:
+                self._control.parked.pop(head, None)
+                due = head.not_before
+                if due is None:
+                    # First, since a newer job that replaces it from now on has its place. Another
+                    # thread may do the same, or be at the next one: then that is queued twice.
+                    line.let_go = head
                     pool.enqueue(head)
-            line.let_go = True
+                else:
+                    self._let_wait(line, head, due)
+            except BaseException:  # an interrupt: whoever resumes this does it once more
+                line.let_go = None
+                raise
+
+    def _let_wait(self, line: Line, head: KeyedJob, due: float) -> None:
+        """Let the *head* of *line* wait until *due*."""
+        pool = self._control.pool
+        keeper = pool.timekeeper
+        waits = keeper.ready()
+        with line.lock:  # so that a newer job in its place finds the due time
+            if line.head is not head:
+                return
+            line.let_go = head
+            waits = waits and head.wait_until(due, keeper.add)
             head.not_before = None
+        if waits:
+            keeper.added(head, due)
+        else:
+            pool.enqueue(head)
 
     def hand_over(self, job: KeyedJob, due: float | None) -> bool:
         """Let the newer job of its key go in the place of *job*, whose attempt has failed.
@@ -306,7 +334,7 @@ class Keys:
                     return False
                 if due is not None and (newer.not_before is None or newer.not_before < due):
                     newer.not_before = due
-                line.head, line.let_go = newer, False
+                line.head = newer
                 line.behind.popleft()
             finally:
                 line.editing = False

@@ -5,7 +5,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
-from retryexec._core.job import Job, RetryFuture
+from retryexec._core.job import Job
+from retryexec._core.retry_future import RetryFuture
 from retryexec._core.signals import in_one_call
 from retryexec._outcome import name_of, type_name
 
@@ -136,14 +137,16 @@ class Steering:
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
             waited = pool.end_wait(job)
-            if pool.let_wait(job, due):
-                self.give_up_seat(job)
-                if isinstance(job, ControlledJob):
-                    job.leave_guards()
-                return True
-            if waited:
-                pool.enqueue(job)  # it is being ended, or replaced
-        return False
+            while not pool.let_wait(job, due):
+                if not (pool.timekeeper.ready() and pool.end_wait(job)):
+                    if waited:
+                        pool.enqueue(job)  # it is being ended, or replaced
+                    return False
+                # Else it was put off by another thread meanwhile.
+            self.give_up_seat(job)
+            if isinstance(job, ControlledJob):
+                job.leave_guards()
+        return True
 
     def pause(self) -> None:
         """Let no attempt start until `resume`; nothing if the pool takes no more jobs."""
