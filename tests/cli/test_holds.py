@@ -92,26 +92,28 @@ def test_a_key_of_several_fields_and_records_without_one(save: Run) -> None:
 
 
 def test_with_latest_a_record_replaces_one_that_waits(save: Run, tmp_path: Path) -> None:
-    records = [{"user": "ann", "n": n, "fails": 1 if n == 0 else 0} for n in range(20)]
-    records += [{"user": "bob", "n": 99}]
-    options = ["--key", "user", "--keep", "latest", "--backoff", "300ms", "--workers", 1]
+    records = [{"user": "ann", "n": n, "waits": n == 0} for n in range(20)]
+    records += [{"user": "bob", "n": 99, "opens": True}]
+    options = ["--key", "user", "--keep", "latest", "--workers", 2]
     result = save(records, *options, "--checkpoint", "run.db")
     assert result.status == 0
-    assert sorted(module().DONE) == [("ann", 19), ("bob", 99)]
+    assert sorted(module().DONE) == [("ann", 0), ("ann", 19), ("bob", 99)]
     assert "21 records" in result.out
-    assert "2 succeeded, 19 superseded" in result.out
+    assert "3 succeeded, 18 superseded" in result.out
     again = save(records, *options, "--checkpoint", "run.db")
     assert again.status == 0
-    assert "2 succeeded, 19 superseded" in again.out
+    assert "3 succeeded, 18 superseded" in again.out
     assert "all of it was done before" in again.err
 
 
 def test_a_newest_record_that_fails_stands_for_the_others(save: Run, tmp_path: Path) -> None:
-    records = [{"user": "ann", "n": n, "fails": 9} for n in range(5)]
-    options = ["--key", "user", "--keep", "latest", "--backoff", "200ms", "--attempts", 2]
+    records = [{"user": "ann", "n": n, "fails": 9, "waits": n == 0} for n in range(5)]
+    records += [{"user": "bob", "n": 99, "opens": True}]
+    options = ["--key", "user", "--keep", "latest", "--backoff", "zero", "--attempts", 2]
+    options += ["--workers", 2]
     result = save(records, *options, "--failures", "failed.jsonl")
     assert result.status == 1
-    assert "0 succeeded, 1 failed, 4 superseded" in result.out
+    assert "1 succeeded, 1 failed, 4 superseded" in result.out
     (failed,) = (tmp_path / "failed.jsonl").read_text().splitlines()
     assert '"n":4' in failed.replace(" ", "")
 
