@@ -41,13 +41,12 @@ class Control:
         self.used = True
         return self.keys.enter_by_replacing(job)
 
-    def place(self, job: "AnyJob", due: float | None = None) -> None:
-        """Put *job*, which is one of the unfinished, where it waits for its first attempt.
+    def place(self, job: Any, due: float | None = None) -> None:
+        """Put *job*, an unfinished `ControlledJob`, where it waits for its first attempt.
 
         Args:
             due: the attempt is not due before that; None if it is due now.
         """
-        assert isinstance(job, ControlledJob)
         self.used = True
         if job.key is None:
             self.pool.enqueue(job, due)
@@ -148,14 +147,19 @@ class Control:
 
     # ---- for workers
 
-    def admit(self, job: "AnyJob") -> bool:
-        """Return whether an attempt of *job* may start; a job that is held will be queued again."""
-        assert isinstance(job, ControlledJob)
-        if self.pool.halted or not self.keys.is_its_turn(job):
+    def admit(self, job: Any) -> bool:
+        """Return whether an attempt of the `ControlledJob` *job* may start.
+
+        One that is held will be queued again.
+        """
+        line = job.line
+        if self.pool.halted:
+            return False
+        if line is not None and line.head is not job and not self.keys.is_its_turn(job):
             return False
         if not job.settings.guards:
             return True
-        return job.start_asking() and self._ask(job)
+        return bool(job.start_asking()) and self._ask(job)
 
     def _ask(self, job: ControlledJob[Any]) -> bool:
         """Ask the guards of *job*; return whether they let an attempt go."""

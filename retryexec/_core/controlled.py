@@ -11,7 +11,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.followers import Followers
-from retryexec._core.future import FinalException
+from retryexec._core.future import FinalException, next_lock
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
@@ -62,7 +62,19 @@ class ControlledJob(Job[T]):
         kwargs: dict[str, Any],
         context: "Context",
     ) -> None:
-        super().__init__(settings, submitted, by_exec, args, kwargs, context)
+        # The same as in Job.__init__, repeated here to spare each job a call.
+        self._lock = next_lock()
+        self._state = PENDING
+        self._threads_waiting = None
+        self._done_callbacks = ()
+        self._failure = None
+        self.settings = settings
+        self.submitted = submitted
+        self.by_exec = by_exec
+        self.args = args
+        self.kwargs = kwargs
+        self.context = context
+        self.progress = self.due = self.started = self.entry = None
         self.key: Hashable = None
         self.latest = settings.latest
         self.line: Line | None = None
@@ -173,13 +185,18 @@ class ControlledJob(Job[T]):
 
     @override
     def begin(self, now: float) -> JobProgress | bool:
-        with self._lock:
-            if self.following is not None:
-                return False
-            progress = super().begin(now)
-            if progress:
-                self._asking = False
-            return progress
+        # As Job.begin does, which would be one more call, and take the lock once more.
+        lock = self._lock
+        lock.acquire()
+        if self._state != PENDING or self.due is not None or self.following is not None:
+            lock.release()
+            return False
+        progress = self.progress
+        self.started = now
+        self._state = RUNNING
+        self._asking = False
+        lock.release()
+        return progress or True
 
     @override
     def wait_until(self, due: float, add: Callable[[Job[T]], object]) -> bool:
@@ -288,17 +305,20 @@ class ControlledJob(Job[T]):
     @override
     def release_control(self) -> None:
         control = self.settings.pool.control
-        control.parked.pop(self, None)
-        self.settle_unused()
+        if self in control.parked:
+            control.parked.pop(self, None)
+        if self.passage is not None:
+            self.settle_unused()
         if self.line is not None:
             control.keys.leave(self)
         followers = self.followers  # which may become those of another job meanwhile
         if followers is not None:
             followers.end()
 
+    @property
     @override
-    def succeed(self, value: T) -> bool:
-        return super().succeed(value) or self.followers is not None
+    def is_followed(self) -> bool:
+        return self.followers is not None
 
     @override
     def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:

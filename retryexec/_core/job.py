@@ -373,6 +373,11 @@ class Job(RetryFuture[T]):
     def release_control(self) -> None:
         """Let go on what the job, which has ended, held back. May be called twice."""
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether other futures end as this one does."""
+        return False
+
     def run_callbacks(self) -> None:
         """Run the callbacks of the ended job, each once."""
         if self._done_callbacks:

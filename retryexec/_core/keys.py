@@ -77,6 +77,8 @@ class Keys:
         An interrupt may come between any two steps. Then *job* may stand behind one that follows
         it; a worker that comes upon that one sees what it follows, and goes on from there.
         """
+        if self._enter_alone(job):
+            return
         last = None
         try:
             while True:
@@ -108,6 +110,23 @@ class Keys:
         except BaseException:
             self._after_interrupt(last)
             raise
+
+    def _enter_alone(self, job: KeyedJob) -> bool:
+        """Let *job* go if no other has its key, as is most common; return whether it went."""
+        key = job.key
+        if type(key) not in _BUILTIN:
+            key = self._hashed(key)
+        lines = self._lines
+        if key in lines or job.not_before is not None:
+            return False
+        job.line = line = Line(key)
+        # From the moment it can be found, whoever replaces the job has its place in the queue.
+        line.head = line.let_go = job
+        if lines.setdefault(key, line) is not line:
+            job.line = None
+            return False
+        self._control.pool.queue.put(job)
+        return True
 
     def enter_by_replacing(self, job: KeyedJob) -> bool:
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
@@ -239,6 +258,14 @@ class Keys:
         with line.lock:
             if line.editing:
                 return  # whoever does that looks at the head once more
+            if line.head is job and not line.behind and job not in self._unfinished:
+                # The common case, in which nothing can come in between.
+                line.head, line.dropped = None, True
+                if self._compared_by_users or self._lines.get(line.key) is not line:
+                    self._drop(line)
+                else:
+                    del self._lines[line.key]
+                return
             line.editing = True
             try:
                 if line.head is not job and line.behind:
@@ -399,7 +426,7 @@ def key_of(key: Any, job: KeyedJob) -> Hashable:
     found = (
         key(job.submitted, *job.args, **job.kwargs) if job.by_exec else key(*job.args, **job.kwargs)
     )
-    return checked_key(found)
+    return found if type(found) in _BUILTIN else checked_key(found)
 
 
 def checked_key(key: Any) -> Hashable:

@@ -105,7 +105,9 @@ class Timekeeper(Generic[E]):
         except BaseException:
             entry.due = None  # there is no memory for it, so it does not wait here
             raise
-        return self.added(entry, due)
+        if due < self._asleep_until:  # as in `added`, which would be one more call
+            self.recheck()
+        return not self._closed or self._refuse(entry)
 
     def added(self, entry: E, due: float) -> bool:
         """Do the second part of `schedule`, after `add`."""

@@ -176,6 +176,7 @@ class Worker(StartableThread):
         has_callbacks = job.succeed(value)
         if settings.controlled:
             job.release_control()
+            has_callbacks = has_callbacks or job.is_followed
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)

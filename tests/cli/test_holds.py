@@ -92,17 +92,21 @@ def test_a_key_of_several_fields_and_records_without_one(save: Run) -> None:
 
 
 def test_with_latest_a_record_replaces_one_that_waits(save: Run, tmp_path: Path) -> None:
-    records = [{"user": "ann", "n": n, "waits": n == 0} for n in range(20)]
+    records = [{"user": "ann", "n": n, "waits": True} for n in range(20)]
     records += [{"user": "bob", "n": 99, "opens": True}]
     options = ["--key", "user", "--keep", "latest", "--workers", 2]
     result = save(records, *options, "--checkpoint", "run.db")
     assert result.status == 0
-    assert sorted(module().DONE) == [("ann", 0), ("ann", 19), ("bob", 99)]
+    # One that has begun runs until all are submitted; the last one follows it.
+    of_ann = [n for user, n in module().DONE if user == "ann"]
+    assert of_ann[-1] == 19
+    assert len(of_ann) <= 2
+    told = f"{len(of_ann) + 1} succeeded, {20 - len(of_ann)} superseded"
     assert "21 records" in result.out
-    assert "3 succeeded, 18 superseded" in result.out
+    assert told in result.out
     again = save(records, *options, "--checkpoint", "run.db")
     assert again.status == 0
-    assert "3 succeeded, 18 superseded" in again.out
+    assert told in again.out
     assert "all of it was done before" in again.err
 
 

@@ -103,6 +103,7 @@ def test_what_replaced_it_can_be_asked_while_it_changes(
     other_gate.open()
 
 
+@pytest.mark.leaks("what is logged of the callback holds its frames")
 def test_a_callback_that_ends_its_thread_keeps_no_follower_from_its_end(
     executor: RetryingExecutor, latest: RetryingExecutor
 ) -> None:
@@ -171,17 +172,20 @@ def test_replaced_before_it_is_known_to_be_queued(
 ) -> None:
     """It has been tried, and waits, while the thread that queued it has not gone on yet."""
     pool, newer = latest._pool, Fails(0, clock)
-    enqueue = pool.enqueue
+    queue = pool.queue
 
-    def replaced_after(job: Any, due: float | None = None) -> bool:
-        monkeypatch.setattr(pool, "enqueue", enqueue)
-        queued = enqueue(job, due)
-        while job.next_attempt_at is None:
-            threading.Event().wait(0.0005)
-        InThread(latest.submit, newer).result()
-        return queued
+    class Queue:
+        def put(self, job: Any) -> None:
+            monkeypatch.setattr(pool, "queue", queue)
+            queue.put(job)
+            while job.next_attempt_at is None:
+                threading.Event().wait(0.0005)
+            InThread(latest.submit, newer).result()
 
-    monkeypatch.setattr(pool, "enqueue", replaced_after)
+        def __getattr__(self, name: str) -> Any:
+            return getattr(queue, name)
+
+    monkeypatch.setattr(pool, "queue", Queue())
     older = latest.submit(Fails(1, clock))
     clock.run_until(older.done)
     assert newer.started_at == [60.0]
