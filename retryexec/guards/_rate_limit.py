@@ -100,7 +100,8 @@ class _Schedule(GuardState):
 
     @override
     def is_idle(self, now: float) -> bool:
-        return self._spent <= now
+        in_use = self._reserved or self._late or self._started
+        return not in_use and self._spent <= now
 
     def waiting(self) -> int:
         """Return how many have reserved a time."""

@@ -1,5 +1,6 @@
 """Guards in an executor: schedules on a virtual clock, and a storm of threads."""
 
+import os
 import random
 import threading
 from collections import Counter
@@ -24,6 +25,7 @@ from retryexec import (
     RetryPolicy,
     StopReason,
     ZeroBackoff,
+    retry,
 )
 from retryexec.testing import VirtualClock
 
@@ -198,6 +200,32 @@ def test_a_paused_executor_does_not_keep_others_from_a_shared_breaker() -> None:
             finish(clock, [waiting, other.submit(service.call), later])
         paused.resume()
         clock.run_until(parked.done)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_forked_child_waits_for_no_attempt_of_its_parent() -> None:
+    limit = ConcurrencyLimit(1)
+    running, release = threading.Event(), threading.Event()
+
+    def first() -> None:
+        running.set()
+        release.wait(10)
+
+    with RetryingExecutor(1, guards=[limit]) as executor:
+        futures = [executor.submit(first), executor.submit(int)]
+        running.wait(10)
+        child = os.fork()
+        if not child:
+            try:
+                assert executor.submit(lambda: 7).result(10) == 7
+                retry(int, guards=[limit])
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        release.set()
+        assert futures[1].result(10) == 0
 
 
 # ---- a model
