@@ -60,6 +60,8 @@ class Control:
             replaced = self.keys.enter(job)
             if replaced is not None:
                 self._take_place(job, replaced)
+            if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
+                job.release_control()
 
     # ---- a newer job takes the place of another
 
@@ -74,6 +76,7 @@ class Control:
         else:
             replaced.settle_unused()
         self.supersede(replaced)
+        job.end_late_followers()
         self.parked.pop(replaced, None)
         if replaced.not_before is not None:
             job.not_before = replaced.not_before
@@ -114,6 +117,9 @@ class Control:
         if cancelled or job.line is None or not self.keys.hand_over(job, due):
             return False
         self.supersede(job)
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
+        newer.end_late_followers()
         self.keys.leave(job)
         return True
 

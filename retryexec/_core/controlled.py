@@ -11,9 +11,11 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.followers import Followers
+from retryexec._core.future import FinalException
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
+from retryexec._exceptions import report
 from retryexec._outcome import StopReason
 from retryexec._typing import override
 
@@ -258,7 +260,7 @@ class ControlledJob(Job[T]):
         return True
 
     def end_as(self, target: "ControlledJob[Any]") -> None:
-        """End as *target* has, which has replaced this job."""
+        """End as *target* has, which has replaced this job; callbacks are up to the caller."""
         self.settings.pool.control.supersede(
             self
         )  # if an interrupt has kept another thread from it
@@ -266,12 +268,13 @@ class ControlledJob(Job[T]):
             self._end(CANCELLED_AND_NOTIFIED)
         else:
             self._end(FINISHED, target._result, target._failure)
-        self.run_callbacks()
 
     @override
     def withdraw(self) -> bool:
         # One that has replaced another stays: that one was accepted, and must have an end.
-        return self.followers is None and super().withdraw()
+        with self._lock:
+            replaces = self.followers is not None or self.following is not None
+            return not replaces and super().withdraw()
 
     @override
     def release_control(self) -> None:
@@ -280,8 +283,41 @@ class ControlledJob(Job[T]):
         self.settle_unused()
         if self.line is not None:
             control.keys.leave(self)
-        if self.followers is not None:
-            self.followers.end()
+        followers = self.followers  # which may become those of another job meanwhile
+        if followers is not None:
+            followers.end()
+
+    @override
+    def succeed(self, value: T) -> bool:
+        return super().succeed(value) or self.followers is not None
+
+    @override
+    def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:
+        return super().fail(reason, failure, refused) or self.followers is not None
+
+    @override
+    def run_callbacks(self) -> None:
+        """Run the callbacks of the ended job, and of those that follow it, each once."""
+        followers = self.followers
+        try:
+            with self._lock:  # as a follower it may be ended by one thread, and cancelled by another
+                self._done_callbacks = iter(self._done_callbacks)
+            super().run_callbacks()
+        finally:
+            if followers is not None:
+                followers.run_callbacks()
+
+    def end_late_followers(self) -> None:
+        """End those that have begun to follow this job as it ended."""
+        followers = self.followers
+        if followers is not None and self.done():
+            followers.end()
+            try:
+                followers.run_callbacks()
+            except BaseException as error:
+                report("a callback of a replaced job failed")
+                if isinstance(error, KeyboardInterrupt):
+                    raise  # the main thread's, which this interrupts
 
 
 class Waker:

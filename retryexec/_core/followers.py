@@ -38,12 +38,13 @@ class Followers:
         return found
 
     def add(self, job: "ControlledJob[Any]") -> None:
-        """Let *job*, whose `following` is this, end as the target does."""
+        """Let *job*, whose `following` is this, end as the target does.
+
+        The target may have ended meanwhile, so call `end` next, without a lock.
+        """
         self._refs[weakref.ref(job, _Forget(self._refs))] = None
         if job.has_callbacks:
             self.keep(job)
-        if self.target.done():  # meanwhile, so `end` may have missed this one
-            self.end()
 
     def keep(self, job: "ControlledJob[Any]") -> None:
         """Keep *job* alive until its end: it has callbacks to run."""
@@ -67,11 +68,25 @@ class Followers:
         return [job for ref in list(self._refs) if (job := ref()) is not None]
 
     def end(self) -> None:
-        """End them as the target has ended. An interrupted call may be made again."""
+        """End them as the target has ended, if it has; `run_callbacks` is up to the caller."""
+        target = self.target
+        if target.done():
+            for job in self._jobs():
+                job.end_as(target)
+
+    def run_callbacks(self) -> None:
+        """Run the callbacks of all that have ended, whatever one raises, and forget those."""
+        interrupt = None
         for job in self._jobs():
-            job.end_as(self.target)
-        self._refs.clear()
-        self._kept.clear()
+            if job.done():
+                try:
+                    job.run_callbacks()
+                except BaseException as error:
+                    interrupt = interrupt or error
+                self._refs.pop(weakref.ref(job), None)
+                self._kept.discard(job)
+        if interrupt is not None:
+            raise interrupt
 
 
 class _Forget:

@@ -349,7 +349,8 @@ class Job(RetryFuture[T]):
         settings.pool.remove(self)
         if settings.controlled:
             self.release_control()
-        if self._done_callbacks:
+            self.run_callbacks()
+        elif self._done_callbacks:
             self._run_callbacks()
 
     # ---- what a `ControlledJob` does beyond that

@@ -38,7 +38,7 @@ class Line:
         head: the job whose turn it is; None in a line that is new, or has been dropped.
         behind: those behind it. Some may have ended.
         ended: how many of those behind have ended, about.
-        let_go: whether the head has been queued.
+        let_go: the latest head that has been queued.
         dropped: the line has no job any more, and is not the key's line any more.
     """
 
@@ -48,7 +48,7 @@ class Line:
         self.key = key
         self.lock = _next_lock()
         self.head: KeyedJob | None = None
-        self.let_go = True
+        self.let_go: KeyedJob | None = None
         self.behind: deque[KeyedJob] | None = None  # made for the second job
         self.ended = 0
         self.dropped = False
@@ -83,7 +83,7 @@ class Keys:
                 if last is not None and self._replace(line, last, job):
                     return last
                 if last is None:
-                    line.head, line.let_go = job, False
+                    line.head = job
                 else:
                     if line.behind is None:
                         line.behind = deque()
@@ -128,6 +128,8 @@ class Keys:
         if not (job.latest and last.latest and last.follow(job)):
             return False
         if line.head is last:
+            if line.let_go is last:
+                line.let_go = job
             line.head = job
         else:
             assert line.behind
@@ -172,7 +174,7 @@ class Keys:
         while behind:
             first = behind[0]
             if first in self._unfinished:
-                line.head, line.let_go = first, False
+                line.head = first
                 behind.popleft()
                 return
             behind.popleft()
@@ -195,11 +197,13 @@ class Keys:
     def _let_go(self, line: Line) -> None:
         """Queue the head of *line*, unless that has been done; twice does no harm."""
         head = line.head
-        if head is not None and not line.let_go:
+        if head is not None and line.let_go is not head:
             due, head.not_before = head.not_before, None
             self._control.parked.pop(head, None)
             self._control.pool.enqueue(head, due)
-            line.let_go = True
+            # It may have ended by now, and another thread may have let the next one go; then that
+            # one is queued once more.
+            line.let_go = head
 
     def hand_over(self, job: KeyedJob, due: float | None) -> bool:
         """Let the newer job of its key go in the place of *job*, whose attempt has failed.
@@ -221,7 +225,7 @@ class Keys:
             if newer is None or not newer.latest or not job.follow(newer, running=True):
                 return False
             newer.not_before = due
-            line.head, line.let_go = newer, False
+            line.head = newer
             line.behind.popleft()
         return True
 

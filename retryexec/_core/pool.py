@@ -309,7 +309,9 @@ class Pool:
             if job.due is not None:
                 self.timekeeper.discard(job)
             if job in self.unfinished:
-                if job.cancelled():
+                if self.control.used and job.superseded_by is not None:
+                    self.control.superseded += 1  # and cancelled just after that
+                elif job.cancelled():
                     self._cancelled += 1
                 else:
                     self._abandoned += 1

@@ -146,10 +146,12 @@ class Steering:
     def set_aside_if_paused(self, job: Job[Any]) -> None:
         """Keep *job*, which a worker has drawn, for the end of the pause."""
         pool = self._pool
+        newest = job.superseded_by or job  # which stands in the place of *job*, if replaced
+        assert isinstance(newest, Job)
         with pool.lock:
             if self.paused:
-                if job in pool.unfinished:
-                    self.set_aside[job] = None
+                if newest in pool.unfinished:
+                    self.set_aside[newest] = None
                 return
         if not pool.stopping:
-            pool.queue.put(job)  # the pause has just ended
+            pool.queue.put(newest)  # the pause has just ended
