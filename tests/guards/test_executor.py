@@ -161,6 +161,39 @@ def test_a_probe_that_is_cancelled_lets_the_next_one_go() -> None:
     assert second.result() == 10.0
 
 
+def test_a_probe_whose_job_is_out_of_time_lets_the_next_one_go() -> None:
+    clock = VirtualClock()
+    service = Service(clock, down=(0.0, 1.0))
+    breaker = CircuitBreaker(minimum_attempts=1, open_for=30.0)
+    policy = FOR_EVER.replace(max_elapsed=20.0)
+    with RetryingExecutor(2, clock=clock, policy=policy, guards=[breaker]) as executor:
+        too_late = executor.submit(service.call)
+        clock.advance(2.0)
+        fresh = executor.submit(service.call)
+        finish(clock, [too_late, fresh])
+    assert too_late.stop_reason is StopReason.MAX_ELAPSED
+    assert too_late.attempts == 1
+    assert fresh.result() == 30.0
+    assert breaker.state == "closed"
+
+
+def test_one_that_is_shut_down_while_it_is_held_leaves_the_line() -> None:
+    clock = VirtualClock()
+    limit, rate = ConcurrencyLimit(1), RateLimit(0.001)
+    with RetryingExecutor(2, clock=clock) as other:
+        view = other.using(guards=[limit, rate])
+        assert view.submit(int).result(10) == 0
+        held = RetryingExecutor(2, clock=clock, guards=[limit, rate])
+        futures = [held.submit(int) for _ in range(10)]
+        clock.advance(1.0)
+        assert held.shutdown(timeout=0).abandoned == 10
+        assert {future.stop_reason for future in futures} == {StopReason.SHUTDOWN}
+        assert repr(rate) == "<RateLimit(0.001/s): 0 held>"
+        assert view.submit(lambda: clock.now()) is not None
+        clock.advance(1000.0)
+    assert repr(limit) == "<ConcurrencyLimit(1): 0 running, 0 held>"
+
+
 def test_retries_stay_within_the_budget() -> None:
     clock = VirtualClock()
     service = Service(clock, down=(0.0, 30.0))
