@@ -58,9 +58,12 @@ class Pages:
         content: the file.
         frames: the pages in its log, the oldest first.
         missing: how many more there were in the log.
+        pages: how many there were in all, if that is known.
     """
 
-    def __init__(self, content: bytes, frames: Sequence[Frame], missing: int = 0) -> None:
+    def __init__(
+        self, content: bytes, frames: Sequence[Frame], missing: int = 0, pages: int = 0
+    ) -> None:
         self._content = content
         self.size = size = _page_size(content)
         self._missing = missing
@@ -71,7 +74,7 @@ class Pages:
         for frame in frames:
             version = Version(frame.transaction, frame.content, frame.is_sound)
             self._versions.setdefault(frame.page, []).insert(0, version)
-        self.count = self._expected(frames)
+        self.count = max(self._expected(frames), pages if pages <= _MOST_PAGES else 0)
         self._free = self._free_pages()
         # How far the pages after some place are from where they were, if bytes have come or gone.
         self._shift = len(content) - self._said(content) * size if self._said(content) else 0
@@ -182,7 +185,9 @@ class Pages:
             found.add(self._corrected(number, leaf, shape))
             if not leaf.whole and not self._is_of_another_kind(page):
                 doubtful.append(number)
-        found.lose(0, min(self._missing, self.count) * self.size, 0)
+        # Each may have held what is new in one of the pages; those that are not there come below.
+        stale = min(self._missing, self.count) - (self.count - len(self._versions))
+        found.lose(0, max(0, stale) * self.size, 0)
         for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
         told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
