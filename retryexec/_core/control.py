@@ -46,11 +46,14 @@ class Control:
         self._take_place(job, replaced)
         return True
 
-    def place(self, job: "AnyJob", due: float | None = None) -> None:
+    def place(
+        self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False
+    ) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
 
         Args:
             due: the attempt is not due before that; None if it is due now.
+            taken_over: it was accepted by another process.
         """
         assert isinstance(job, ControlledJob)
         self.used = True
@@ -58,8 +61,10 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            replaced = self.keys.enter(job)
-            if replaced is not None:
+            replaced = self.keys.enter(job, taken_over=taken_over)
+            if replaced is job:
+                self.supersede(job)
+            elif replaced is not None:
                 self._take_place(job, replaced)
 
     # ---- a newer job takes the place of another
@@ -85,6 +90,8 @@ class Control:
             self.pool.enqueue(job, due)
         elif job in parked and job.passage is None and job.line and job.line.head is job:
             self.pool.enqueue(job)  # it has other guards to ask than the one before
+        elif replaced.held_back:
+            self.pool.enqueue(job)  # which nothing holds back
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
@@ -130,6 +137,9 @@ class Control:
             with job.line.lock:  # held by a thread that is just replacing another by this one
                 if job.line.head is not job:
                     return False
+                if job.held_back:
+                    self.parked[job] = None
+                    return False
         if not job.settings.guards:
             return True
         if not job.start_asking():
@@ -173,6 +183,18 @@ class Control:
         if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
             self.parked.pop(job, None)
             job.settle_unused()
+
+    def release(self, job: ControlledJob[Any]) -> None:
+        """Let *job*, which was held back, start once it is its turn."""
+        job.held_back = False
+        line = job.line
+        if line is None:
+            return  # it is about to be placed
+        with line.lock:
+            self.parked.pop(job, None)
+            is_its_turn = line.head is job
+        if is_its_turn:
+            self.pool.enqueue(job)
 
     def wake(self, job: ControlledJob[Any]) -> None:
         """Queue *job*, which a guard holds, so that its guards are asked again."""

@@ -67,11 +67,15 @@ class Keys:
 
     # ---- in
 
-    def enter(self, job: KeyedJob) -> "KeyedJob | None":
+    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> "KeyedJob | None":
         """Put *job*, which is one of the unfinished, into the line of its key.
 
+        Args:
+            taken_over: the job was accepted by another process, perhaps before those in the line.
+
         Returns:
-            the job that it has replaced; None if it has replaced none.
+            the job that it has replaced, or *job* itself if a newer one has replaced it; None if
+            none has been replaced.
         """
         while True:
             line = job.line = self._line_of(job.key)
@@ -80,6 +84,8 @@ class Keys:
                     self._drop(line)  # if an interrupt has kept another thread from it
                     continue
                 last = self._last_of(line)
+                if taken_over and last is not None and self._is_outdated(job, last):
+                    return job
                 if last is not None and self._replace(line, last, job):
                     return last
                 if last is None:
@@ -122,6 +128,11 @@ class Keys:
             # One call into C, so that of two threads both get the same line.
             line = self._lines.setdefault(key, Line(key))
         return line
+
+    def _is_outdated(self, job: KeyedJob, last: KeyedJob) -> bool:
+        """Let *job* end as *last* does, if that one is newer and only the latest counts."""
+        latest = job.latest and last.latest
+        return latest and job.is_accepted_before(last) and job.follow(last)
 
     def _replace(self, line: Line, last: KeyedJob, job: KeyedJob) -> bool:
         """Put *job* in the place of *last*, if that waits and may be replaced; lock held."""

@@ -231,7 +231,7 @@ class Pool:
                 job.resume_end()
                 continue
             if isinstance(job, ControlledJob):
-                self.control.place(job, due)
+                self.control.place(job, due, taken_over=True)
             else:
                 self.enqueue(job, due)
         with self.lock:

@@ -101,10 +101,11 @@ class Engine:
         for entry in taken.dead:
             self.writer.enqueue(entry)
         lane = taken.lane
-        count = len(taken.free) + len(lane.suspects)
-        self.writer.command(lambda: self.lanes.release_next_suspect(lane))
+        count = len({*taken.free, *lane.suspects})
         if taken.free:
             self._recover(taken.free)
+        # Only now: suspects with keys have their places in the lines of those.
+        self.writer.command(lambda: self.lanes.release_next_suspect(lane))
         return count
 
     def _recover(self, entries: list[Entry]) -> None:

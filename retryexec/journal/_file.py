@@ -21,6 +21,7 @@ from retryexec.journal._sqlite import (
     STRICT,
     Format,
     check_content,
+    columns_of,
     is_damaged,
     is_full,
     make_tables,
@@ -28,12 +29,15 @@ from retryexec.journal._sqlite import (
     open_database,
     size_of,
     transaction,
+    upgrade,
 )
 from retryexec.journal._store import NOTHING_FOUND, Changes, Findings
 
 JOBS = Format(
     application=0x72747879,  # "rtxy"
-    version=1,
+    version=2,
+    made=2,
+    added=(("key TEXT", "latest INTEGER"),),
     schema=f"""
 CREATE TABLE job(
   seq INTEGER PRIMARY KEY,              -- the order in which jobs were accepted
@@ -49,7 +53,9 @@ CREATE TABLE job(
   due_at REAL,                          -- when the next attempt is due
   delay REAL,                           -- how long that was to be waited for
   errors TEXT,                          -- the latest failures, as JSON
-  parked TEXT                           -- why no job can be made of it, for now
+  parked TEXT,                          -- why no job can be made of it, for now
+  key TEXT,                             -- of those that have the same, one runs at a time; JSON
+  latest INTEGER                        -- 1: a newer one of the key replaces it while it waits
 ){STRICT};
 CREATE TABLE meta(
   owner TEXT NOT NULL,
@@ -70,8 +76,8 @@ CREATE TABLE meta(
     ),
 )
 
-_INSERT = "INSERT INTO job(seq,id,kind,ver,data,accepted_at) VALUES"
-_VALUES = "(?,?,?,?,CAST(? AS TEXT),?)"
+_INSERT = "INSERT INTO job(seq,id,kind,ver,data,accepted_at,key,latest) VALUES"
+_VALUES = "(?,?,?,?,CAST(? AS TEXT),?,?,?)"
 # One statement for many rows lets go of the interpreter once, and not once for each row; the
 # sizes are few, so that each is compiled once.
 _INSERTS = {size: _INSERT + ",".join([_VALUES] * size) for size in (500, 100, 20, 5, 1)}
@@ -146,6 +152,9 @@ class JournalFile:
                 sql.close()
                 return None
             check_content(sql, JOBS)
+            if columns_of(sql, JOBS) != JOB_COLUMNS:
+                with transaction(sql):
+                    upgrade(sql, JOBS)
             return cls(lock, sql, power=power)
         except BaseException:
             sql.close()
@@ -280,14 +289,23 @@ class JournalFile:
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         place, rest = 0, len(entries)
+        self._new_bytes += sum([len(e.data) for e in entries]) + _ROW_BYTES * rest
+        rows: list[tuple[Any, ...]] = [
+            (
+                e.row,
+                e.id,
+                e.kind,
+                e.version,
+                e.data,
+                e.accepted_at,
+                (key := e.key) and key.text,
+                key and (key.latest or None),
+            )
+            for e in entries
+        ]
         if rest == 1:
-            entry = entries[0]
-            self._new_bytes += len(entry.data) + _ROW_BYTES
-            row = (entry.row, entry.id, entry.kind, entry.version, entry.data, entry.accepted_at)
-            self.sql.execute(_INSERTS[1], row)
+            self.sql.execute(_INSERTS[1], rows[0])
             return
-        self._new_bytes += sum(len(e.data) for e in entries) + _ROW_BYTES * rest
-        rows = [(e.row, e.id, e.kind, e.version, e.data, e.accepted_at) for e in entries]
         for size, statement in _INSERTS.items():
             while rest >= size:
                 flat = tuple(chain.from_iterable(rows[place : place + size]))

@@ -14,6 +14,7 @@ from typing import Any
 from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Lost
+from retryexec.journal._keyed import KeyedEnds
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
@@ -47,6 +48,7 @@ class Lanes:
         self._host = host
         self._later = later  # runs something on a thread that may wait for the writer
         self.answers = Answers(store, later)
+        self._keyed = KeyedEnds()
         self._wall = wall
         self.own: Lane | None = None
         self.taken: set[Lane] = set()
@@ -68,13 +70,16 @@ class Lanes:
         """Make the disk agree with *entries*, and with those that are waiting for that."""
         if self.backlog:
             entries, self.backlog = self.backlog + entries, []
+        if self._keyed.stand_ins:
+            entries = self._keyed.due() + entries
         if self.homeless:
             self._find_home()
         if not entries:
             return
-        batch, dying = self._compared(entries)
-        if dying:
-            batch.deletes.extend(self._insert_letters(dying))
+        self._keyed.at_risk = False
+        batch, ending = self._compared(entries)
+        if ending:
+            batch.deletes.extend(self._end(ending))
         if batch.inserts and not self._number(batch.inserts):
             batch = batch.without_inserts()
         own = self.own
@@ -89,8 +94,8 @@ class Lanes:
     def _compared(  # noqa: C901  for each entry, in one go
         self, entries: Iterable[Entry]
     ) -> tuple[Batch, list[Entry]]:
-        """Return what is to be done for *entries*, and those that become dead letters."""
-        batch, dying = Batch([], [], [], []), []
+        """Return what is to be done for *entries*, and those whose end is more than a removal."""
+        batch, ending = Batch([], [], [], []), []
         inserts, updates, deletes, marks = batch
         for entry in entries:
             state, outcome = entry.state, entry.outcome
@@ -106,12 +111,12 @@ class Lanes:
                     if state is STORED and entry.waiter is not None:
                         marks.append(entry)
             elif outcome.reason is not None:
-                dying.append(entry)
+                ending.append(entry)
             elif state is STORED or state is WRITING:
                 deletes.append(entry)
             elif state is NEW:
                 self.answers.end(entry)  # so quick that it never needed the disk
-        return batch, dying
+        return batch, ending
 
     def _by_lane(self, batch: Batch) -> Iterable[tuple[Lane, Batch]]:
         """Return the parts of *batch* that belong to one lane each; new entries go to `own`."""
@@ -148,6 +153,9 @@ class Lanes:
             # mark is about to start, and must not be blamed for what happens meanwhile.
             done = self._apply(lane, batch._replace(marks=[]), mark=mark)
             return self._apply(lane, Batch([], [], [], batch.marks), mark=False) and done
+        if self._keyed.at_risk:
+            batch, kept = self._keyed.without_refused(batch)
+            self.backlog += kept
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
@@ -192,6 +200,28 @@ class Lanes:
             and entry.outcome is None
             and entry.state is STORED
         ]
+
+    def _end(self, entries: list[Entry]) -> list[Entry]:
+        """Do what the ends of *entries* ask for; return those whose rows may go now."""
+        dying, succeeded, replaced, later = self._keyed.sorted(entries)
+        self.backlog += later
+        removed = self._insert_letters(dying) if dying else []
+        if succeeded:
+            try:
+                self._store.letters.outdate(succeeded)
+            except Exception as error:
+                if self._store.is_unavailable(error):
+                    self._fail(error)
+                    self.backlog += succeeded
+                    succeeded = []
+                else:
+                    logger.error("no dead letters can be marked as stale: %r", error)
+        for entry in succeeded + replaced:
+            if entry.state is NEW:
+                self.answers.end(entry)
+            else:
+                removed.append(entry)
+        return removed
 
     def _insert_letters(self, dying: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
@@ -395,6 +425,8 @@ class Lanes:
             entry = lane.suspects.pop()
             if entry.outcome is None and entry.state is STORED:
                 lane.turn = (entry, entry.attempts)
+                if entry.key is not None:
+                    entry.key.held = False
                 self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
         if not lane.live:
             self.taken.discard(lane)

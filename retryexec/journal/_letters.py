@@ -12,9 +12,9 @@ from retryexec._typing import override
 from retryexec.journal._codec import Codec, json_of
 from retryexec.journal._directory import Directory
 from retryexec.journal._errors import JobRefused, JournalError, Undecodable
-from retryexec.journal._letter_file import LetterFile
+from retryexec.journal._keys import key_or_text
+from retryexec.journal._letter_file import LETTERS, LetterFile
 from retryexec.journal._rows import (
-    LETTER_COLUMNS,
     ErrorText,
     JobRow,
     LetterRow,
@@ -22,13 +22,12 @@ from retryexec.journal._rows import (
     fields_of,
     read_letter,
 )
+from retryexec.journal._sqlite import select
 from retryexec.journal._sqlite_store import SQLiteStore
 from retryexec.journal._store import Lane
 
 Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
 
-SELECT = f"SELECT {LETTER_COLUMNS} FROM dead"  # noqa: S608  ours
-_SELECT = f"SELECT rowid,{LETTER_COLUMNS} FROM dead"  # noqa: S608
 _MIN_PREFIX = 4  # digits of an id that are enough if no other begins so, as git has it
 
 
@@ -46,6 +45,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
         crashes: how often a process ended while it ran.
         accepted_at, died_at: seconds of the wall clock.
         errors: the latest failures, oldest first; the last one with its traceback.
+        key: None if it has none.
+        stale: whether a later job of its key has succeeded since. To rerun this one would put back
+            what that one has replaced.
     """
 
     id: str
@@ -58,6 +60,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     accepted_at: float
     died_at: float
     errors: tuple[ErrorText, ...]
+    key: Any = None
+    stale: bool = False
 
     @override
     def __repr__(self) -> str:
@@ -102,8 +106,8 @@ class Choice(NamedTuple):
         if self.before is not None:
             where.append("died_at<?")
             values.append(self.before)
-        query = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY died_at DESC, id DESC"
-        for number, *columns in sql.execute(query, values):
+        rest = f"WHERE {' AND '.join(where)} ORDER BY died_at DESC, id DESC"
+        for number, *columns in sql.execute(_numbered(sql, rest), values):
             if limit is not None and limit <= 0:
                 return
             row = read_letter(columns)
@@ -207,26 +211,47 @@ class DeadLetters:
 
     # ---- rerunning
 
-    def rerun(self, letter_id: str, /) -> None:
-        """Give the job of letter *letter_id* all its attempts again, under the same id.
+    def rerun(self, letter_id: str, /, *, force: bool = False) -> None:
+        """Give the job of letter *letter_id* all its attempts again, under the same id and key.
 
         It is on disk when this returns, and run by whichever process takes it over first.
 
+        Args:
+            force: whether to rerun even a stale letter, after later jobs of its key.
+
         Raises:
             LookupError: there is no such letter, or more than one id begins so.
+            JournalError: it is stale.
         """
-        if not self._move(lambda sql: [_found(sql, letter_id)]):
+        if not self._move(lambda sql: _not_stale([_found(sql, letter_id)], force=force)):
             raise no_letter(letter_id)
 
-    def rerun_some(self, letter_ids: Sequence[str], /) -> int:
-        """Rerun those of *letter_ids* that are letters, in one go; return how many are."""
-        return self._move(lambda sql: _all_of(sql, letter_ids))
+    def rerun_some(self, letter_ids: Sequence[str], /, *, force: bool = False) -> int:
+        """Rerun those of *letter_ids* that are letters, in one go; return how many are.
+
+        Raises:
+            JournalError: one of them is stale, and nothing is rerun; *force* as for `rerun`.
+        """
+        return self._move(lambda sql: _not_stale(_all_of(sql, letter_ids), force=force))
 
     def rerun_all(
-        self, kind: str | None = None, *, error: str | None = None, before: float | None = None
+        self,
+        kind: str | None = None,
+        *,
+        error: str | None = None,
+        before: float | None = None,
+        force: bool = False,
     ) -> int:
-        """Rerun all letters, or those chosen as by `list`; return how many."""
-        return self._move(lambda sql: [*Choice(kind, error, before).rows(sql)])
+        """Rerun all letters, or those chosen as by `list`; return how many.
+
+        Stale ones are left, unless *force* is given.
+        """
+
+        def choose(sql: sqlite3.Connection) -> Sequence[Numbered]:
+            chosen = Choice(kind, error, before).rows(sql)
+            return [letter for letter in chosen if force or not letter.row.stale]
+
+        return self._move(choose)
 
     def _move(self, choose: Choose) -> int:
         """Put jobs back into a file of their own, whose owner is gone at once."""
@@ -382,13 +407,18 @@ def no_letter(letter_id: str) -> LookupError:
     return LookupError(f"there is no dead letter {letter_id!r}")
 
 
+def _numbered(sql: sqlite3.Connection, rest: str) -> str:
+    return select(sql, LETTERS, rest, first="rowid,")
+
+
 def _found(sql: sqlite3.Connection, letter_id: str) -> Numbered:
     """Return the letter with this id, or the only one whose id begins so."""
     name = plain_id(letter_id)
-    query, values = f"{_SELECT} WHERE id IN (?,?,CAST(? AS BLOB))", (name, letter_id, letter_id)
-    found = sql.execute(query, values).fetchall()
+    query = _numbered(sql, "WHERE id IN (?,?,CAST(? AS BLOB))")
+    found = sql.execute(query, (name, letter_id, letter_id)).fetchall()
     if not found and is_prefix(name):
-        found = sql.execute(f"{_SELECT} WHERE id GLOB ? LIMIT 4", (f"{name}*",)).fetchall()
+        query = _numbered(sql, "WHERE id GLOB ? LIMIT 4")
+        found = sql.execute(query, (f"{name}*",)).fetchall()
         if len(found) > 1:
             ids = ", ".join(str(row[1]) for row in found[:3])
             msg = f"several dead letters begin with {letter_id!r}: {ids}, …: give more of the id"
@@ -396,6 +426,20 @@ def _found(sql: sqlite3.Connection, letter_id: str) -> Numbered:
     for number, *columns in found:
         return Numbered(number, read_letter(columns))
     raise no_letter(letter_id)
+
+
+def _not_stale(letters: "list[Numbered]", *, force: bool) -> "list[Numbered]":
+    """Return *letters*; raise JournalError if one of them is stale, unless *force*."""
+    for _, row in letters:
+        if row.stale and not force:
+            msg = (
+                f"the dead letter {row.id} is stale: a later job of its key "
+                f"{key_or_text(row.key)!r} has succeeded since, and this one would put back what "
+                "that one has replaced. Discard it, or rerun it all the same with force=True "
+                "(--force)"
+            )
+            raise JournalError(msg)
+    return letters
 
 
 def _all_of(sql: sqlite3.Connection, letter_ids: Sequence[str]) -> "list[Numbered]":
@@ -420,11 +464,21 @@ def letter_of(row: LetterRow) -> DeadLetter:
         row.accepted_at,
         row.died_at,
         errors_of(row.errors),
+        key_or_text(row.key),
+        bool(row.stale),
     )
 
 
 def _revived(row: LetterRow, seq: int) -> JobRow:
     """Return a letter as a job that has all its attempts again."""
     return JobRow(
-        seq, row.id, row.kind, row.ver, row.data, accepted_at=row.accepted_at, errors=row.errors
+        seq,
+        row.id,
+        row.kind,
+        row.ver,
+        row.data,
+        accepted_at=row.accepted_at,
+        errors=row.errors,
+        key=row.key,
+        latest=row.latest,
     )
