@@ -17,7 +17,8 @@ from retryexec._backoff import (
 )
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
-from retryexec._core.job import RetryFuture
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.steering import PendingJob
 from retryexec._errors import (
     Cancelled,
     PendingLimitError,
@@ -26,10 +27,11 @@ from retryexec._errors import (
     ShutdownError,
 )
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
-from retryexec._executor import Retriable, RetryingExecutor
+from retryexec._executor import RetryingExecutor
 from retryexec._journal_api import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
+from retryexec._retriable import Retriable
 from retryexec._retry import retry, retry_async
 from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
 from retryexec._ticker import EventTimer, Ticker, Timer
@@ -37,10 +39,12 @@ from retryexec._ticker import EventTimer, Ticker, Timer
 if TYPE_CHECKING:
     from retryexec.guards import (
         AttemptRequest,
+        CircuitBreaker,
         ConcurrencyLimit,
         Guard,
         Outcome,
         RateLimit,
+        RetryBudget,
     )
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "CallStats",
     "CancelToken",
     "Cancelled",
+    "CircuitBreaker",
     "Clock",
     "ConcurrencyLimit",
     "ConstantBackoff",
@@ -65,6 +70,7 @@ __all__ = [
     "LastCall",
     "LinearBackoff",
     "Outcome",
+    "PendingJob",
     "PendingLimitError",
     "PermanentError",
     "RateLimit",
@@ -73,6 +79,7 @@ __all__ = [
     "RetriedFunction",
     "Retry",
     "RetryAfter",
+    "RetryBudget",
     "RetryFuture",
     "RetryPolicy",
     "RetryingExecutor",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from retryexec._core.job import RetryFuture
+from retryexec._core.retry_future import RetryFuture
 from retryexec._outcome import StopReason
 
 

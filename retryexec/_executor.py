@@ -16,35 +16,35 @@ from typing import (
     Any,
     Literal,
     ParamSpec,
-    Protocol,
     Self,
     TypeAlias,
     TypeVar,
     overload,
-    runtime_checkable,
 )
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
 from retryexec._core.controlled import ControlledJob
-from retryexec._core.job import Job, RetryFuture
+from retryexec._core.job import Job
 from retryexec._core.keys import checked_key, key_of
-from retryexec._core.pool import Pool, Setup
+from retryexec._core.map import results
+from retryexec._core.pool import Pool
 from retryexec._core.process import register
-from retryexec._core.settings import JobSettings
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.settings import JobSettings, Setup
 from retryexec._core.shutdown import after_shutdown
 from retryexec._core.steering import PendingJob, pending
 from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
+from retryexec._retriable import Retriable, runs_by_exec
 from retryexec._suggest import suggests_names
 from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
     callable_or_none,
     coroutine_refusal,
-    is_coroutine_function,
     seconds,
     seconds_or_none,
     whole_number,
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 Keep: TypeAlias = Literal["all", "latest"]
 
@@ -64,15 +63,6 @@ UNCHANGED: Any = object()
 _prefixes = count()
 _EMPTY = Context()
 _NO_KWARGS: dict[str, Any] = {}
-
-
-@runtime_checkable
-class Retriable(Protocol[T_co]):
-    """A job: anything with an ``exec()``, which is called for each attempt."""
-
-    def exec(self) -> T_co:
-        """Do the work once; raise if it failed."""
-        ...
 
 
 class RetryingExecutor(Executor):
@@ -223,7 +213,7 @@ class RetryingExecutor(Executor):
                 raise TypeError(coroutine_refusal(fn))
             by_exec = False
         else:
-            by_exec = _runs_by_exec(fn)
+            by_exec = runs_by_exec(fn)
         # Most contexts are empty, and one can serve all jobs, since attempts run in copies.
         job = self._job_type(
             self._settings, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
@@ -284,8 +274,8 @@ class RetryingExecutor(Executor):
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
         if buffersize is None:
-            return _results(futures, deadline)  # without a reference to the executor
-        return _results(futures, deadline, (self.submit(fn, *item) for item in items))
+            return results(futures, deadline)  # without a reference to the executor
+        return results(futures, deadline, (self.submit(fn, *item) for item in items))
 
     def using(
         self,
@@ -447,32 +437,6 @@ def _checked_journal(value: Any) -> JobJournal:
     return value  # type: ignore[no-any-return]
 
 
-def _results(
-    futures: deque[RetryFuture[T]],
-    deadline: float | None,
-    more: Iterable[RetryFuture[T]] = (),
-) -> Iterator[T]:
-    """Yield the results of *futures* in order, submitting one of *more* ahead of each."""
-    ahead = iter(more)
-    try:
-        while futures:
-            futures.extend(islice(ahead, 1))
-            timeout = None if deadline is None else deadline - monotonic()
-            # No names for the future and its result: a suspended generator would keep them alive.
-            yield _result_or_cancel(futures.popleft(), timeout)
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _result_or_cancel(future: RetryFuture[T], timeout: float | None) -> T:
-    try:
-        return future.result(timeout)
-    finally:
-        future.cancel()
-        del future  # a frame of the traceback, if there is one, does not hold it
-
-
 def _cpu_count() -> int | None:
     # From 3.13 on the standard library asks for the CPUs of this process.
     count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
@@ -483,27 +447,3 @@ def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
     pool = reference()
     if pool is not None:
         pool.shutdown.close(after_shutdown)
-
-
-def _runs_by_exec(job: Any) -> bool:
-    """Return whether *job*, not a plain function, is run by its exec(); raise if it cannot be run.
-
-    An object that is callable as well counts as a `Retriable` only if its class says so: some
-    objects answer to every name.
-    """
-    by_exec = hasattr(job.__class__, "exec")
-    if not by_exec:
-        if isinstance(job, type) and hasattr(job, "exec"):
-            msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
-            raise TypeError(msg)
-        by_exec = not callable(job)
-    call = getattr(job, "exec", None) if by_exec else job
-    if call is None:
-        msg = f"submit takes an object with exec(), or a callable (got {job!r})"
-        raise TypeError(msg)
-    if not callable(call):
-        msg = f"submit takes an object with exec(), and {job!r} has {call!r} in its place"
-        raise TypeError(msg)
-    if is_coroutine_function(call):
-        raise TypeError(coroutine_refusal(call))
-    return by_exec

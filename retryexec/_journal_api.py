@@ -15,6 +15,7 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retryexec._collector import BATCH, collector_off
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.settings import JobSettings
@@ -253,17 +254,28 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        for start in range(0, len(entries), BATCH):
+            with collector_off():
+                self._recover(entries[start : start + BATCH])
+
+    def _recover(self, entries: Sequence[JournalEntry]) -> None:
         pool = self._pool
+        settings, may_be_held = self._settings, bool(self._held)
         assert pool is not None
-        now, context = pool.now(), Context()
+        assert settings is not None
+        now, context, arguments = pool.now(), Context(), dict[str, Any]()
+        count_end, controlled = self.recovered.count_end, settings.controlled
         jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            held = self._held.pop(entry.id, None) if self._held else None
-            if held is not None:
+            if may_be_held and (held := self._held.pop(entry.id, None)) is not None:
                 pool.control.release(held)
                 continue
-            job = self._new_job(entry, context)
-            job.add_done_callback(self.recovered.count_end)
+            if controlled or entry.key is not None:
+                job = self._controlled_job(entry, context)
+            else:
+                job = Job(settings, entry.job, True, (), arguments, context)
+            job.entry = entry
+            job.add_done_callback(count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
                 job.started = now - entry.elapsed
@@ -275,18 +287,13 @@ class JournalLink:
         self.recovered.add(len(jobs))
         pool.take_over(jobs)
 
-    def _new_job(self, entry: JournalEntry, context: Context) -> Job[Any]:
-        """Make a job of *entry*, with the key that it was accepted with."""
+    def _controlled_job(self, entry: JournalEntry, context: Context) -> Job[Any]:
+        """Return a job of *entry* with the key that it was accepted with."""
         settings, key = self._settings, entry.key
         assert settings is not None
-        if key is None and not settings.controlled:
-            plain: Job[Any] = Job(settings, entry.job, True, (), {}, context)
-            plain.entry = entry
-            return plain
         if not settings.controlled:
             settings = self._controlled = self._controlled or replace(settings, controlled=True)
         job: ControlledJob[Any] = ControlledJob(settings, entry.job, True, (), {}, context)
-        job.entry = entry
         if key is not None:
             job.key, job.latest = key.value, key.latest
             if key.held:

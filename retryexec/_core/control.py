@@ -4,7 +4,6 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -37,7 +36,7 @@ class Control:
     # ---- in
 
     def place_by_replacing(self, job: "AnyJob") -> bool:
-        """Put *job* in the place of one that it replaces, if there is one; it needs no other room."""
+        """Put *job* in the place of one that it replaces; return False if there is none."""
         assert isinstance(job, ControlledJob)
         self.used = True
         replaced = self.keys.enter_by_replacing(job)
@@ -46,9 +45,7 @@ class Control:
         self._take_place(job, replaced)
         return True
 
-    def place(
-        self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False
-    ) -> None:
+    def place(self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
 
         Args:
@@ -74,22 +71,21 @@ class Control:
 
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
-        parked = self.parked
-        if replaced.passage is not None and replaced in parked:
-            parked[job] = None  # first, since a guard may let the job go from now on
+        guarded = replaced.passage is not None
         if replaced.settings.guards == job.settings.guards:
             job.take_passage(replaced)
         else:
             replaced.settle_unused()
         self.supersede(replaced)
-        parked.pop(replaced, None)
+        self.parked.pop(replaced, None)
         if replaced.not_before is not None:
             job.not_before = replaced.not_before
         due = replaced.due
-        if due is not None and self.pool.end_wait(replaced):
+        waited = due is not None and self.pool.end_wait(replaced)
+        if guarded:
+            self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
+        elif waited:
             self.pool.enqueue(job, due)
-        elif job in parked and job.passage is None and job.line and job.line.head is job:
-            self.pool.enqueue(job)  # it has other guards to ask than the one before
         elif replaced.held_back:
             self.pool.enqueue(job)  # which nothing holds back
 
@@ -131,28 +127,38 @@ class Control:
     def admit(self, job: "AnyJob") -> bool:
         """Return whether an attempt of *job* may start; a job that is held will be queued again."""
         assert isinstance(job, ControlledJob)
-        if self.pool.halted:
+        if self.pool.halted or not self.keys.is_its_turn(job):
             return False
-        if job.line is not None:
-            with job.line.lock:  # held by a thread that is just replacing another by this one
-                if job.line.head is not job:
-                    return False
-                if job.held_back:
-                    self.parked[job] = None
-                    return False
         if not job.settings.guards:
             return True
-        if not job.start_asking():
-            return False
+        return job.start_asking() and self._ask(job)
+
+    def _ask(self, job: ControlledJob[Any]) -> bool:
+        """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
             due = passage.ask()
             if due is None:
-                self.parked.pop(job, None)
                 return True
-            self._hold(job, due)
-            if not job.asked_again():
-                return False
+            held = job.hold(due)
+            if held is not None:
+                break
+        if held:
+            self._schedule(job, due)
+        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+            self.parked.pop(job, None)
+            job.settle_unused()
+        return False
+
+    def _schedule(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job*, whose `due` has been set for a guard, wait until then."""
+        keeper = self.pool.timekeeper
+        if not keeper.ready():
+            keeper.wait_here(due)
+            job.due = None
+            self.pool.queue.put(job)
+        else:
+            keeper.schedule(job, due)
 
     def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
         # Here, since an executor without guards does not need them.
@@ -171,19 +177,6 @@ class Control:
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
 
-    def _hold(self, job: ControlledJob[Any], due: float) -> None:
-        """Let *job* wait until *due*, or if that is infinity until a guard wakes it."""
-        if due < math.inf:
-            self.parked.pop(job, None)
-            if job.due is not None:
-                self.pool.end_wait(job)
-            self.pool.enqueue(job, due)
-        else:
-            self.parked[job] = None
-        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
-            self.parked.pop(job, None)
-            job.settle_unused()
-
     def release(self, job: ControlledJob[Any]) -> None:
         """Let *job*, which was held back, start once it is its turn."""
         job.held_back = False
@@ -197,11 +190,8 @@ class Control:
             self.pool.enqueue(job)
 
     def wake(self, job: ControlledJob[Any]) -> None:
-        """Queue *job*, which a guard holds, so that its guards are asked again."""
+        """Have the guards of *job*, one of which holds it, asked again."""
         pool = self.pool
-        if job.passage is None:
-            return
         with pool.resuming(job):
-            if job.due is not None:
-                pool.end_wait(job)
-            pool.enqueue(job)
+            if job.wake() or (job.held_by is not None and pool.end_wait(job)):
+                pool.enqueue(job)

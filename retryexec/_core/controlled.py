@@ -4,13 +4,15 @@ A job that is held is in no queue. Whoever lets it go queues it, and perhaps onc
 worker that draws it asks whether it may start, so that does no harm.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.followers import Followers
-from retryexec._core.job import Job, JobProgress, RetryFuture
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
 from retryexec._outcome import StopReason
 from retryexec._typing import override
@@ -114,10 +116,14 @@ class ControlledJob(Job[T]):
 
     # ---- verbs of a worker
 
+    # A job that a guard holds is parked or waits until a time; one that was woken is queued, or is
+    # being asked. Each of the next three changes that in one step, under the job's lock, so that
+    # no wake-up is lost: not while the guards are being asked, nor just after.
+
     def start_asking(self) -> bool:
         """Claim the job, whose turn it is, to ask its guards; False if an attempt cannot start.
 
-        Of several workers that draw the job, one claims it, until `begin` or `give_back`.
+        Of several workers that draw the job, one claims it, until `begin`, `hold` or `give_back`.
         """
         with self._lock:
             if self._state != PENDING or self.due is not None or self.following is not None:
@@ -127,14 +133,40 @@ class ControlledJob(Job[T]):
                 return False
             self._asking = True
             self._asked_again = False
+            self.settings.pool.control.parked.pop(self, None)
             return True
 
-    def asked_again(self) -> bool:
-        """After the guards have held the job: return whether to ask again; else give up the claim."""
+    def hold(self, due: float) -> bool | None:
+        """Give up the claim: the guards hold the job until *due*, or if infinite until woken.
+
+        Returns:
+            True if the caller has to schedule the job; None if the guards have to be asked again,
+            since one of them has woken the job meanwhile.
+        """
         with self._lock:
-            again, self._asked_again = self._asked_again, False
-            self._asking = again
-            return again
+            if self._asked_again:
+                self._asked_again = False
+                return None
+            self._asking = False
+            if self._state != PENDING or self.following is not None or self.due is not None:
+                return False
+            if due == math.inf:
+                self.settings.pool.control.parked[self] = None
+                return False
+            self.due = due
+            return True
+
+    def wake(self) -> bool:
+        """Let the guards be asked again; return whether the caller has to queue the job for it."""
+        with self._lock:
+            if self._asking:
+                self._asked_again = True
+                return False
+            parked = self.settings.pool.control.parked
+            if self.passage is None or self._state != PENDING or self not in parked:
+                return False
+            parked.pop(self, None)
+            return True
 
     @override
     def give_back(self) -> None:

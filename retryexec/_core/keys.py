@@ -155,6 +155,16 @@ class Keys:
             behind.pop()
         return line.head if line.head in self._unfinished else None
 
+    def is_its_turn(self, job: KeyedJob) -> bool:
+        """Return whether no other job of its key goes before *job*, and nothing holds it back."""
+        line = job.line
+        if line is None:
+            return True
+        with line.lock:  # held by a thread that is just replacing another job by this one
+            if line.head is job and job.held_back:
+                self._control.parked[job] = None
+            return line.head is job and not job.held_back
+
     # ---- out
 
     def leave(self, job: KeyedJob) -> None:

@@ -12,22 +12,21 @@ shutdown or a fork has to end, and when the workers may exit.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread
 from typing import Any, TypeAlias
 
-from retryexec._clock import EngineClock
 from retryexec._core.control import Control
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job
+from retryexec._core.settings import Setup
 from retryexec._core.shutdown import Shutdown
-from retryexec._core.signals import in_one_call
+from retryexec._core.signals import Resuming, in_one_call
 from retryexec._core.steering import Steering
 from retryexec._core.timekeeper import Timekeeper
 from retryexec._core.worker import Worker
@@ -43,37 +42,6 @@ stdlib_logger = logging.getLogger("concurrent.futures")
 SWEEP_MIN = 64
 
 AnyJob: TypeAlias = Job[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a pool is made from; kept, since a forked child makes another one."""
-
-    max_workers: int
-    thread_name_prefix: str
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    max_pending: int | None
-    exit_timeout: float | None
-    clock: EngineClock
-
-
-class _Resuming:
-    """Lets a worker go on with a job if the thread in this block is interrupted."""
-
-    __slots__ = ("_job", "_pool")
-
-    def __init__(self, pool: "Pool", job: AnyJob | None) -> None:
-        self._pool = pool
-        self._job = job
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is not None:
-            self._pool.interrupted.append(self._job)
-            self._pool.wake_worker()
 
 
 class Pool:
@@ -183,12 +151,12 @@ class Pool:
         with self.lock:
             return self.timekeeper.discard(job)
 
-    def resuming(self, job: AnyJob | None) -> "_Resuming":
+    def resuming(self, job: AnyJob | None) -> Resuming:
         """Return what lets a worker go on with *job* if an interrupt strikes in a ``with`` block.
 
         None stands for all unfinished jobs.
         """
-        return _Resuming(self, job)
+        return Resuming(self.interrupted, job, self.wake_worker)
 
     def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
         """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
@@ -219,19 +187,24 @@ class Pool:
     def _is_full(self, most: int) -> bool:
         return self.refusal is None and len(self.unfinished) >= most
 
-    def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
+    def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
 
         They come in whether there is room or not. A pool that takes no more jobs leaves them.
         """
-        for job, due in jobs:
+        for job, _ in jobs:
             self.unfinished.add(job)
-            if self.refusal is not None:  # looked at only now, as in `accept`
+        if self.refusal is not None:  # looked at only now, as in `accept`
+            for job, _ in jobs:
                 job.expire(ShutdownError("the executor was shut down before it took this job over"))
                 job.resume_end()
-                continue
+            return
+        put = self.queue.put
+        for job, due in jobs:
             if isinstance(job, ControlledJob):
                 self.control.place(job, due, taken_over=True)
+            elif due is None:
+                put(job)
             else:
                 self.enqueue(job, due)
         with self.lock:
@@ -376,8 +349,8 @@ class Pool:
                 in_one_call(map(self.queue.put, filter(self.unfinished.__contains__, items)))
             else:
                 for job in items:  # a job may stand there for the one that has replaced it
-                    newest = job and (job.superseded_by or job)
-                    if newest in self.unfinished:
+                    newest = job if job is None else job.superseded_by or job
+                    if isinstance(newest, Job) and newest in self.unfinished:
                         self.queue.put(newest)
         self.wake_worker()  # instead of the sentinels that were dropped, too
 

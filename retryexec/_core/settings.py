@@ -1,9 +1,10 @@
-"""What an executor, or a view of it, has set for all jobs that are submitted to it."""
+"""What an executor has set: for its threads, and for the jobs submitted to it, or a view of it."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from retryexec._clock import EngineClock
 from retryexec._progress import Settings
 
 if TYPE_CHECKING:
@@ -34,3 +35,16 @@ class JobSettings(Settings):
     latest: bool  # whether a newer job of a key replaces one that waits
     guards: "tuple[Guard, ...]"
     controlled: bool  # whether a key or guards may hold jobs back
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a pool is made from; kept, since a forked child makes another one."""
+
+    max_workers: int
+    thread_name_prefix: str
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_pending: int | None
+    exit_timeout: float | None
+    clock: EngineClock

@@ -92,7 +92,7 @@ class Worker(StartableThread):
                 pool.at_rest()
 
     @calls_jobs
-    def _attempt(self, job: Job[Any]) -> bool:
+    def _attempt(self, job: Job[Any]) -> bool:  # noqa: C901  each call costs every job
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
@@ -102,8 +102,7 @@ class Worker(StartableThread):
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
         if pool.halted or not (progress := job.begin(now)):
-            if settings.controlled:
-                job.give_back()
+            job.give_back()
             return self._instead_of(job)
         policy = settings.policy
         if progress is not True:
@@ -196,7 +195,7 @@ class Worker(StartableThread):
             if not pool.watched:
                 self.finishing = False
 
-    def _judge(
+    def _judge(  # noqa: C901  each call costs every attempt that fails
         self, job: Job[Any], context: Context, raised: BaseException | None, value: Any
     ) -> bool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
@@ -242,6 +241,19 @@ class Worker(StartableThread):
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
+
+    def remove_failed(self, job: Job[Any], reason: StopReason) -> None:
+        """Remove *job*, which this worker ran and is about to fail, and count it."""
+        pool = self._pool
+        self.job = None
+        if reason is StopReason.SHUTDOWN:
+            self.abandoned += 1
+        else:
+            self.failed += 1
+        self.finishing = pool.watched
+        pool.unfinished.discard(job)
+        if pool.room is not None:
+            pool.after_removal()
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
         """End *job* after *error*, which did not come from its attempt."""
@@ -302,15 +314,7 @@ def give_up(
             if worker is None:
                 pool.remove(job)
             else:
-                worker.job = None
-                if reason is StopReason.SHUTDOWN:
-                    worker.abandoned += 1
-                else:
-                    worker.failed += 1
-                worker.finishing = pool.watched
-                pool.unfinished.discard(job)
-                if pool.room is not None:
-                    pool.after_removal()
+                worker.remove_failed(job, reason)
             has_callbacks = job.fail(reason, failure, value)
             if settings.controlled:
                 job.release_control()

@@ -110,10 +110,10 @@ class _Schedule(GuardState):
 class RateLimit(KeyedGuard[_Schedule]):
     """A guard that lets attempts start at most at a rate.
 
-    In any *t* seconds, at most ``burst + rate * t / per`` of them start. An attempt that has to wait reserves its time once, first come first served, and is asked
-    again at that time. One that is cancelled gives its time back if no later one is reserved.
-    What is counted are starts: if an attempt starts late, because all workers are busy, those
-    behind it keep their distance from it.
+    In any *t* seconds, at most ``burst + rate * t / per`` of them start. An attempt that has to
+    wait reserves its time once, first come first served, and is asked again at that time. One
+    that is cancelled gives its time back if no later one is reserved. What is counted are starts:
+    if an attempt starts late, because all workers are busy, those behind it keep their distance.
 
     This is GCRA, the generic cell rate algorithm of ITU-T I.371, in its reserving form: with
     T = per / rate, each start has a theoretical arrival time, ``tat = max(now, tat) + T``, and
@@ -132,7 +132,7 @@ class RateLimit(KeyedGuard[_Schedule]):
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
-    """  # noqa: E501
+    """
 
     reserves = True  # see Passage
 

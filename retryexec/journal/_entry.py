@@ -82,6 +82,7 @@ def superseded(by: "Entry") -> Outcome:
     """Return the end of a job that *by* has replaced, which may not be on disk yet."""
     return Outcome("superseded", by=by)
 
+
 _NEW = EntryState.NEW  # by this name, for each job
 
 # Guards the making of `Entry.accepted`; never held while a future is resolved.

@@ -19,12 +19,14 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from retryexec._typing import override
+from retryexec.journal._choice import is_prefix, plain_id
+from retryexec.journal._copies import Copies
 from retryexec.journal._directory import DEAD, OWNER
 from retryexec.journal._errors import JournalError, Newer
-from retryexec.journal._file import JOBS
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._letter_file import LETTERS
-from retryexec.journal._letters import DeadLetter, is_prefix, letter_of, plain_id
+from retryexec.journal._letters import DeadLetter, letter_of
 from retryexec.journal._rows import (
     ErrorText,
     JobRow,
@@ -34,7 +36,7 @@ from retryexec.journal._rows import (
     read_job,
     read_letter,
 )
-from retryexec.journal._sqlite import Format, check_version, is_damaged_file, reading, select, size_of
+from retryexec.journal._sqlite import Format, check_version, is_damaged_file, select, size_of
 
 _PAGE = 500  # rows in one statement
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
@@ -146,6 +148,7 @@ class Inspector:
     Attributes:
         unreadable: files that could not be read so far, and why: a damaged one, or one that a
             newer library has written. What the methods return is without those.
+        copies: of files that are not to be touched.
 
     Raises:
         JournalError: there is no such directory, or it cannot be looked into.
@@ -159,6 +162,7 @@ class Inspector:
     ) -> None:
         self.path = Path(directory).absolute()
         self.unreadable: dict[Path, str] = {}
+        self.copies = Copies()
         self._wall = wall_clock
         if not self.path.is_dir():
             msg = (
@@ -333,7 +337,7 @@ class Inspector:
         self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
     ) -> T | None:
         try:
-            with reading(path) as sql:
+            with self.copies.reading(path) as sql:
                 return ask(sql) if check_version(sql, path, form) else None
         except Newer as error:
             self.unreadable[path] = str(error)

@@ -56,7 +56,7 @@ def recorded(key: Hashable, *, latest: bool) -> EntryKey:
             text = json.dumps(plain(key), separators=(",", ":"))
         if len(text) > _MOST:
             msg = f"it takes {len(text):,} characters, and may take {_MOST:,}"
-            raise ValueError(msg)  # noqa: TRY301
+            raise ValueError(msg)
         back = key_of_text(text)
         same = bool(back == key) and hash(back) == hash(key)
     except Exception as error:
@@ -133,7 +133,7 @@ def _refusal(key: object, reason: str) -> TypeError:
     except Exception:
         what = f"one of type {type(key).__qualname__}"
     return TypeError(
-        f"the key {printable(what, 200)} cannot be kept in the journal: {reason}; let key= return a "
-        "str, int, float, bool, bytes, UUID, date or datetime, or a tuple of them (of an Enum, its "
-        ".value), or submit the job to an executor without a journal"
+        f"the key {printable(what, 200)} cannot be kept in the journal: {reason}; let key= return "
+        "a str, int, float, bool, bytes, UUID, date or datetime, or a tuple of them (of an Enum, "
+        "its .value), or submit the job to an executor without a journal"
     )

@@ -7,19 +7,25 @@ divided until it is found.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
+from retryexec.journal._batch import (
+    ENDED,
+    HOMELESS,
+    NEW,
+    STORED,
+    WRITING,
+    Answers,
+    Batch,
+    landed_in,
+)
+from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Lost
 from retryexec.journal._keyed import KeyedEnds
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
-
-_DOUBTS, _DOUBT_PAUSE = 5, 0.05  # looks at the lane before an outcome stays unknown; seconds
 
 
 class Lanes:
@@ -55,6 +61,8 @@ class Lanes:
         self.left: set[str] = set()
         self.backlog: list[Entry] = []
         self.homeless: list[Entry] = []
+        # Held until their jobs are in another one: nobody else may take them over meanwhile.
+        self._lost: list[tuple[Lane, Exception]] = []
         self.error: Exception | None = None
         self.failing = False
         self.batches = 0
@@ -68,10 +76,8 @@ class Lanes:
 
     def write(self, entries: list[Entry]) -> None:
         """Make the disk agree with *entries*, and with those that are waiting for that."""
-        if self.backlog:
-            entries, self.backlog = self.backlog + entries, []
-        if self._keyed.stand_ins:
-            entries = self._keyed.due() + entries
+        if self.backlog or self._keyed.stand_ins:
+            entries, self.backlog = self.backlog + self._keyed.due() + entries, []
         if self.homeless:
             self._find_home()
         if not entries:
@@ -84,7 +90,7 @@ class Lanes:
             batch = batch.without_inserts()
         own = self.own
         if self.taken:
-            for lane, part in self._by_lane(batch):
+            for lane, part in batch.by_lane(own):
                 self._apply(lane, part)
                 if lane is not own:
                     self.release_next_suspect(lane)
@@ -117,17 +123,6 @@ class Lanes:
             elif state is NEW:
                 self.answers.end(entry)  # so quick that it never needed the disk
         return batch, ending
-
-    def _by_lane(self, batch: Batch) -> Iterable[tuple[Lane, Batch]]:
-        """Return the parts of *batch* that belong to one lane each; new entries go to `own`."""
-        parts: dict[Lane, Batch] = {}
-        for place, group in enumerate(batch):
-            for entry in group:
-                lane: Any = entry.lane or self.own
-                if lane not in parts:
-                    parts[lane] = Batch([], [], [], [])
-                parts[lane][place].append(entry)
-        return parts.items()
 
     def _number(self, inserts: Sequence[Entry]) -> bool:
         """Give *inserts* rows in this process's own lane, made if need be; refuse them if not."""
@@ -205,7 +200,7 @@ class Lanes:
         """Do what the ends of *entries* ask for; return those whose rows may go now."""
         dying, succeeded, replaced, later = self._keyed.sorted(entries)
         self.backlog += later
-        removed = self._insert_letters(dying) if dying else []
+        buried = self._bury(dying) if dying else []
         if succeeded:
             try:
                 self._store.letters.outdate(succeeded)
@@ -215,55 +210,19 @@ class Lanes:
                     self.backlog += succeeded
                     succeeded = []
                 else:
-                    logger.error("no dead letters can be marked as stale: %r", error)
+                    logger.exception("no dead letters of older jobs can be marked as stale")
         for entry in succeeded + replaced:
             if entry.state is NEW:
                 self.answers.end(entry)
-            else:
-                removed.append(entry)
-        return removed
+        return buried + [e for e in succeeded + replaced if e.state in {STORED, WRITING}]
 
-    def _insert_letters(self, dying: list[Entry]) -> list[Entry]:
+    def _bury(self, dying: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
-        now = self._wall()
-        try:
-            self._store.letters.insert(
-                [entry.as_letter(now) for entry in {e.id: e for e in dying}.values()]
-            )
-        except Exception as error:
-            if self._store.is_unavailable(error):
-                self._fail(error)
-                self.backlog += dying
-                return []
-            if len(dying) > 1:
-                middle = len(dying) // 2
-                return self._insert_letters(dying[:middle]) + self._insert_letters(dying[middle:])
-            return self._insert_plain_letter(dying[0], error)
-        stored = []
-        for entry in dying:
-            entry.outcome = DONE  # as far as its own lane is concerned
-            if entry.state is NEW:
-                self.answers.end(entry)
-            elif entry.state is STORED:
-                stored.append(entry)
-        return stored
-
-    def _insert_plain_letter(self, entry: Entry, error: Exception) -> list[Entry]:
-        """Write a letter without what may be wrong with it, if it had anything of that kind."""
-        outcome = entry.outcome
-        assert outcome is not None
-        if outcome.errors:
-            logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
-            entry.outcome = outcome._replace(errors=())
-            return self._insert_letters([entry])
-        logger.error(
-            "no dead letter can be made of job %s, which is run again after the next start: %r",
-            entry.id,
-            error,
-        )
-        if entry.state is NEW:
-            self.answers.end(entry)
-        return []
+        buried, postponed, error = bury(self._store, self.answers, dying, self._wall())
+        if error is not None:
+            self._fail(error)
+            self.backlog += postponed
+        return buried
 
     # ---- when things go wrong
 
@@ -286,7 +245,7 @@ class Lanes:
                 self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
                 self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
             return False
-        landed = self._landed(lane, inserts[0]) if inserts else False
+        landed = landed_in(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
             self._applied(lane, batch, marks)
             return True
@@ -327,15 +286,6 @@ class Lanes:
             self.answers.tell(entry)
         self.backlog += inserts
 
-    def _landed(self, lane: Lane, entry: Entry) -> bool | None:
-        """Return whether the transaction that *entry* was in took place; None if unknown."""
-        for _ in range(_DOUBTS):
-            try:
-                return lane.holds(entry)
-            except Exception:
-                threading.Event().wait(_DOUBT_PAUSE)
-        return None
-
     def _isolate(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
         """Do what can be done of *batch*, one of whose entries cannot be written."""
         for entry in marks:
@@ -369,8 +319,7 @@ class Lanes:
     def _move_out(self, lane: Lane, error: Exception) -> None:
         """Give up a lane that is lost: what was in it is in memory, and needs another one."""
         logger.error("%s is lost (%s): its jobs move to a new file", lane, error)
-        lane.abandon()
-        self._store.set_aside(lane, error)
+        self._lost.append((lane, error))
         if lane is self.own:
             self.own = None
         self.taken.discard(lane)
@@ -395,21 +344,31 @@ class Lanes:
                     entries.append(entry)
         if not entries:
             self.homeless = []
+            self._leave_lost()
             return
         try:
             own = self.own = self.own or self._store.new_lane()
             first = own.next_row
-            own.insert_rows([entry.as_row(first + n) for n, entry in enumerate(entries)])
+            rows = [entry.as_row(first + n) for n, entry in enumerate(entries)]
+            own.insert_rows(rows, [lane.name for lane, _ in self._lost])
         except Exception as error:
             self._fail(error)
             return
         self.homeless = []
+        self._leave_lost()
         own.next_row = first + len(entries)
         for row, entry in enumerate(entries, first):
             entry.row = row
         self._applied(own, Batch(entries, [], [], []))
         # What became of them meanwhile, the rows may not tell yet.
         self.backlog += [e for e in entries if e.outcome is not None or e.suspect]
+
+    def _leave_lost(self) -> None:
+        """Let others have the lanes that are lost: their jobs are elsewhere by now."""
+        lost, self._lost = self._lost, []
+        for lane, error in lost:
+            self._store.set_aside(lane, error)
+            lane.abandon()
 
     def _fail(self, error: Exception) -> None:
         self.failing = True
@@ -471,6 +430,9 @@ class Lanes:
                 entry.waiter.release()
         for lane in self.all():
             self._leave(lane)
+        for lane, _ in self._lost:  # what was in them and has no other place is for the next
+            lane.abandon()
+        self._lost = []
         self.taken.clear()
         self.own = None
 

@@ -5,6 +5,7 @@ rollback journal and no log, and is opened for each use.
 """
 
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from retryexec.journal._directory import DEAD, Directory
 from retryexec.journal._entry import Entry
@@ -24,6 +26,7 @@ from retryexec.journal._sqlite import (
     check_schema,
     check_version,
     columns_of,
+    is_damaged,
     is_damaged_file,
     make_tables,
     open_database,
@@ -90,9 +93,7 @@ def write_letters(
     rows = [*letters]
     if any(row.key is not None for row in rows) and columns_of(sql, LETTERS) != LETTER_COLUMNS:
         upgrade(sql, LETTERS)
-        sql.execute(
-            "CREATE INDEX dead_key ON dead(key) WHERE key IS NOT NULL AND stale IS NULL"
-        )
+        sql.execute("CREATE INDEX dead_key ON dead(key) WHERE key IS NOT NULL AND stale IS NULL")
     columns = columns_of(sql, LETTERS).split(",")
     verb, end = ("INSERT", _changing(columns)) if replace else ("INSERT OR IGNORE", "")
     names, parts = ",".join(columns), ",".join("?" * len(columns))
@@ -109,6 +110,7 @@ class LetterFile:
         self._checked: int | None = None  # the file that was found to be whole
         self._keys: set[str] | None = set()
         self._keys_version: tuple[int, ...] | None = ()
+        self.rescued: list[str] = []  # what has become of damaged files
         # Held while SQLite is in use, and by whoever forks: a child that closed a connection in
         # the middle of a transaction would roll back what is the parent's.
         self.io = threading.RLock()
@@ -261,29 +263,46 @@ class LetterFile:
     def _mending(self, do: Callable[[], T]) -> T:
         """Return *do()*; if the file turns out to be damaged, once more after its repair."""
         with self.io:
+            inode = self._inode()
             try:
                 return do()
             except sqlite3.DatabaseError as error:
-                if not is_damaged_file(self.path, error):
+                if not (is_damaged_file(self.path, error) or self._is_closed_to_us()):
                     raise
-                self._rescue(error)
+                # Of several processes that come upon it at once, one does it.
+                with self._directory.alone():
+                    if self._inode() == inode:
+                        self._rescue(error)
             return do()
 
-    def _rescue(self, error: Exception) -> None:
-        saved = salvage(self.path, LETTERS)
-        aside = set_aside(self.path)
-        logger.error(
-            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is "
-            "%s",
-            error,
-            len(saved.rows),
-            saved.lost,
-            aside,
-        )
-        if saved.rows:
-            self.keep(map(read_letter, saved.rows))
+    def _inode(self) -> int:
+        try:
+            return self.path.lstat().st_ino
+        except OSError:
+            return 0
 
-    def keep(self, letters: Iterable[LetterRow]) -> None:
-        """Write *letters*, as far as there is none of the same id."""
-        with self.transaction() as sql:
-            write_letters(sql, letters, replace=False)
+    def _is_closed_to_us(self) -> bool:
+        """Return whether the file may not be opened, and its name may be given to another."""
+        may = os.R_OK | os.W_OK
+        return (
+            os.path.lexists(self.path)
+            and not os.access(self.path, may)
+            and os.access(self._directory.path, may)
+        )
+
+    def _rescue(self, error: Exception) -> None:
+        """Put a new file in the place of the damaged one, with all letters that can be read."""
+        saved = salvage(self.path, LETTERS)
+        new = LetterFile(self._directory)
+        new.path = self._directory.path / f"{uuid4().hex}.probe"
+        try:
+            with new.transaction() as sql:
+                write_letters(sql, map(read_letter, saved.rows), replace=False)
+            aside = set_aside(self.path, new.path)
+        finally:
+            new.path.unlink(missing_ok=True)
+        self._directory.sync()
+        words = f"{len(saved.rows)} letters saved, {saved.words}"
+        self.rescued.append(f"{aside}: set aside ({error}): {words}")
+        what = "are damaged" if is_damaged(error) else "may not be opened by this process"
+        logger.error("the dead letters %s (%s): %s, the old file is %s", what, error, words, aside)

@@ -17,7 +17,8 @@ from uuid import uuid4
 from retryexec._typing import override
 from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
-from retryexec.journal._file import JOBS, JournalFile
+from retryexec.journal._file import JournalFile
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._journal import Journal
 from retryexec.journal._letter_file import LETTERS, LetterFile
 from retryexec.journal._reserve import Reserve

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
+from retryexec.journal._choice import plain_id
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._file import JournalFile
-from retryexec.journal._letters import plain_id
 from retryexec.journal._rows import read_job
 from retryexec.journal._sqlite_store import SQLiteStore
 
@@ -32,9 +32,9 @@ def repair(path: "str | os.PathLike[str]") -> list[str]:
         for owner in store.directory.owners():
             store.visit(owner, park)
     store.letters.read(lambda sql: sql.execute("SELECT count(*) FROM dead").fetchone(), None)
-    asides = sorted(_set_aside(store) - before)
-    words = "set aside, and what could be read is saved"
-    return [f"{store.directory.path / name}: {words}" for name in asides] + done
+    done = [*store.rescued, *store.letters.rescued, *done]
+    others = [path for path in sorted(_set_aside(store) - before) if path not in "".join(done)]
+    return [*done, *(f"{path}: set aside" for path in others)]
 
 
 def discard_parked(path: "str | os.PathLike[str]", job_ids: Sequence[str]) -> int:
@@ -67,4 +67,4 @@ def _store(path: "str | os.PathLike[str]") -> SQLiteStore:
 
 
 def _set_aside(store: SQLiteStore) -> set[str]:
-    return {path.name for path in store.directory.path.glob("*.corrupt-*")}
+    return {str(path) for path in store.directory.path.glob("*.corrupt-*[0-9]")}

@@ -538,7 +538,7 @@ def test_damaged_and_newer_files_are_told_and_the_rest_is_shown(
     listed = command("journal", "ls", directory, "--json")
     assert listed.status == 1
     assert len(documents(listed)) == 3
-    assert f"left out: {second} is of version 99, and this library knows up to 1" in listed.err
+    assert f"left out: {second} is of version 99, and this library knows up to 2" in listed.err
     assert f"left out: {third} is damaged" in listed.err
     found = findings(command, directory)
     assert "upgrade the library" in found["version"]
@@ -564,7 +564,7 @@ def test_letters_of_a_newer_library_are_left_alone(command: Command, directory: 
     ):
         result = command("journal", *arguments)
         assert result.status == (1 if arguments[0] in {"dead", "stats"} else 2)
-        assert "dead.db is of version 99, and this library knows up to 1" in result.err
+        assert "dead.db is of version 99, and this library knows up to 2" in result.err
     (directory / "dead.db").write_bytes(b"no database at all " * 100)
     result = command("journal", "rerun", directory, "--all")
     assert (result.status, result.out) == (0, "0 dead letters to be run again\n")

@@ -164,7 +164,7 @@ class TestLatest:
         assert [f.stop_reason for f in futures] == ["superseded"] * 4 + ["succeeded"]
 
     def test_one_in_backoff_is_replaced_and_the_newer_takes_its_due_time(
-        self, executor: RetryingExecutor, latest: RetryingExecutor, clock: VirtualClock
+        self, latest: RetryingExecutor, clock: VirtualClock
     ) -> None:
         older, newer = Fails(5, clock), Fails(1, clock)
         first = latest.submit(older)
@@ -193,7 +193,7 @@ class TestLatest:
         assert jobs[-1].started_at == [10.0]
 
     def test_a_running_one_that_fails_is_not_tried_again_if_a_newer_one_waits(
-        self, executor: RetryingExecutor, latest: RetryingExecutor, clock: VirtualClock
+        self, latest: RetryingExecutor, clock: VirtualClock
     ) -> None:
         gate, newer = Gate(Boom("older")), Fails(0, clock)
         first = latest.submit(gate)
