@@ -153,6 +153,8 @@ def _check_name(path: Path) -> Iterator[Finding]:
             yield Finding("damaged", path, text)
         elif name.endswith(".spare") and not size_of(path.with_suffix(".db")) and _is_left(path):
             yield Finding("damaged", path, _GONE)
+        if name.endswith(".spare") and not is_plain(path):
+            yield Finding("foreign", path, "it is not a plain file: move it elsewhere")
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
         # Of a file and what belongs to it, one is enough.
@@ -178,7 +180,7 @@ def _is_alone(path: Path) -> bool:
 
 def _is_left(spare: Path) -> bool:
     """Return whether *spare* is of a dead owner, and there is no log."""
-    if not size_of(spare) or size_of(spare.with_suffix(".db-wal")):
+    if not (is_plain(spare) and size_of(spare)) or size_of(spare.with_suffix(".db-wal")):
         return False
     with suppress(JournalError):
         return not holder(spare.with_suffix(".lock"))[0]

@@ -25,7 +25,7 @@ logger = logging.getLogger("retryexec.journal")
 
 DEAD = "dead.db"
 OWNER = re.compile(r"[0-9a-f]{32}")
-_PARTS = ("db", "db-wal", "spare")  # what there may be without a lock
+_SUFFIXES = frozenset({"lock", "db", "db-wal", "spare"})  # each may be there without the others
 _LONGEST_PATH = 504  # bytes of a database's whole path: SQLite's own limit
 _FEW = 3  # characters of a boot's id that may be damaged: those of two have nearly all others
 _PATIENCE = 10.0  # seconds
@@ -98,7 +98,7 @@ class Lock:
         """Remove the database, which is closed and holds nothing more, and then the lock."""
         # The reserve first: without its database, it says that one has gone.
         for suffix in (".spare", ".db", ".db-wal", ".db-shm"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):
                 self.path.with_suffix(suffix).unlink()
         # Last, and still held: whoever waits for this very file finds that it has gone.
         with suppress(FileNotFoundError):
@@ -192,8 +192,10 @@ class Directory:
         except FileNotFoundError:
             # Somebody has removed the lock alone. Its owner finds out, and moves; what is left
             # here then, or has nobody, is for whoever makes the lock anew.
-            parts = [self.path / f"{owner}.{suffix}" for suffix in _PARTS]
+            parts = [self.path / f"{owner}.{suffix}" for suffix in ("db", "db-wal")]
             there = [part for part in parts if os.path.lexists(part)]
+            if (spare := self.path / f"{owner}.spare").is_file():
+                there.append(spare)
             if not there or is_young(there[0]):
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -211,7 +213,7 @@ class Directory:
         names = set()
         for name in os.listdir(self.path):  # noqa: PTH208  a thousand names, as text
             owner, dot, suffix = name.partition(".")
-            if dot and suffix in {"lock", *_PARTS} and OWNER.fullmatch(owner):
+            if dot and suffix in _SUFFIXES and OWNER.fullmatch(owner):
                 names.add(owner)
         yield from sorted(names)
 
