@@ -1,6 +1,6 @@
 """What the ends of jobs with keys mean for other jobs of those keys, and for dead letters."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from retryexec.journal._batch import Batch
@@ -44,28 +44,32 @@ class KeyedEnds:
         self.stand_ins = [entry for entry in self.stand_ins if _is_standing_in(entry)]
         return found
 
-    def sorted(self, entries: Iterable[Entry]) -> Ending:
+    def sorted(self, entries: Sequence[Entry]) -> Ending:
         """Return *entries*, each with an outcome that has a reason, by what is to be done."""
         ending = Ending([], [], [], [])
-        for entry in entries:
-            outcome = entry.outcome
-            while outcome is not None and outcome.by is not None and outcome.by.refusal is not None:
-                # The newer one is on no disk, so the older ends as that one does.
-                outcome = outcome.by.outcome
-                if outcome is not None:
-                    entry.outcome = outcome
-            if outcome is None:
-                self.stand_ins.append(entry)
-            elif outcome is SUCCEEDED:
-                ending.succeeded.append(entry)
-            elif outcome.by is not None:
-                state = outcome.by.state
+        for entry in reversed(entries):  # so that no chain of replaced jobs is followed twice
+            newest = _newest(entry)
+            if newest is None:
+                pass
+            elif newest.refusal is None:
+                state = newest.state
                 self.at_risk |= state is WRITING
                 (ending.later if state in {NEW, HOMELESS} else ending.replaced).append(entry)
-            elif outcome.reason is None:
+                continue
+            elif newest.outcome is None:
+                self.stand_ins.append(entry)
+                continue
+            else:  # the newest one was on no disk, so this one ends as it has
+                entry.outcome = newest.outcome
+            assert entry.outcome is not None
+            if entry.outcome is SUCCEEDED:
+                ending.succeeded.append(entry)
+            elif entry.outcome.reason is None:
                 ending.replaced.append(entry)
             else:
                 ending.dying.append(entry)
+        for some in ending:
+            some.reverse()
         return ending
 
     def without_refused(self, batch: Batch) -> tuple[Batch, Sequence[Entry]]:
@@ -73,6 +77,14 @@ class KeyedEnds:
         kept = [entry for entry in batch.deletes if _is_refused(entry)]
         deletes = [entry for entry in batch.deletes if not _is_refused(entry)]
         return batch._replace(deletes=deletes), kept
+
+
+def _newest(entry: Entry) -> Entry | None:
+    """Return the last of those that have replaced *entry*, one after the other; None if none has."""
+    outcome = entry.outcome
+    while outcome is not None and outcome.by is not None:
+        entry.outcome, outcome = outcome, outcome.by.outcome
+    return None if entry.outcome is None else entry.outcome.by
 
 
 def _is_refused(entry: Entry) -> bool:
