@@ -214,6 +214,8 @@ class JournalLink:
 
     def refused(self, job: Job[Any]) -> None:
         """Take back *job*, which the pool refuses."""
+        if isinstance(job, ControlledJob) and job.followers is not None:
+            return  # it goes on all the same, for those that it has replaced
         self._journal.cancelled(job.entry)
 
     def note_start(self, job: Job[Any]) -> None:

@@ -207,6 +207,7 @@ class Entry:
             row.errors = errors_json(errors)
         if self.key is not None:
             row.key, row.latest = self.key.text, int(self.key.latest) or None
+            row.stale = int(self.key.stale) or None
         return row
 
     def as_letter(self, now: float) -> LetterRow:
@@ -219,6 +220,7 @@ class Entry:
         letter.errors, letter.source = errors_json(outcome.errors), source
         if self.key is not None:
             letter.key, letter.latest = self.key.text, int(self.key.latest) or None
+            letter.stale = int(self.key.stale) or None
         return letter
 
     @override

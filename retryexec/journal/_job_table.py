@@ -7,7 +7,7 @@ JOBS = Format(
     application=0x72747879,  # "rtxy"
     version=2,
     made=2,
-    added=(("key TEXT", "latest INTEGER"),),
+    added=(("key TEXT", "latest INTEGER", "stale INTEGER"),),
     schema=f"""
 CREATE TABLE job(
   seq INTEGER PRIMARY KEY,              -- the order in which jobs were accepted
@@ -25,7 +25,8 @@ CREATE TABLE job(
   errors TEXT,                          -- the latest failures, as JSON
   parked TEXT,                          -- why no job can be made of it, for now
   key TEXT,                             -- of those that have the same, one runs at a time; JSON
-  latest INTEGER                        -- 1: a newer one of the key replaces it while it waits
+  latest INTEGER,                       -- 1: a newer one of the key replaces it while it waits
+  stale INTEGER                         -- 1: rerun, although a later one of its key had succeeded
 ){STRICT};
 CREATE TABLE meta(
   owner TEXT NOT NULL,

@@ -80,7 +80,7 @@ class KeyedEnds:
 
 
 def _newest(entry: Entry) -> Entry | None:
-    """Return the last of those that have replaced *entry*, one after the other; None if none has."""
+    """Return the last of those that have replaced *entry*, one by one; None if none has."""
     outcome = entry.outcome
     while outcome is not None and outcome.by is not None:
         entry.outcome, outcome = outcome, outcome.by.outcome

@@ -32,15 +32,17 @@ class EntryKey:
         value: the key itself.
         text: as the journal keeps it.
         latest: whether a newer job of the key replaces this one while it waits.
+        stale: whether the job was a stale dead letter, and is rerun all the same.
         held: whether the job, which has been taken over, is not to start yet.
     """
 
-    __slots__ = ("held", "latest", "text", "value")
+    __slots__ = ("held", "latest", "stale", "text", "value")
 
-    def __init__(self, value: Hashable, text: str, *, latest: bool) -> None:
+    def __init__(self, value: Hashable, text: str, *, latest: bool, stale: bool = False) -> None:
         self.value = value
         self.text = text
         self.latest = latest
+        self.stale = stale
         self.held = False
 
 
@@ -75,7 +77,7 @@ def key_of_text(text: str) -> Hashable:
     return _made(json.loads(text))
 
 
-def read_key(text: str, latest: object) -> EntryKey:
+def read_key(text: str, latest: object, stale: object) -> EntryKey:
     """Return what a record says of its job's key.
 
     Raises:
@@ -86,7 +88,7 @@ def read_key(text: str, latest: object) -> EntryKey:
     except Exception as error:
         msg = f"column 'key' does not hold a key: {error}"
         raise ValueError(msg) from error
-    return EntryKey(key, text, latest=bool(latest))
+    return EntryKey(key, text, latest=bool(latest), stale=bool(stale))
 
 
 def key_or_text(text: str | None) -> Hashable:

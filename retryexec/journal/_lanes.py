@@ -198,7 +198,7 @@ class Lanes:
 
     def _end(self, entries: list[Entry]) -> list[Entry]:
         """Do what the ends of *entries* ask for; return those whose rows may go now."""
-        dying, succeeded, replaced, later = self._keyed.sorted(entries)
+        dying, succeeded, ended, later = self._keyed.sorted(entries)
         self.backlog += later
         buried = self._bury(dying) if dying else []
         if succeeded:
@@ -211,10 +211,9 @@ class Lanes:
                     succeeded = []
                 else:
                     logger.exception("no dead letters of older jobs can be marked as stale")
-        for entry in succeeded + replaced:
-            if entry.state is NEW:
-                self.answers.end(entry)
-        return buried + [e for e in succeeded + replaced if e.state in {STORED, WRITING}]
+        ended += succeeded
+        self.answers.end_new(ended)
+        return buried + [entry for entry in ended if entry.state in {STORED, WRITING}]
 
     def _bury(self, dying: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
@@ -375,6 +374,14 @@ class Lanes:
         self.error = error
 
     # ---- lanes taken over
+
+    def hand_out(self, lane: Lane, suspects: list[Entry]) -> None:
+        """Let the *suspects* of *lane*, which has been taken over, have their turns."""
+        lane.suspects = suspects
+        if lane in self.taken:
+            self.release_next_suspect(lane)
+        elif suspects:  # it has been lost meanwhile, and its entries are in another one
+            self._later(lambda: self._host.recover(suspects))
 
     def release_next_suspect(self, lane: Lane) -> None:
         """Hand out the next suspect of *lane*, and let go of a lane that is done with."""

@@ -388,4 +388,5 @@ def _revived(row: LetterRow, seq: int) -> JobRow:
         errors=row.errors,
         key=row.key,
         latest=row.latest,
+        stale=row.stale,
     )

@@ -53,6 +53,7 @@ class JobRow(msgspec.Struct, array_like=True):
     parked: str | None = None
     key: str | None = None
     latest: Flag | None = None
+    stale: Flag | None = None
 
 
 class LetterRow(msgspec.Struct, array_like=True):

@@ -34,7 +34,7 @@ BURST = 100
 RATE = 100
 
 # Of the columns of a job of which nothing has become yet.
-_TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 7)
+_TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 8)
 _is_id = re.compile("[0-9a-f]{32}").fullmatch
 _REASON_LIMIT = 500  # characters of why a record is parked
 
@@ -175,7 +175,7 @@ class _Reader:
         if wrong is None:
             try:
                 job = self._codec.decode(row.kind, row.ver, row.data)
-                key = None if row.key is None else read_key(row.key, row.latest)
+                key = None if row.key is None else read_key(row.key, row.latest, row.stale)
             except Undecodable as error:
                 wrong = printable(error, _REASON_LIMIT)
             except ValueError as error:  # of the key
