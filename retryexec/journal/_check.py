@@ -18,16 +18,17 @@ from retryexec.journal._directory import (
     is_young,
 )
 from retryexec.journal._errors import JournalError, Newer
-from retryexec.journal._file import JOBS
 from retryexec.journal._inspect import Inspector, Owner, holder, why_unreadable
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._letter_file import LETTERS
 from retryexec.journal._log import Log
-from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
+from retryexec.journal._rows import DAMAGED, read_job, read_letter
 from retryexec.journal._sqlite import (
     WAL_HEADER,
     Format,
     check_content,
     check_version,
+    columns_of,
     damage,
     has_known_format,
     is_plain,
@@ -227,15 +228,16 @@ def _check_file(
 def _check_rows(sql: sqlite3.Connection, path: Path, form: Format) -> Iterator[Finding]:
     """Yield what is wrong with single records."""
     reasons: Counter[str] = Counter()
+    names = columns_of(sql, form)
     if form is JOBS:
-        for columns in sql.execute(f"SELECT {JOB_COLUMNS} FROM job"):  # noqa: S608  ours
+        for columns in sql.execute(f"SELECT {names} FROM job"):  # noqa: S608  ours
             row, wrong = read_job(columns)
             if wrong is not None or row.parked is not None:
                 reasons[wrong or row.parked or ""] += 1
         if reasons:
             yield Finding("parked", path, _of_parked(reasons))
         return
-    for columns in sql.execute(f"SELECT {LETTER_COLUMNS} FROM dead"):  # noqa: S608  ours
+    for columns in sql.execute(f"SELECT {names} FROM dead"):  # noqa: S608  ours
         letter = read_letter(columns)
         if letter.reason.startswith(DAMAGED):
             reasons[letter.reason] += 1

@@ -166,7 +166,8 @@ class Directory:
     def new(self) -> Lock:
         """Become an owner under a new name."""
         while True:
-            owner = uuid4().hex
+            # Names in the order they were made, so that the older file is taken over first.
+            owner = f"{int(time.time() * 1000):012x}{uuid4().hex[12:]}"
             path = self.path / f"{owner}.lock"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Somebody who tidies up may have been quicker with the lock.

@@ -101,10 +101,12 @@ class Engine:
         for entry in taken.dead:
             self.writer.enqueue(entry)
         lane = taken.lane
-        count = len(taken.free) + len(lane.suspects)
-        self.writer.command(lambda: self.lanes.release_next_suspect(lane))
+        count = len({*taken.free, *lane.suspects})
+        # Only once those with keys have their places in the lines of these may one have its turn.
+        suspects, lane.suspects = lane.suspects, []
         if taken.free:
             self._recover(taken.free)
+        self.writer.command(lambda: self.lanes.hand_out(lane, suspects))
         return count
 
     def _recover(self, entries: list[Entry]) -> None:

@@ -23,15 +23,17 @@ class Shape:
     Args:
         columns: their names.
         roots: the number of the last page that is known to be the root of a table or an index.
+        least: how many columns a record has that an older version has written.
 
     Attributes:
         at: where among the columns the id is; the kind comes after it.
         pattern: finds what may be the beginning of a record.
     """
 
-    def __init__(self, columns: str, roots: int) -> None:
+    def __init__(self, columns: str, roots: int, least: int) -> None:
         names = columns.split(",")
         self.columns = len(names)
+        self.least = least
         self.at = names.index("id")
         self.roots = roots
         before = b"\0" * self.at + bytes([_OF_ID])
@@ -149,11 +151,11 @@ def parse_record(
     """Return the record that begins at *at* of *content*, wherever that is; None if none does."""
     try:
         types, start = _types(content, at)
-        if len(types) != shape.columns:
+        if len(types) not in {shape.columns, shape.least}:
             return None
         size = start - at + sum(map(_bytes, types))
         body, stored = _body(content, at, size, fetch, page_size)
-        values = _values(body, start - at, types)
+        values = (*_values(body, start - at, types), *[None] * (shape.columns - len(types)))
     except (ValueError, IndexError, struct.error):
         return None
     name, kind = values[shape.at : shape.at + 2]

@@ -91,7 +91,9 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
 
 def _shape(form: Format) -> Shape:
     # The first page is that of the schema; the roots of tables and indexes come after it.
-    return Shape(form.tables[form.records], 1 + form.schema.count("CREATE "))
+    columns, roots = form.tables[form.records], 1 + form.schema.count("CREATE ")
+    added = sum(map(len, form.added))
+    return Shape(columns, roots, least=columns.count(",") + 1 - added)
 
 
 def _by_sqlite(path: Path, content: bytes, log: Log, form: Format) -> tuple[list[Any], bool]:

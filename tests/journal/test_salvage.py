@@ -22,7 +22,7 @@ from helpers.damage import (
 )
 from helpers.journal_kit import Save, memory, opened
 
-from retryexec.journal._file import JOBS
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._rows import read_job
 from retryexec.journal._salvage import salvage, set_aside
 
