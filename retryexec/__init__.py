@@ -1,36 +1,40 @@
 """A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail."""
 
-from retryexec._attempt import Attempt, current_attempt
-from retryexec._backoff import (
-    Backoff,
-    ConstantBackoff,
-    DecorrelatedJitterBackoff,
-    EqualJitterBackoff,
-    ExponentialBackoff,
-    FibonacciBackoff,
-    FullJitterBackoff,
-    LinearBackoff,
-    StopBackoff,
-    ZeroBackoff,
-)
-from retryexec._cancel import CancelToken
-from retryexec._clock import Clock
-from retryexec._core.job import RetryFuture
-from retryexec._errors import (
-    Cancelled,
-    PendingLimitError,
-    PermanentError,
-    RetryAfter,
-    ShutdownError,
-)
-from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
-from retryexec._executor import Retriable, RetryingExecutor
-from retryexec._journal_api import Recovered
-from retryexec._outcome import Failure, StopReason
-from retryexec._policy import RetryPolicy
-from retryexec._retry import retry, retry_async
-from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
-from retryexec._ticker import EventTimer, Ticker, Timer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retryexec._attempt import Attempt, current_attempt
+    from retryexec._backoff import (
+        Backoff,
+        ConstantBackoff,
+        DecorrelatedJitterBackoff,
+        EqualJitterBackoff,
+        ExponentialBackoff,
+        FibonacciBackoff,
+        FullJitterBackoff,
+        LinearBackoff,
+        StopBackoff,
+        ZeroBackoff,
+    )
+    from retryexec._cancel import CancelToken
+    from retryexec._clock import Clock
+    from retryexec._core.job import RetryFuture
+    from retryexec._errors import (
+        Cancelled,
+        PendingLimitError,
+        PermanentError,
+        RetryAfter,
+        ShutdownError,
+    )
+    from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
+    from retryexec._executor import Retriable, RetryingExecutor
+    from retryexec._journal_api import Recovered
+    from retryexec._outcome import Failure, StopReason
+    from retryexec._policy import RetryPolicy
+    from retryexec._retry import retry, retry_async
+    from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
+    from retryexec._ticker import EventTimer, Ticker, Timer
 
 __all__ = [
     "Attempt",
@@ -74,3 +78,62 @@ __all__ = [
     "retry_async",
     "retrying",
 ]
+
+# Imported when first used: a program that only retries a call needs no pool, and one that only
+# mentions the package needs nothing at all.
+_HOMES = {
+    "Attempt": "_attempt",
+    "Backoff": "_backoff",
+    "CallStats": "_retrying",
+    "CancelToken": "_cancel",
+    "Cancelled": "_errors",
+    "Clock": "_clock",
+    "ConstantBackoff": "_backoff",
+    "DecorrelatedJitterBackoff": "_backoff",
+    "EqualJitterBackoff": "_backoff",
+    "EventTimer": "_ticker",
+    "ExponentialBackoff": "_backoff",
+    "Failure": "_outcome",
+    "FibonacciBackoff": "_backoff",
+    "FullJitterBackoff": "_backoff",
+    "GiveUp": "_events",
+    "LastCall": "_retrying",
+    "LinearBackoff": "_backoff",
+    "PendingLimitError": "_errors",
+    "PermanentError": "_errors",
+    "Recovered": "_journal_api",
+    "Retriable": "_executor",
+    "RetriedFunction": "_retrying",
+    "Retry": "_events",
+    "RetryAfter": "_errors",
+    "RetryFuture": "_core.job",
+    "RetryPolicy": "_policy",
+    "RetryingExecutor": "_executor",
+    "ShutdownError": "_errors",
+    "ShutdownReport": "_events",
+    "Stats": "_events",
+    "StopBackoff": "_backoff",
+    "StopReason": "_outcome",
+    "Success": "_events",
+    "Ticker": "_ticker",
+    "Timer": "_ticker",
+    "ZeroBackoff": "_backoff",
+    "current_attempt": "_attempt",
+    "retry": "_retry",
+    "retry_async": "_retry",
+    "retrying": "_retrying",
+}
+
+if not TYPE_CHECKING:  # else type checkers would believe in any name
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            msg = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(msg)
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
