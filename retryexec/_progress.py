@@ -15,7 +15,7 @@ HISTORY_LENGTH = 5
 """How many failures a history keeps, the latest ones."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Settings:
     """The settings that a job was accepted with; one value serves many jobs."""
 

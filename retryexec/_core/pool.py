@@ -42,7 +42,7 @@ SWEEP_MIN = 64
 AnyJob: TypeAlias = Job[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Setup:
     """What a pool is made from; kept, since a forked child makes another one."""
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from retryexec._journal_api import JournalLink
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class JobSettings(Settings):
     """The settings of all jobs that were submitted to one executor, or to one view of it.
 
