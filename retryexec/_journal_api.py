@@ -211,17 +211,21 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        pool, jobs = self._pool, list[tuple[Job[Any], float | None]]()
+        assert pool is not None
         for start in range(0, len(entries), BATCH):
             with collector_off():
-                self._recover(entries[start : start + BATCH])
+                jobs += self._jobs_of(entries[start : start + BATCH], pool.now())
+        self.recovered.add(len(jobs))
+        pool.take_over(jobs)
 
-    def _recover(self, entries: Sequence[JournalEntry]) -> None:
-        pool, settings = self._pool, self._settings
-        assert pool is not None
+    def _jobs_of(
+        self, entries: Sequence[JournalEntry], now: float
+    ) -> Iterator[tuple[Job[Any], float | None]]:
+        """Yield the jobs of *entries*, each with when it is due, or None."""
+        settings, context, arguments = self._settings, Context(), dict[str, Any]()
         assert settings is not None
-        now, context, arguments = pool.now(), Context(), dict[str, Any]()
         count_end = self.recovered.count_end
-        jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
             job: Job[Any] = Job(settings, entry.job, True, (), arguments, context)
             job.entry = entry
@@ -233,9 +237,7 @@ class JournalLink:
                 progress.attempts = entry.attempts
             elif due is not None:
                 job.ensure_progress().started = now
-            jobs.append((job, due))
-        self.recovered.add(len(jobs))
-        pool.take_over(jobs)
+            yield job, due
 
     def running(self) -> Iterator[JournalEntry]:
         """Return the entries of the jobs that workers run."""
