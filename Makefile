@@ -79,7 +79,7 @@ coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branc
 
 check: lint types docs coverage ## do lint, types, docs and coverage
 
-bench: $(VENV)/ready-to-bench ## measure against the peers, in a quarter of an hour; QUICK=1: a minute
+bench: $(VENV)/ready-to-bench ## measure against the peers, in 20 minutes, or, with QUICK=1, in one
 	@$(BIN)/python benchmarks/report.py $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what the other targets made

@@ -46,7 +46,7 @@ class Due:
 def measure(quick: bool) -> Iterator[Row]:
     """Yield rows of milliseconds."""
     sizes = [100] if quick else [1_000, 10_000]
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     # Seconds: from the first due time to the last; and before it, for all jobs to fail in.
     span, lead = (0.2, 0.1) if quick else (2.0, 1.0)
     for jobs in sizes:

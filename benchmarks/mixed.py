@@ -19,7 +19,7 @@ WORK, FAILURES = 0.005, 2
 def measure(quick: bool) -> Iterator[Row]:
     """Yield rows of seconds."""
     rounds = 1 if quick else 2
-    sizes = [100] if quick else [250, 500, 1_000]
+    sizes = [100] if quick else [500, 1_000]
     delay = 0.05 if quick else 0.5
     for jobs in sizes:
         able = peers()
