@@ -78,8 +78,6 @@ def plain(value: float, _: object = None) -> str:
 
 
 def _styles(peers: Sequence[str]) -> dict[str, Any]:
-    if OURS not in peers:  # all of them are ours
-        return dict.fromkeys(peers, OURS_STYLE)
     others = cycle([style for peer, style in STYLES.items() if peer not in peers])
     return {
         peer: OURS_STYLE if peer == OURS else STYLES.get(peer) or next(others) for peer in peers
@@ -168,7 +166,8 @@ def _unit(row: Row) -> str:
 
 def _draw_bars(axes: Any, lines: dict[str, list[Row]]) -> None:
     peers = [*lines][::-1]
-    styles = _styles([*lines])
+    # Where no other is there, all of them are ours.
+    styles = _styles([*lines]) if OURS in lines else dict.fromkeys(lines, OURS_STYLE)
     rows = [lines[peer][0] for peer in peers]
     longest = max(row.value for row in rows)
     axes.barh(
