@@ -384,7 +384,6 @@ class Ambiguous(Job):
         (Counted({"a": 1}), False),
         (Ambiguous(1.5), False),
     ],
-    ids=repr,
 )
 def test_of_unions_tuples_and_constraints(job: Any, passes: bool) -> None:
     assert exact_test(type(job))(job) is passes
