@@ -494,6 +494,39 @@ def test_submit_refused_while_it_waits_for_room_runs_nothing() -> None:
     assert (report.done, report.unfinished) == (1 + late.begun.is_set(), 0)
 
 
+def test_job_that_a_worker_takes_while_attempts_are_being_stopped_is_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, late, passed = Gate(), Gate(), threading.Event()
+    late.open()
+    executor = RetryingExecutor(1)
+    pool = executor._pool
+    executor.submit(gate)
+    future = executor.submit(late)
+    assert gate.reached()
+    should_exit = pool.shutdown.should_exit
+
+    def exits() -> bool:
+        passed.set()
+        return should_exit()
+
+    def let_the_worker_go_on() -> None:
+        gate.open()
+        assert passed.wait(10)  # it has got the sentinel, and so the job before that
+
+    monkeypatch.setattr(pool.shutdown, "should_exit", exits)
+    close = pool.timekeeper.close
+
+    def close_later() -> None:
+        let_the_worker_go_on()
+        close()
+
+    monkeypatch.setattr(pool.timekeeper, "close", close_later)
+    executor.shutdown(cancel_futures=True)
+    assert future.cancelled()
+    assert not late.begun.is_set()
+
+
 class AddsAfter(set[Any]):
     """A set of unfinished jobs; something happens before the next job joins it."""
 
@@ -640,6 +673,30 @@ def test_job_ends_though_its_end_cannot_be_noted(outcome: Any) -> None:
     future = executor.submit(gate)
     assert isinstance(future.exception(10), Boom | MemoryError)
     assert InThread(executor.shutdown).result().unfinished == 0
+
+
+def test_job_that_cannot_be_given_up_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted, its callbacks run, and its room is free again."""
+
+    def give_up(*_: Any, **__: Any) -> None:
+        raise Boom
+
+    monkeypatch.setattr("retryexec._core.worker.give_up", give_up)
+    gate, ended = Gate(Boom()), threading.Event()
+    with RetryingExecutor(1, max_pending=1, policy=RetryPolicy.never()) as executor:
+        future = executor.submit(gate)
+        future.add_done_callback(lambda _: ended.set())
+        late = InThread(executor.submit, len, "seven")
+        gate.open()
+        with pytest.raises(RuntimeError, match="the log has what it raised"):
+            future.result(10)
+        assert ended.wait(10)
+        assert late.result().result(10) == 5
+        assert future.stop_reason is StopReason.NOT_RETRIABLE
+        assert (executor.stats().failed, executor.stats().attempts) == (1, 2)
+    assert "met another error as it ended that job" in caplog.text
 
 
 def test_cancel_as_an_attempt_begins_counts_no_attempt_twice(
