@@ -54,8 +54,8 @@ class RetryFuture(LazyFuture[T]):
     def held_by(self) -> str | None:
         """What keeps the job from being tried: its "key", a guard, the "journal" or a "pause".
 
-        None if nothing does. "key" means that another job of the same key goes first; "journal", that
-        the job was running when its process died, and is tried again alone.
+        None if nothing does. "key" means that another job of the same key goes first; "journal",
+        that the job was running when its process died, and is tried again alone.
         """
         return None
 

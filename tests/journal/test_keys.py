@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -317,10 +318,10 @@ def test_a_kill_at_any_moment_leaves_the_newest(tmp_path: Path) -> None:
 # ---- a newer job that could not be written down
 
 
-class FullDisk:
-    """Makes each insert of a lane fail while it is on."""
+class NoInserts:
+    """Makes each insert of a lane fail while it is on, with an error of SQLite's *code*."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
         from retryexec.journal import _file
 
         self.on = False
@@ -328,19 +329,20 @@ class FullDisk:
 
         def refuse(lane: Any, entries: Any) -> None:
             if self.on:
-                error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode = 13
+                error = sqlite3.OperationalError("not now")
+                error.sqlite_errorcode = code
                 raise error
             insert(lane, entries)
 
         monkeypatch.setattr(_file.JournalFile, "_insert", refuse)
 
 
+@pytest.mark.parametrize("code", [13, 19], ids=["full disk", "one bad row"])
 @pytest.mark.parametrize("end", ["crash", "success", "death"])
 def test_the_older_job_stays_on_disk_while_the_newer_one_is_refused(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    directory: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
 ) -> None:
-    disk = FullDisk(monkeypatch)
+    disk = NoInserts(monkeypatch, code)
     gate = Store.gates["a", 0] = Gate()
     policy = RetryPolicy.never()
     if end == "death":
@@ -354,7 +356,11 @@ def test_the_older_job_stays_on_disk_while_the_newer_one_is_refused(
     executor.submit(Store("a", 1))
     assert journal.flush(10)
     disk.on = True
+    assert journal.engine is not None
+    both_queued = threading.Event()  # so that they are in one batch
+    journal.engine.writer.command(both_queued.wait)
     newer = executor.submit(Store("a", 2))
+    both_queued.set()
     with pytest.raises(JournalError):
         newer.accepted.result(10)
     assert journal.flush(10)
