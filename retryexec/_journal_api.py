@@ -256,18 +256,23 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        pool, jobs = self._pool, list[tuple[Job[Any], float | None]]()
+        assert pool is not None
         for start in range(0, len(entries), BATCH):
             with collector_off():
-                self._recover(entries[start : start + BATCH])
+                jobs += self._jobs_of(entries[start : start + BATCH], pool.now())
+        self.recovered.add(len(jobs))
+        pool.take_over(jobs)
 
-    def _recover(self, entries: Sequence[JournalEntry]) -> None:
-        pool = self._pool
-        settings, may_be_held = self._settings, bool(self._held)
+    def _jobs_of(
+        self, entries: Sequence[JournalEntry], now: float
+    ) -> Iterator[tuple[Job[Any], float | None]]:
+        """Yield the jobs of *entries*, each with when it is due, or None."""
+        pool, settings, may_be_held = self._pool, self._settings, bool(self._held)
         assert pool is not None
         assert settings is not None
-        now, context, arguments = pool.now(), Context(), dict[str, Any]()
+        context, arguments = Context(), dict[str, Any]()
         count_end, controlled = self.recovered.count_end, settings.controlled
-        jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
             if may_be_held and (held := self._held.pop(entry.id, None)) is not None:
                 pool.control.release(held)
@@ -285,9 +290,7 @@ class JournalLink:
                 progress.attempts = entry.attempts
             elif due is not None:
                 job.ensure_progress().started = now
-            jobs.append((job, due))
-        self.recovered.add(len(jobs))
-        pool.take_over(jobs)
+            yield job, due
 
     def _controlled_job(self, entry: JournalEntry, context: Context) -> Job[Any]:
         """Return a job of *entry* with the key that it was accepted with."""

@@ -109,8 +109,8 @@ def _check_log(path: Path) -> Iterator[Finding]:
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif left_out:
         text = (
-            f"{count} at the end of it cannot be read: the machine has been started since, and "
-            "may have been switched off before they were on disk"
+            f"{count} at the end of it cannot be read: the machine may have been switched off "
+            "before they were on disk"
         )
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif same_boot and (missing := log.missing()):

@@ -32,7 +32,7 @@ class Copies:
         """Open *path* for looking only; raises as `_sqlite.reading` does."""
         copy = None
         check_kind(path)
-        has_log = size_of(f"{path}-wal") or shared_frames(path)[0]
+        has_log = size_of(f"{path}-wal") or shared_frames(path).complete
         if has_log and is_plain(path) and size_of(path) >= SMALLEST_PAGE:
             with suppress(OSError):  # of a full disk, say
                 copy = self._copied(path)

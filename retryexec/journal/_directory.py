@@ -303,7 +303,8 @@ def is_young(path: Path) -> bool:
 def is_of_this_boot(said: bytes, database: Path) -> bool | None:
     """Return whether the machine has run on since an owner wrote what its lock says.
 
-    A bit of that may be flipped, and all of it may be gone. Then the times of its files tell.
+    A bit of that may be flipped, and it may be garbage: then the times of the owner's files tell.
+    If there is nothing, the power may have been cut before it was on disk.
 
     Returns:
         None if nobody knows.
@@ -314,8 +315,8 @@ def is_of_this_boot(said: bytes, database: Path) -> bool | None:
     if len(words) == 3 and words[0].isdigit() and words[1] != "-":
         wrong = [one for one, other in zip_longest(words[1], boot) if one != other]
         return len(wrong) <= _FEW
-    if len(words) == 3 and "-" in words[:2]:
-        return None  # as it was written
+    if not said.strip(b"\0") or (len(words) == 3 and "-" in words[:2]):
+        return None
     try:
         started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         log = database.with_suffix(".db-wal")

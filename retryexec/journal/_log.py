@@ -66,15 +66,17 @@ class Log:
         content: the file.
         complete: how many frames the shared memory says there were.
         carried: how many of those it says are in the database file.
+        pages: how many it says there are in that file with all of them.
     """
 
     def __init__(self, database: Path) -> None:
         path = Path(f"{database}-wal")
         self.content = path.read_bytes() if is_plain(path) and size_of(path) else b""
         self._first = _first_page(database)
-        self.complete, self.carried, salts = shared_frames(database)
-        if is_whole(self.content) and self.content[16:24] != salts:
-            self.complete = self.carried = 0  # they are about another log
+        shared = shared_frames(database)
+        if is_whole(self.content) and self.content[16:24] != shared.salts:
+            shared = _NOTHING  # it is about another log
+        self.complete, self.carried, self.pages, _ = shared
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -130,8 +132,8 @@ class Log:
             with suppress(sqlite3.Error), closing(sqlite3.connect(copy)) as sql:
                 with suppress(sqlite3.Error):
                     sql.execute("SELECT 1 FROM sqlite_schema").fetchone()
-                valid, _, salts = shared_frames(copy)
-                return valid if salts == self.content[16:24] else 0
+                shared = shared_frames(copy)
+                return shared.complete if shared.salts == self.content[16:24] else 0
         return 0
 
     def missing(self) -> int:
@@ -150,8 +152,20 @@ def _first_page(database: Path) -> bytes:
         return file.read(_PAGE)
 
 
-def shared_frames(database: Path) -> tuple[int, int, bytes]:
-    """Return what the shared memory says of a log: its complete frames, carried ones, and salts."""
+class Shared(NamedTuple):
+    """What the shared memory says of a log."""
+
+    complete: int
+    carried: int
+    pages: int
+    salts: bytes
+
+
+_NOTHING = Shared(0, 0, 0, b"")
+
+
+def shared_frames(database: Path) -> Shared:
+    """Return what the shared memory says of the log of *database*."""
     path = Path(f"{database}-shm")
     memory = b""
     with suppress(OSError):
@@ -160,10 +174,10 @@ def shared_frames(database: Path) -> tuple[int, int, bytes]:
                 memory = file.read(2 * _SHARED_HEADER + 4)
     first, second = memory[:_SHARED_HEADER], memory[_SHARED_HEADER : 2 * _SHARED_HEADER]
     if len(memory) < 2 * _SHARED_HEADER + 4 or first != second or not first[12]:
-        return 0, 0, b""
-    (complete,) = struct.unpack_from("=I", memory, 16)
+        return _NOTHING
+    complete, pages = struct.unpack_from("=2I", memory, 16)
     (carried,) = struct.unpack_from("=I", memory, 2 * _SHARED_HEADER)
-    return complete, min(carried, complete), first[32:40]
+    return Shared(complete, min(carried, complete), pages, first[32:40])
 
 
 def is_whole(log: bytes) -> bool:

@@ -28,6 +28,7 @@ _OTHERS = frozenset({2, 5, 10})  # pages that lead to others, and those of index
 _HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
 _LEAF_SHAPE = re.compile(rb"\x0d[\0-\x10].[\0-\x08].", re.DOTALL)
 _MOST_PAGES = 2**22  # a higher number is a flipped bit
+_MOST_TIMES = 64  # as many pages as are there; more is one, too
 
 
 class Version(NamedTuple):
@@ -58,9 +59,12 @@ class Pages:
         content: the file.
         frames: the pages in its log, the oldest first.
         missing: how many more there were in the log.
+        pages: how many there were in all, if that is known.
     """
 
-    def __init__(self, content: bytes, frames: Sequence[Frame], missing: int = 0) -> None:
+    def __init__(
+        self, content: bytes, frames: Sequence[Frame], missing: int = 0, pages: int = 0
+    ) -> None:
         self._content = content
         self.size = size = _page_size(content)
         self._missing = missing
@@ -71,7 +75,7 @@ class Pages:
         for frame in frames:
             version = Version(frame.transaction, frame.content, frame.is_sound)
             self._versions.setdefault(frame.page, []).insert(0, version)
-        self.count = self._expected(frames)
+        self.count = max(self._expected(frames), pages if self._is_likely(pages) else 0)
         self._free = self._free_pages()
         # How far the pages after some place are from where they were, if bytes have come or gone.
         self._shift = len(content) - self._said(content) * size if self._said(content) else 0
@@ -81,12 +85,16 @@ class Pages:
 
     def _expected(self, frames: Sequence[Frame]) -> int:
         """Return how many pages there were, as far as anything tells."""
-        counts = [frame.pages for frame in frames if frame.pages][-1:]
-        known = max(self._versions, default=0)
+        counts = [n for frame in frames if (n := frame.pages) and self._is_likely(n)][-1:]
+        known = max(filter(self._is_likely, self._versions), default=0)
         said = self._said(self._latest(1))
-        if not (counts or said):  # then the pages that lead to others tell
-            counts = [max(self._children(number), default=0) for number in self._versions]
-        return max([known, said, *counts])
+        # The pages that lead to others tell, too: of all, if the root of the records is one.
+        named = max((n for number in self._versions for n in self._children(number)), default=0)
+        if not counts and (not said or self._children(2)):
+            counts = [min(named, _MOST_PAGES) if self._is_likely(named) else 0]
+        else:
+            counts.append(said)
+        return max([known, *counts])
 
     def _children(self, number: int) -> list[int]:
         """Return the pages that page *number* leads to, if it looks like one that does."""
@@ -98,11 +106,13 @@ class Pages:
         children = [int.from_bytes(page[at : at + 4]) for at in (8, *cells)]
         return children if all(1 < child <= _MOST_PAGES for child in children) else []
 
-    @staticmethod
-    def _said(first: bytes) -> int:
+    def _said(self, first: bytes) -> int:
         """Return how many pages there are by the word of the *first* one; 0 if it says nothing."""
         count = int.from_bytes(first[28:32]) if first.startswith(_MAGIC) else 0
-        return count if count <= _MOST_PAGES else 0
+        return count if self._is_likely(count) else 0
+
+    def _is_likely(self, count: int) -> bool:
+        return count <= _MOST_TIMES * (len(self._versions) + _MOST_TIMES)
 
     def _latest(self, number: int) -> bytes:
         versions = self._versions.get(number)
@@ -174,15 +184,17 @@ class Pages:
         """Return the rows that look like *shape*, each once."""
         found = _Rows(shape)
         doubtful: list[int] = []
-        for number in range(2, self.count + 1):
-            if number in self._free:
+        for number in sorted(self._versions):
+            if number == 1 or number in self._free:
                 continue
             page = self._latest(number)
             leaf = self._leaf(page, shape)
             found.add(self._corrected(number, leaf, shape))
             if not leaf.whole and not self._is_of_another_kind(page):
                 doubtful.append(number)
-        found.lose(0, min(self._missing, self.count) * self.size, 0)
+        gone = self.count - len({*self._versions} | self._free | self._overflow)
+        # What is missing of the log may have held what is new in each page.
+        found.lose(0, max(0, gone, min(self._missing, self.count)) * self.size, 0)
         for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
         told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
@@ -220,7 +232,7 @@ class Pages:
         """Yield pages that are damaged: as runs in the file, and one by one in the log."""
         run: list[int] = []
         for number in numbers:
-            if self._in_log(number) or number not in self._versions:
+            if self._in_log(number):
                 yield [number]
                 continue
             # If bytes have come or gone, what follows is nowhere as it was.

@@ -185,8 +185,8 @@ class SQLiteStore:
             raise damage(msg)
         if left_out:
             words = (
-                "the last %d transactions in the log of %s cannot be read: the machine has been "
-                "started since, and may have been switched off before they were on disk"
+                "the last %d transactions in the log of %s cannot be read: the machine may have "
+                "been switched off before they were on disk"
             )
             logger.warning(words, left_out, lock.database)
         elif lock.same_boot and (missing := log.missing()):

@@ -131,8 +131,8 @@ class _Reader:
         for values in rows:
             seq, id_, kind, ver, data, attempts, crashes, started, at = values[:9]
             known = self._kinds.get(kind) or self._look_up(kind)
-            # Most are records of jobs of which nothing has become yet, and all of them is as it
-            # must be. These take a short way; all others are read with care.
+            # Most are records of jobs of which nothing has become yet, with all in them as
+            # `JobRow` has it. They take this short way; all others are read with care.
             if (
                 known is None
                 or ver != known[1]

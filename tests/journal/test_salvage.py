@@ -239,6 +239,18 @@ def test_rows_are_found_wherever_they_are(
     assert lost >= 1500 - len(saved)
 
 
+@pytest.mark.parametrize("bit", range(0, 32, 3))
+def test_a_number_of_pages_that_cannot_be_is_damage(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path, bit: int
+) -> None:
+    content = bytearray(many_rows[0])
+    said = int.from_bytes(content[28:32]) ^ (1 << bit)
+    write_at(content, 28, said.to_bytes(4))
+    saved, lost = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} == many_rows[1]
+    assert lost == 0
+
+
 @pytest.fixture(scope="module")
 def busy() -> Iterator[Left]:
     """Of a dead owner that had many jobs, most of which have ended; five are long."""
