@@ -25,6 +25,7 @@ from retryexec import (
     RetryPolicy,
     StopReason,
 )
+from retryexec._core.followers import Followers
 from retryexec.guards import ConcurrencyLimit
 from retryexec.journal import Journal, JournalError, MemoryJournal
 from retryexec.journal._job_table import JOBS as JOB_FORM
@@ -243,6 +244,30 @@ def test_an_older_job_from_another_file_does_not_replace_a_newer_one(directory: 
         assert executor.recovered.wait(10)
     assert Store.ran == [("a", 2), ("a", 3)]
     assert [*directory.glob("*.db")] == []
+
+
+def test_an_older_job_ends_with_a_newer_one_that_ends_at_that_moment(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Store.gates["a", 2] = Gate()
+    journal = Journal(directory, jobs=STORES, poll=3600)
+    with RetryingExecutor(4, key=by_user, keep="latest", journal=journal) as executor:
+        other, _ = opened(directory, jobs=STORES)
+        other.accept(Store("a", 1), key="a", latest=True)
+        newer = executor.submit(Store("a", 2))
+        assert gate.reached()
+        crash(other)
+        add = Followers.add
+
+        def late(followers: Followers, job: Any) -> None:
+            gate.open()
+            assert newer.result(10) == 2
+            add(followers, job)
+
+        monkeypatch.setattr(Followers, "add", late)
+        assert journal.poll() == 1
+        assert executor.recovered.wait(10)
+    assert Store.ran == [("a", 2)]
 
 
 def test_guards_hold_for_recovered_jobs(directory: Path) -> None:
