@@ -61,6 +61,9 @@ class Control:
             replaced = self.keys.enter(job, taken_over=taken_over)
             if replaced is job:
                 self.supersede(job)
+                newer = job.superseded_by
+                assert isinstance(newer, ControlledJob)
+                newer.end_late_followers()
             elif replaced is not None:
                 self._take_place(job, replaced)
             if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
