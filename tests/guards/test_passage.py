@@ -70,6 +70,17 @@ def test_what_an_outer_guard_holds_back_keeps_nobody_waiting_at_an_inner_one() -
     assert asker.woken == [other]
 
 
+def test_a_time_reserved_at_an_inner_guard_is_kept_meanwhile() -> None:
+    rate, clock = RateLimit(1), SetClock()
+    asker = Asker(rate, clock)
+    asker.ask()
+    way = passage(Noting("outer", [], None, 0.5), rate, clock=clock)
+    assert way.ask() == 1.0
+    assert way.ask() == 0.5  # asked early, and the outer guard says no
+    assert asker.ask() == 2.0
+    assert way.ask() == 1.0
+
+
 def test_a_second_settle_does_nothing() -> None:
     log: list[str] = []
     way = passage(Noting("a", log))
