@@ -1,8 +1,10 @@
 """Passage: the guards are asked outermost first, and get back what was not used."""
 
+import asyncio
 import functools
 import logging
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -143,6 +145,31 @@ def test_an_interrupt_comes_out_and_everything_can_still_be_given_back() -> None
         way.ask()
     way.settle(None)
     assert Asker(limit).ask() is None
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_in_a_worker_whatever_a_guard_raises_lets_the_attempt_go(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Noting):
+        def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:  # noqa: ARG002
+            raise error
+
+    way = passage(Broken("broken", [], error()))
+    told: list[float | None] = [1.0]
+
+    def ask() -> None:
+        told[0] = way.ask()
+        way.settle(SUCCESS)
+
+    worker = threading.Thread(target=ask)
+    worker.start()
+    worker.join()
+    assert told == [None]
+    assert [record.message for record in caplog.records] == [
+        "broken failed to decide; the attempt goes past it",
+        "broken failed to take back a permit",
+    ]
 
 
 def test_a_guard_is_called_by_its_name_or_its_types() -> None:
