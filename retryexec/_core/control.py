@@ -45,11 +45,12 @@ class Control:
         self._take_place(job, replaced)
         return True
 
-    def place(self, job: "AnyJob", due: float | None = None) -> None:
+    def place(self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
 
         Args:
             due: the attempt is not due before that; None if it is due now.
+            taken_over: it was accepted by another process.
         """
         assert isinstance(job, ControlledJob)
         self.used = True
@@ -57,8 +58,10 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            replaced = self.keys.enter(job)
-            if replaced is not None:
+            replaced = self.keys.enter(job, taken_over=taken_over)
+            if replaced is job:
+                self.supersede(job)
+            elif replaced is not None:
                 self._take_place(job, replaced)
             if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
                 job.release_control()
@@ -77,22 +80,51 @@ class Control:
             replaced.settle_unused()
         self.supersede(replaced)
         job.end_late_followers()
-        self.parked.pop(replaced, None)
-        if replaced.not_before is not None:
-            job.not_before = replaced.not_before
         due = replaced.due
         waited = due is not None and self.pool.end_wait(replaced)
         if guarded:
             self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
-        elif waited:
-            self.pool.enqueue(job, due)
+        elif waited and due is not None:
+            self._let_newest_wait(job, due)
+        elif replaced.held_back:
+            self.pool.enqueue(job)  # which nothing holds back
+        if job.following is not None:
+            # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
+            # queued: if it has its place all the same, that does no harm.
+            self.parked.pop(job, None)
+            self.pool.enqueue(job)
+
+    def _let_newest_wait(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job* wait until *due*, or what has replaced it meanwhile."""
+        pool = self.pool
+        while pool.timekeeper.ready():
+            if job.wait_until(due):
+                pool.timekeeper.schedule(job, due)
+                return
+            if job.following is None:
+                return  # it has ended
+            job = job.following.target
+        pool.enqueue(job)
+
+    def finish_replacing(self, job: ControlledJob[Any]) -> None:
+        """In a worker that has drawn the replaced *job*: do what an interrupt has left undone."""
+        job.finish_being_replaced()
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
+        newer.end_late_followers()
+        self.keys.finish_replacing(job)
+        job.settle_unused()
+        self.supersede(job)
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
         pool = self.pool
+        self.parked.pop(job, None)
         with pool.lock:
             if job not in pool.unfinished:
                 return
+            assert job.following is not None
+            pool.steering.pass_on_seat(job, job.following.target)
             self.superseded += 1
             # There is no call between the count and this, so no interrupt comes in between.
             pool.unfinished.remove(job)
@@ -146,7 +178,7 @@ class Control:
                 break
         if held:
             self._schedule(job, due)
-        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+        if job.following is not None or job not in self.pool.unfinished:  # meanwhile
             self.parked.pop(job, None)
             job.settle_unused()
         return False
@@ -177,6 +209,18 @@ class Control:
         )
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
+
+    def release(self, job: ControlledJob[Any]) -> None:
+        """Let *job*, which was held back, start once it is its turn."""
+        job.held_back = False
+        line = job.line
+        if line is None:
+            return  # it is about to be placed
+        with line.lock:
+            self.parked.pop(job, None)
+            is_its_turn = line.head is job
+        if is_its_turn:
+            self.pool.enqueue(job)
 
     def wake(self, job: ControlledJob[Any]) -> None:
         """Have the guards of *job*, one of which holds it, asked again."""

@@ -39,6 +39,7 @@ class ControlledJob(Job[T]):
         followers: the futures that end as it does; None if it has replaced no job.
         following: what it is one of, once it has been replaced.
         passage: what asks its guards; None between a job's attempts.
+        held_back: whether the journal, from which it was taken over, does not let it start yet.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class ControlledJob(Job[T]):
         "_asking",
         "followers",
         "following",
+        "held_back",
         "key",
         "latest",
         "line",
@@ -70,6 +72,7 @@ class ControlledJob(Job[T]):
         self.followers: Followers | None = None
         self.following: Followers | None = None
         self.passage: Passage | None = None
+        self.held_back = False
         # Whether a worker is asking the guards, or about to begin; and whether another one has
         # drawn the job meanwhile, so that they are to be asked again.
         self._asking = False
@@ -96,6 +99,8 @@ class ControlledJob(Job[T]):
             return None
         if self.line is not None and self.line.head is not self:
             return "key"
+        if self.held_back:
+            return "journal"
         passage = self.passage
         held_by = None if passage is None else passage.held_by
         return super().held_by if held_by is None else held_by
@@ -198,13 +203,16 @@ class ControlledJob(Job[T]):
 
     def leave_guards(self) -> None:
         """Give up the place in a guard's line, since the job waits for a time."""
-        with self._lock:
-            passage = self.passage if self.due is not None else None
-            if passage is not None:
-                self.passage = None
+        passage = self._take_out_passage() if self.due is not None else None
         self.settings.pool.control.parked.pop(self, None)
         if passage is not None:
             passage.settle(None)
+
+    def _take_out_passage(self) -> "Passage | None":
+        """Take the passage away from the job: of several threads, one gets it."""
+        with self._lock:
+            passage, self.passage = self.passage, None
+            return passage
 
     @override
     def settle(self, succeeded: bool, exception: BaseException | None) -> None:
@@ -219,23 +227,28 @@ class ControlledJob(Job[T]):
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""
-        passage = self.passage
-        if passage is not None:
-            self.passage = None
+        if self.passage is not None and (passage := self._take_out_passage()) is not None:
             passage.settle(None)
 
     def take_passage(self, other: "ControlledJob[Any]") -> None:
         """Take over what *other*, which this job has replaced, holds of its guards."""
-        passage = other.passage
+        passage = other._take_out_passage()
         if passage is not None:
             request = passage.request
             request.number, request.job = self.attempts + 1, self.submitted
-            request.args, request.kwargs = self.args, self.kwargs
+            request.args, request.kwargs = self.args or (), self.kwargs or {}
             assert isinstance(request.wake, Waker)
             request.wake.job = self
-            self.passage, other.passage = passage, None
+            self.passage = passage
+            if self.done() or self.following is not None:  # meanwhile
+                self.settle_unused()
 
     # ---- being replaced
+
+    def is_accepted_before(self, other: "ControlledJob[Any]") -> bool:
+        """Return whether the job, which was taken over, is older than *other*."""
+        mine, its = self.entry, other.entry
+        return mine is not None and its is not None and mine.id < its.id
 
     def follow(self, newer: "ControlledJob[Any]", *, running: bool = False) -> bool:
         """Be replaced by *newer*, and end as it does; False if the job is not pending any more.
@@ -244,20 +257,28 @@ class ControlledJob(Job[T]):
             newer: the job that takes this one's place; not startable yet.
             running: the caller is the worker that runs this job, whose attempt has failed.
         """
-        followers = newer.followers or Followers(newer)
+        # The newer one has followers of its own only if it waits while this one runs.
+        followers = newer.followers or self.followers or Followers(newer)
         with self._lock:
             if self._state != (RUNNING if running else PENDING) or self.following is not None:
                 return False
-            newer.followers = followers
-            # From here on no attempt begins, and only `end_as` and `cancel` end the future.
-            self.following = followers
+            # To an interrupt these are one step, since there is no call in them. From here on no
+            # attempt begins, and only `end_as` and `cancel` end the future.
+            older, self.followers = self.followers, None
+            newer.followers = self.following = followers
+            followers.leader = newer
             self._state = PENDING
-        if self.followers is not None:
-            self.following = newer.followers = followers = self.followers.merge_into(followers)
-            self.followers = None
+        if older is not None and older is not followers:
+            self.following = newer.followers = followers = older.merge_into(followers)
         followers.add(self)
         self.release_call()
         return True
+
+    def finish_being_replaced(self) -> None:
+        """Do what `follow` has left undone where an interrupt struck; in a worker."""
+        if self.following is not None:
+            self.following.add(self)
+            self.release_call()
 
     def end_as(self, target: "ControlledJob[Any]") -> None:
         """End as *target* has, which has replaced this job; callbacks are up to the caller."""
@@ -300,7 +321,7 @@ class ControlledJob(Job[T]):
         """Run the callbacks of the ended job, and of those that follow it, each once."""
         followers = self.followers
         try:
-            with self._lock:  # as a follower it may be ended by one thread, and cancelled by another
+            with self._lock:  # a follower may be ended by one thread and cancelled by another
                 self._done_callbacks = iter(self._done_callbacks)
             super().run_callbacks()
         finally:

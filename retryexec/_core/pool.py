@@ -202,7 +202,7 @@ class Pool:
         put = self.queue.put
         for job, due in jobs:
             if isinstance(job, ControlledJob):
-                self.control.place(job, due)
+                self.control.place(job, due, taken_over=True)
             elif due is None:
                 put(job)
             else:
@@ -318,7 +318,7 @@ class Pool:
                 # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
         if self.steering.set_aside:
-            self.steering.set_aside.pop(job, None)
+            self.steering.give_up_seat(job)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
         if self.room is not None or (self.refusal is not None and not self.unfinished):
