@@ -77,6 +77,10 @@ class RetryingExecutor(Executor):
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
             jobs, before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
+        attempts_on: where attempts run, if not on the executor's own threads: one of
+            `retryexec.engines`, another Executor, or a callable that makes one. An attempt that is
+            away holds no thread here. As many are away as it has workers, and at most
+            *max_workers*, if that is given.
         journal: a `retryexec.journal.Journal`, where jobs survive the process. It is opened here,
             which takes over what dead processes have left, and closed when all jobs have ended.
 
@@ -101,7 +105,13 @@ class RetryingExecutor(Executor):
         exit_timeout: Seconds | None = None,
         clock: Clock | None = None,
         journal: JobJournal | None = None,
+        attempts_on: "AttemptsOn | None" = None,
     ) -> None:
+        make_runner = None
+        if attempts_on is not None:
+            from retryexec.engines import runner_maker
+
+            make_runner = runner_maker(attempts_on, max_workers)
         if max_workers is None:
             # As ThreadPoolExecutor does.
             max_workers = min(32, (_cpu_count() or 1) + 4)
@@ -121,6 +131,7 @@ class RetryingExecutor(Executor):
             else whole_number("max_pending", max_pending, least=1),
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
             clock=engine_clock(clock),
+            make_runner=make_runner,
         )
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
         self._policy = checked_policy(policy)

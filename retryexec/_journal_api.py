@@ -231,11 +231,10 @@ class JournalLink:
         pool.take_over(jobs)
 
     def running(self) -> Iterator[JournalEntry]:
-        """Return the entries of the jobs that workers run."""
+        """Return the entries of the jobs that run, here or elsewhere."""
         assert self._pool is not None
-        for worker in self._pool.threads():
-            job = worker.job
-            if job is not None and job.entry is not None:
+        for job in self._pool.running():
+            if job.entry is not None:
                 yield job.entry
 
 

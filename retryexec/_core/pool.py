@@ -23,6 +23,7 @@ from threading import RLock, Thread, current_thread
 from typing import Any, TypeAlias
 
 from retryexec._clock import EngineClock
+from retryexec._core.away import AwayQueue, AwayWorker, Runner
 from retryexec._core.job import Job
 from retryexec._core.shutdown import Shutdown
 from retryexec._core.signals import in_one_call
@@ -53,6 +54,7 @@ class Setup:
     max_pending: int | None
     exit_timeout: float | None
     clock: EngineClock
+    make_runner: Callable[[], Runner] | None = None  # where attempts run, if not on workers
 
 
 class Pool:
@@ -72,9 +74,18 @@ class Pool:
         self.unfinished: set[AnyJob] = set()
         # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
         # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
-        self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
+        self.queue: SimpleQueue[AnyJob | None] | AwayQueue
         # Queues a sentinel. It is C code, so that an interrupt cannot keep it from being queued.
-        self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
+        self.wake_worker: Callable[[], None]
+        # Where attempts run, if not on the workers.
+        self.runner: Runner | None = None
+        if setup.make_runner is None:
+            self.queue = queue = SimpleQueue[AnyJob | None]()
+            self.wake_worker = partial(queue.put, None)
+        else:
+            self.runner = runner = setup.make_runner()
+            self.queue = AwayQueue(runner.size(), secluded=runner.secluded)
+            self.wake_worker = self.queue.wake
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
         # them when it gets a sentinel. None stands for all that are unfinished.
         self.interrupted: deque[AnyJob | None] = deque()
@@ -213,10 +224,11 @@ class Pool:
             what kept a worker from starting: the others do the work, more slowly.
         """
         most = self.setup.max_workers
-        while len(self._workers) < min(max(self._load(), at_least), most):
+        kind = Worker if self.runner is None else AwayWorker
+        while len(self._workers) < min(max(self._needed(), at_least), most):
             # Daemon threads if exit_timeout is set: the interpreter joins others without limit.
             daemon = self.setup.exit_timeout is not None
-            worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
+            worker = kind(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             try:
                 # Listed before it starts: a signal handler that submits in start() must count it.
                 self._workers.append(worker)
@@ -231,8 +243,15 @@ class Pool:
         self.growing = len(self._workers) < most
         return None
 
+    def _needed(self) -> int:
+        """Return how many workers are needed; lock held."""
+        if self.runner is None:
+            return self._load()
+        # Attempts that are away need none, and one is enough to send and receive them.
+        return 1 + sum(worker.finishing for worker in self._workers)
+
     def _load(self) -> int:
-        """Return how many workers there is work for; lock held."""
+        """Return how many jobs are queued or running, or have ended but for callbacks; lock held."""
         finishing = sum(worker.finishing for worker in self._workers)
         return len(self.unfinished) - len(self.timekeeper) + finishing
 
@@ -314,6 +333,9 @@ class Pool:
         size = self.queue.qsize()
         if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
             return
+        if isinstance(self.queue, AwayQueue):
+            self.queue.sweep(self.unfinished)
+            return
         items = islice(iter(self.queue.get_nowait, self), size)
         alive = filter(self.unfinished.__contains__, items)
         with self.lock, suppress(Empty):
@@ -346,6 +368,7 @@ class Pool:
             if len(resting) in (self._load(), self.setup.max_workers):
                 return None  # no job goes on before they wake up
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
+        jobs += self.away()
         names = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         return f"{self.name} is running {summarize_names(names)}"
 
@@ -364,7 +387,7 @@ class Pool:
         """Return how many jobs are in which state; quickly, without the longest wait."""
         with self.lock:
             workers = self._workers
-            running = sum(worker.job in self.unfinished for worker in workers)
+            running = len(self.unfinished.intersection(self.running()))
             waiting = len(self.timekeeper)
             return Stats(
                 queued=max(0, len(self.unfinished) - running - waiting),
@@ -376,6 +399,15 @@ class Pool:
                 attempts=sum(worker.succeeded + worker.failures for worker in workers),
                 oldest_wait=oldest_wait,
             )
+
+    def running(self) -> list[AnyJob]:
+        """Return the jobs that workers run, or have sent away."""
+        jobs = [job for worker in self.threads() if (job := worker.job) is not None]
+        return jobs + [job for job in self.away() if job not in jobs]
+
+    def away(self) -> list[AnyJob]:
+        """Return the jobs of which an attempt runs elsewhere."""
+        return self.queue.away() if isinstance(self.queue, AwayQueue) else []
 
     def report(self) -> ShutdownReport:
         """Return what became of all jobs."""

@@ -40,6 +40,19 @@ def register(owner: object, pool: Pool, move: Move) -> None:
             pool.shutdown.close(_refuse)
 
 
+def finish_before_others() -> None:
+    """Finish pools at exit before whatever was registered for it until now ends what they need.
+
+    What was registered last comes first. The standard library's process pool, which is imported
+    after this module, would otherwise have been shut down when the jobs left need it.
+    """
+    registered: list[Any] = getattr(threading, "_threading_atexits", [])
+    last = registered[-1] if registered else None
+    if getattr(last, "func", None) is not _finish_pools:
+        with suppress(RuntimeError):  # the exit has begun
+            threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
+
+
 def _refuse() -> Exception:
     return RuntimeError(EXIT_REFUSAL)
 

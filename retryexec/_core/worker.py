@@ -109,6 +109,8 @@ class Worker(StartableThread):
             progress.begin(now)
         if settings.journal is not None:
             settings.journal.note_start(job)
+        if pool.runner is not None:
+            return self._send(job)
         call, args, kwargs = job.submitted, job.args, job.kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = job.context.copy()
@@ -131,6 +133,10 @@ class Worker(StartableThread):
         finally:
             # A traceback keeps this frame alive, which must not keep the job alive.
             del job, progress, context, raised, value
+
+    def _send(self, job: Job[Any]) -> bool:
+        """Run the attempt elsewhere; an `AwayWorker` does."""
+        raise NotImplementedError
 
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
         """End *job* with *value*."""

@@ -1,0 +1,357 @@
+"""Attempts that run elsewhere: at an engine, and on no thread of ours.
+
+A worker begins such an attempt as any other, but sends it away in place of calling the job, and
+takes the next job from the queue. When the engine's future is done, the job comes back into the
+queue. The worker that gets it there reads the outcome, and goes on as after a call of its own.
+
+The queue gives out a job only while the engine has room for it. So what waits for the engine is
+still queued: it can be cancelled, and counts as such.
+
+When the engine breaks, which of the attempts there broke it is not known. All of them are suspects:
+each is run again alone. That is not another attempt. A suspect whose run ends in any other way is
+none any more, and one that has broken the engine often enough fails.
+"""
+
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import RLock
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+
+from retryexec._core.job import Job
+from retryexec._core.worker import Worker, give_up
+from retryexec._exceptions import with_traceback
+from retryexec._outcome import StopReason
+from retryexec._typing import override
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import Pool
+
+AnyJob: TypeAlias = Job[Any]
+
+
+class Outcome(NamedTuple):
+    """What became of an attempt: it raised, or returned, or its engine broke, maybe many times."""
+
+    raised: BaseException | None
+    value: Any = None
+    crash: Exception | None = None
+    crashes: int = 1
+
+
+class Flight:
+    """One attempt of a job that is sent to the engine.
+
+    Attributes:
+        alone: whether no other attempt is with it, so that it is to blame if the engine breaks.
+        crashes: how often the engine broke with the job; 0 unless it is a suspect.
+        sent: whether it is at the engine, or was; until then it is about to be sent.
+        engine: where it was sent; the runner's own.
+        future: what the engine has given for it; done once it has come back.
+    """
+
+    __slots__ = ("alone", "crashes", "engine", "future", "job", "sent")
+
+    def __init__(self, job: AnyJob, *, alone: bool = False, crashes: int = 0) -> None:
+        self.job = job
+        self.alone = alone
+        self.crashes = crashes
+        self.sent = False
+        self.engine: Any = None
+        self.future: Future[Any] | None = None
+
+
+class Runner(Protocol):
+    """What a pool asks of the engine where its attempts run."""
+
+    max_crashes: int
+    """How often the engine may break with a job before that job fails."""
+    secluded: bool
+    """Whether a flight that is alone runs apart from others, so that they may run meanwhile."""
+
+    def size(self) -> int:
+        """Return how many attempts the engine runs at a time."""
+        ...
+
+    def send(self, flight: Flight) -> Future[Any]:
+        """Send an attempt to the engine; raise if it cannot be sent at all."""
+        ...
+
+    def outcome(self, flight: Flight) -> Outcome:
+        """Return what became of an attempt that has come back; renew the engine if it broke."""
+        ...
+
+    def can_renew(self) -> bool:
+        """Return whether there can be another engine in the place of one that broke."""
+        ...
+
+    def rest(self) -> None:
+        """Learn that no attempt runs alone now, and none waits to."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the engine, to which nothing will be sent any more."""
+        ...
+
+    def kill(self) -> None:
+        """Stop what runs at the engine, if that can be."""
+        ...
+
+
+# In the queue of events: there may be a job for which there is room.
+_GO: Final = object()
+
+
+class AwayQueue:
+    """The queue of a pool whose attempts run elsewhere: gives out a job only if it can be sent.
+
+    To the pool it is a queue of jobs, as `SimpleQueue` is.
+    """
+
+    def __init__(self, limit: int, *, secluded: bool) -> None:
+        self._secluded = secluded
+        # What workers wait for: a job that has come back; None, a sentinel; or _GO. Whoever adds a
+        # job, or makes room for one, puts a _GO after that, if it sees that one can be sent now.
+        self._events: SimpleQueue[Any] = SimpleQueue()
+        self.wake = partial(self._events.put, None)
+        # Guards all below. Reentrant, because a signal handler or a finalizer may submit.
+        self._lock = RLock()
+        self._limit = limit  # of attempts that are away, beside the one alone
+        self._ready: deque[AnyJob] = deque()
+        self._suspects: deque[Flight] = deque()  # that are to be sent
+        self._flights: dict[AnyJob, Flight] = {}  # given out, and not back yet
+        self._alone: Flight | None = None  # the one of them that is alone
+        self._returned: dict[AnyJob, Flight] = {}  # back, and not seen by a worker yet
+
+    # ---- as SimpleQueue
+
+    def put(self, job: AnyJob) -> None:
+        """Queue *job*."""
+        with self._lock:
+            self._ready.append(job)
+            go = self._can_send()
+        if go:
+            self._events.put(_GO)
+
+    def get(self) -> AnyJob | None:
+        """Wait for a job that can be sent, or has come back, or for a sentinel, which is None."""
+        while True:
+            event = self._events.get()
+            if event is not _GO:
+                return event  # type: ignore[no-any-return]
+            if (job := self._take()) is not None:
+                return job
+
+    def get_nowait(self) -> AnyJob:
+        """Take a job out that waits to be sent, in order to drop it.
+
+        Raises:
+            Empty: there is none.
+        """
+        with self._lock, suppress(IndexError):
+            return self._ready.popleft()
+        raise Empty
+
+    def qsize(self) -> int:
+        """Return how many jobs wait to be sent."""
+        return len(self._ready)
+
+    # ---- giving out
+
+    def _can_send(self) -> bool:
+        """Return whether a job waits that could be sent; lock held."""
+        return self._suspect_can_go() or bool(self._ready and self._has_room())
+
+    def _suspect_can_go(self) -> bool:
+        return bool(
+            self._suspects
+            and self._alone is None
+            and (self._secluded or not self._flights)
+        )
+
+    def _has_room(self) -> bool:
+        shared = len(self._flights) - (self._alone is not None)
+        undisturbed = self._secluded or not (self._suspects or self._alone)
+        return undisturbed and shared < self._limit
+
+    def _take(self) -> AnyJob | None:
+        """Give out a job that can be sent, a suspect first; None if there is none."""
+        with self._lock:
+            while self._can_send():
+                is_suspect = self._suspect_can_go()
+                if is_suspect:
+                    flight = self._suspects.popleft()
+                else:
+                    flight = Flight(self._ready.popleft())
+                job = flight.job
+                # It may have been cancelled, or, after an interrupt, be in the queue twice.
+                if job.done() or job in self._flights or job in self._returned:
+                    continue
+                self._flights[job] = flight
+                if is_suspect:
+                    self._alone = flight
+                if self._can_send():
+                    self._events.put(_GO)
+                return job
+        return None
+
+    def flight(self, job: AnyJob) -> Flight | None:
+        """Return the flight of *job*, which has been given out."""
+        return self._flights.get(job)
+
+    def release(self, job: AnyJob) -> None:
+        """Take back *job*, which has been given out and was not sent."""
+        with self._lock:
+            self._land(job)
+            go = self._can_send()
+        if go:
+            self._events.put(_GO)
+
+    def _land(self, job: AnyJob) -> None:
+        flight = self._flights.pop(job, None)
+        if flight is self._alone:
+            self._alone = None
+
+    # ---- coming back
+
+    def come_back(self, flight: Flight, future: "Future[Any]") -> None:
+        """Hand an attempt to a worker that has come back; called in the engine's thread."""
+        flight.future = future
+        with self._lock:
+            self._land(flight.job)
+            self._returned[flight.job] = flight
+            go = self._can_send()
+        if go:  # first, so that the engine is not idle while outcomes are looked at
+            self._events.put(_GO)
+        self._events.put(flight.job)
+
+    def returned(self, job: AnyJob) -> Flight | None:
+        """Take the flight of *job* that has come back; None if none has."""
+        return self._returned.pop(job, None)
+
+    def resize(self, limit: int) -> None:
+        """Let *limit* attempts be away at a time."""
+        with self._lock:
+            self._limit = limit
+            go = self._can_send()
+        if go:
+            self._events.put(_GO)
+
+    # ---- suspects
+
+    def put_suspect(self, job: AnyJob, crashes: int) -> None:
+        """Queue *job*, with which the engine has broken so many times, to be run alone."""
+        with self._lock:
+            self._suspects.append(Flight(job, alone=True, crashes=crashes))
+            go = self._can_send()
+        if go:
+            self._events.put(_GO)
+
+    def has_suspects(self) -> bool:
+        """Return whether an attempt runs alone, or waits to."""
+        with self._lock:
+            return self._alone is not None or bool(self._suspects)
+
+    # ---- for the pool
+
+    def sweep(self, unfinished: "set[AnyJob]") -> None:
+        """Drop the jobs that have ended."""
+        with self._lock:
+            self._ready = deque(filter(unfinished.__contains__, self._ready))
+
+    def away(self) -> list[AnyJob]:
+        """Return the jobs that are at the engine, or come from there."""
+        with self._lock:
+            flights = [flight for flight in self._flights.values() if flight.sent]
+            return [flight.job for flight in flights] + list(self._returned)
+
+
+class AwayWorker(Worker):
+    """A worker that sends attempts away, and acts on what comes back."""
+
+    def __init__(self, pool: "Pool", name: str, *, daemon: bool) -> None:
+        super().__init__(pool, name, daemon=daemon)
+        assert pool.runner is not None
+        assert isinstance(pool.queue, AwayQueue)
+        self._runner: Runner = pool.runner
+        self._queue: AwayQueue = pool.queue
+
+    @override
+    def _attempt(self, job: AnyJob) -> bool:
+        flight = self._queue.returned(job)
+        if flight is not None:
+            return self._receive(flight)
+        flight = self._queue.flight(job)
+        if flight is None or flight.sent:
+            return False
+        try:
+            return super()._attempt(job)
+        finally:
+            if not flight.sent:
+                self._queue.release(job)
+
+    @override
+    def _send(self, job: AnyJob) -> bool:
+        flight = self._queue.flight(job)
+        assert flight is not None
+        try:
+            future = self._runner.send(flight)
+        except BaseException as error:
+            raised = with_traceback(error, None)
+        else:
+            flight.sent = True
+            # From now on another worker may have the job.
+            future.add_done_callback(partial(self._queue.come_back, flight))
+            self._queue.resize(self._runner.size())
+            return False
+        try:
+            return self._judge(job, job.context.copy(), raised, None)
+        finally:
+            del job, flight, raised
+
+    def _receive(self, flight: Flight) -> bool:
+        """Act on an attempt that has come back; return whether its job is queued again."""
+        job, pool = flight.job, self._pool
+        settings = job.settings
+        raised, value, crash, crashes = self._runner.outcome(flight)
+        self._queue.resize(self._runner.size())
+        if crash is not None:
+            self._after_crash(flight, crash, crashes)
+        if flight.alone and not self._queue.has_suspects():
+            self._runner.rest()
+        if crash is not None:
+            return False
+        if settings.on_retry or settings.on_success or settings.on_give_up:
+            # They may take long, and other jobs should not wait for that.
+            with pool.lock:
+                self.finishing = True
+                pool.grow()
+        context = job.context.copy()
+        try:
+            refusable = settings.policy.retry_on_result is not None
+            if raised is None and not refusable and type(value) is not CoroutineType:
+                self._succeed(job, value, context)
+                return False
+            return self._judge(job, context, raised, value)
+        finally:
+            del job, flight, context, raised, value
+            if not pool.watched:
+                self.finishing = False
+
+    def _after_crash(self, flight: Flight, crash: Exception, crashes: int) -> None:
+        """Run the job again, of which the engine broke an attempt, or end it."""
+        job, pool = flight.job, self._pool
+        progress = job.ensure_progress()
+        progress.attempts -= 1  # it was none
+        crashes += flight.crashes
+        guilty = flight.alone and crashes >= self._runner.max_crashes
+        reason: StopReason | None = StopReason.CRASHED
+        if not guilty and self._runner.can_renew():
+            reason = job.postpone(progress, None)
+        if reason is None:
+            self._queue.put_suspect(job, crashes)
+        else:
+            give_up(pool, job, crash, reason, worker=self)

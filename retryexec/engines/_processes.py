@@ -1,0 +1,135 @@
+"""Engines on this machine: other processes, and other interpreters of this process."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+from concurrent.futures.process import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from retryexec._validate import callable_or_none, whole_number
+from retryexec.engines._engine import Engine
+
+
+def processes(
+    max_workers: int | None = None,
+    *,
+    mp_context: BaseContext | str | None = None,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_tasks_per_child: int | None = None,
+    max_crashes: int = 3,
+) -> Engine:
+    """Run attempts in other processes, by a `ProcessPoolExecutor`.
+
+    The job, its arguments and its outcome are pickled. A process that dies costs no job an
+    attempt. Ctrl-C does not reach the processes, and they end when this process does, however that
+    ends.
+
+    Args:
+        max_workers: how many processes; by default one for each CPU.
+        mp_context: how they are started, as a context of `multiprocessing` or the name of a start
+            method. By default "forkserver" where there is one, or else "spawn": a program that has
+            threads should not fork. With both, a script needs ``if __name__ == "__main__":``.
+        initializer, initargs: called as ``initializer(*initargs)`` in each new process.
+        max_tasks_per_child: after how many attempts a process makes way for a new one; not with
+            "fork".
+        max_crashes: how often its process may die before a job fails with `StopReason.CRASHED`.
+
+    Raises:
+        TypeError, ValueError: an argument cannot be right; the message names it.
+    """
+    if max_workers is None:
+        count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+        max_workers = count_cpus() or 1
+    workers = whole_number("max_workers", max_workers, least=1)
+    if mp_context is None:
+        methods = get_all_start_methods()
+        mp_context = "forkserver" if "forkserver" in methods else "spawn"
+    context = get_context(mp_context) if isinstance(mp_context, str) else mp_context
+    initargs = (callable_or_none("initializer", initializer), tuple(initargs))
+    make = partial(
+        ProcessPoolExecutor,
+        workers,
+        mp_context=context,
+        initializer=_begin_process,
+        initargs=initargs,
+        max_tasks_per_child=max_tasks_per_child,
+    )
+    make().shutdown()  # which checks the arguments; nothing is started yet
+    return Engine(
+        make=make, max_workers=workers, max_crashes=max_crashes, kill=_kill, same_host=True
+    )
+
+
+def _begin_process(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+    """Begin a process of `processes`, before its first attempt."""
+    # Ctrl-C comes to all processes of a terminal. The parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True, name="retryexec_parent").start()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, even by SIGKILL.
+
+    Nobody would read its outcome. And with a journal somebody else has taken over the job.
+    """
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _kill(executor: Executor) -> None:
+    """Kill the processes of *executor*."""
+    processes: dict[int, Any] | None = getattr(executor, "_processes", None)
+    for process in list((processes or {}).values()):
+        process.kill()
+
+
+def interpreters(
+    max_workers: int | None = None,
+    *,
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_crashes: int = 3,
+) -> Engine:
+    """Run attempts in other interpreters of this process, by an `InterpreterPoolExecutor`.
+
+    Each has a GIL of its own, and no process of its own: what ends the process ends all. The job,
+    its arguments and its outcome are pickled.
+
+    Args:
+        max_workers: how many interpreters, and threads; by default one for each CPU.
+        initializer, initargs: called as ``initializer(*initargs)`` in each new interpreter.
+        max_crashes: how often its interpreter may break before a job fails with
+            `StopReason.CRASHED`.
+
+    Raises:
+        RuntimeError: this Python is older than 3.14, which first had them.
+        TypeError, ValueError: an argument cannot be right; the message names it.
+    """
+    if sys.version_info < (3, 14):
+        version = ".".join(map(str, sys.version_info[:2]))
+        msg = (
+            f"interpreters() needs Python 3.14, and this is {version}: processes() runs attempts in "
+            "other processes"
+        )
+        raise RuntimeError(msg)
+    from concurrent.futures import InterpreterPoolExecutor
+
+    if max_workers is None:
+        max_workers = os.process_cpu_count() or 1
+    workers = whole_number("max_workers", max_workers, least=1)
+    callable_or_none("initializer", initializer)
+    make = partial(
+        InterpreterPoolExecutor, workers, initializer=initializer, initargs=tuple(initargs)
+    )
+    return Engine(make=make, max_workers=workers, max_crashes=max_crashes, same_host=True)
