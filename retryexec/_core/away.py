@@ -15,6 +15,7 @@ none any more, and one that has broken the engine often enough fails.
 from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
+from enum import Enum, auto
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import RLock
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
     from retryexec._core.pool import Pool
 
 AnyJob: TypeAlias = Job[Any]
+
+
+class Isolation(Enum):
+    """How it becomes known which attempt an engine broke with.
+
+    EXACT: the engine says. SECLUDED: suspects run one by one at another engine of the same kind,
+    and other jobs meanwhile at the first. EXCLUSIVE: while there are suspects, one of them runs,
+    and nothing else.
+    """
+
+    EXACT = auto()
+    SECLUDED = auto()
+    EXCLUSIVE = auto()
 
 
 class Outcome(NamedTuple):
@@ -69,8 +83,7 @@ class Runner(Protocol):
 
     max_crashes: int
     """How often the engine may break with a job before that job fails."""
-    secluded: bool
-    """Whether a flight that is alone runs apart from others, so that they may run meanwhile."""
+    isolation: Isolation
 
     def size(self) -> int:
         """Return how many attempts the engine runs at a time."""
@@ -111,14 +124,14 @@ class AwayQueue:
     To the pool it is a queue of jobs, as `SimpleQueue` is.
     """
 
-    def __init__(self, limit: int, *, secluded: bool) -> None:
-        self._secluded = secluded
-        # What workers wait for: a job that has come back; None, a sentinel; or _GO. Whoever adds a
-        # job, or makes room for one, puts a _GO after that, if it sees that one can be sent now.
+    def __init__(self, limit: int, isolation: Isolation) -> None:
+        self._isolation = isolation
+        # What workers wait for: a job that has come back; None, a sentinel; or _GO.
         self._events: SimpleQueue[Any] = SimpleQueue()
         self.wake = partial(self._events.put, None)
         # Guards all below. Reentrant, because a signal handler or a finalizer may submit.
         self._lock = RLock()
+        self._told = False  # whether there is a _GO among the events
         self._limit = limit  # of attempts that are away, beside the one alone
         self._ready: deque[AnyJob] = deque()
         self._suspects: deque[Flight] = deque()  # that are to be sent
@@ -132,9 +145,7 @@ class AwayQueue:
         """Queue *job*."""
         with self._lock:
             self._ready.append(job)
-            go = self._can_send()
-        if go:
-            self._events.put(_GO)
+            self._tell_if_ready()
 
     def get(self) -> AnyJob | None:
         """Wait for a job that can be sent, or has come back, or for a sentinel, which is None."""
@@ -161,28 +172,36 @@ class AwayQueue:
 
     # ---- giving out
 
+    def _tell_if_ready(self) -> None:
+        """Tell a worker if there is a job that can be sent, and none has been told; lock held."""
+        if not self._told and self._can_send():
+            self._told = True
+            self._events.put(_GO)
+
     def _can_send(self) -> bool:
-        """Return whether a job waits that could be sent; lock held."""
-        return self._suspect_can_go() or bool(self._ready and self._has_room())
+        if self._suspects and self._suspect_can_go():
+            return True
+        return bool(self._ready) and self._has_room()
 
     def _suspect_can_go(self) -> bool:
-        return bool(
-            self._suspects
-            and self._alone is None
-            and (self._secluded or not self._flights)
-        )
+        if self._isolation is Isolation.EXACT:
+            return len(self._flights) < self._limit
+        if self._alone is not None:
+            return False
+        return self._isolation is Isolation.SECLUDED or not self._flights
 
     def _has_room(self) -> bool:
+        if self._alone is None and not self._suspects:  # as nearly always
+            return len(self._flights) < self._limit
         shared = len(self._flights) - (self._alone is not None)
-        undisturbed = self._secluded or not (self._suspects or self._alone)
-        return undisturbed and shared < self._limit
+        return self._isolation is not Isolation.EXCLUSIVE and shared < self._limit
 
     def _take(self) -> AnyJob | None:
         """Give out a job that can be sent, a suspect first; None if there is none."""
         with self._lock:
+            self._told = False
             while self._can_send():
-                is_suspect = self._suspect_can_go()
-                if is_suspect:
+                if self._suspects and self._suspect_can_go():
                     flight = self._suspects.popleft()
                 else:
                     flight = Flight(self._ready.popleft())
@@ -191,10 +210,9 @@ class AwayQueue:
                 if job.done() or job in self._flights or job in self._returned:
                     continue
                 self._flights[job] = flight
-                if is_suspect:
+                if flight.alone:
                     self._alone = flight
-                if self._can_send():
-                    self._events.put(_GO)
+                self._tell_if_ready()  # another worker
                 return job
         return None
 
@@ -206,9 +224,7 @@ class AwayQueue:
         """Take back *job*, which has been given out and was not sent."""
         with self._lock:
             self._land(job)
-            go = self._can_send()
-        if go:
-            self._events.put(_GO)
+            self._tell_if_ready()
 
     def _land(self, job: AnyJob) -> None:
         flight = self._flights.pop(job, None)
@@ -223,9 +239,7 @@ class AwayQueue:
         with self._lock:
             self._land(flight.job)
             self._returned[flight.job] = flight
-            go = self._can_send()
-        if go:  # first, so that the engine is not idle while outcomes are looked at
-            self._events.put(_GO)
+            self._tell_if_ready()  # first, so that the engine is not idle meanwhile
         self._events.put(flight.job)
 
     def returned(self, job: AnyJob) -> Flight | None:
@@ -234,21 +248,19 @@ class AwayQueue:
 
     def resize(self, limit: int) -> None:
         """Let *limit* attempts be away at a time."""
-        with self._lock:
-            self._limit = limit
-            go = self._can_send()
-        if go:
-            self._events.put(_GO)
+        if limit != self._limit:
+            with self._lock:
+                self._limit = limit
+                self._tell_if_ready()
 
     # ---- suspects
 
     def put_suspect(self, job: AnyJob, crashes: int) -> None:
-        """Queue *job*, with which the engine has broken so many times, to be run alone."""
+        """Queue *job*, with which the engine has broken so many times, to be run before others, and alone."""
         with self._lock:
-            self._suspects.append(Flight(job, alone=True, crashes=crashes))
-            go = self._can_send()
-        if go:
-            self._events.put(_GO)
+            alone = self._isolation is not Isolation.EXACT
+            self._suspects.append(Flight(job, alone=alone, crashes=crashes))
+            self._tell_if_ready()
 
     def has_suspects(self) -> bool:
         """Return whether an attempt runs alone, or waits to."""
@@ -347,7 +359,8 @@ class AwayWorker(Worker):
         progress = job.ensure_progress()
         progress.attempts -= 1  # it was none
         crashes += flight.crashes
-        guilty = flight.alone and crashes >= self._runner.max_crashes
+        exact = self._runner.isolation is Isolation.EXACT
+        guilty = (flight.alone or exact) and crashes >= self._runner.max_crashes
         reason: StopReason | None = StopReason.CRASHED
         if not guilty and self._runner.can_renew():
             reason = job.postpone(progress, None)

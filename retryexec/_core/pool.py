@@ -84,7 +84,7 @@ class Pool:
             self.wake_worker = partial(queue.put, None)
         else:
             self.runner = runner = setup.make_runner()
-            self.queue = AwayQueue(runner.size(), secluded=runner.secluded)
+            self.queue = AwayQueue(runner.size(), runner.isolation)
             self.wake_worker = self.queue.wake
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
         # them when it gets a sentinel. None stands for all that are unfinished.

@@ -5,6 +5,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from retryexec._core.away import Isolation
 from retryexec._typing import override
 from retryexec.engines._engine import Engine
 
@@ -53,7 +54,7 @@ def dask(client_or_address: Any, *, max_crashes: int = 3) -> Engine:
         crash_types=(distributed.scheduler.KilledWorker,),
         crashes=_workers_lost,
         cloud=True,
-        secluded=False,
+        isolation=Isolation.EXCLUSIVE,
     )
 
 

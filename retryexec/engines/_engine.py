@@ -6,6 +6,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from retryexec._core.away import Isolation
 from retryexec._validate import whole_number
 
 MakesExecutor: TypeAlias = Callable[[], Executor]
@@ -31,20 +32,20 @@ class Engine:
         crashes: how many crashes one such failure stands for.
         same_host: whether the other side has this one's monotonic clock.
         cloud: whether jobs and outcomes are pickled by cloudpickle.
-        secluded: whether a suspect runs on an executor of its own, beside the others.
+        isolation: how it becomes known which attempt the executor broke with.
     """
 
     make: MakesExecutor | None = None
     executor: Executor | None = None
     max_workers: int | None = None
     max_crashes: int = 3
-    size: Callable[[Executor], int] | None = None
-    kill: Callable[[Executor], object] | None = None
+    size: Callable[[Any], int] | None = None
+    kill: Callable[[Any], object] | None = None
     crash_types: tuple[type[Exception], ...] = ()
     crashes: Callable[[BaseException], int] | None = None
     same_host: bool = False
     cloud: bool = False
-    secluded: bool = True
+    isolation: Isolation = Isolation.SECLUDED
 
     def __post_init__(self) -> None:
         if self.max_workers is not None:
@@ -61,7 +62,7 @@ def as_engine(value: Any) -> Engine:
     if isinstance(value, Engine):
         return value
     if isinstance(value, Executor):
-        return Engine(executor=value, secluded=False)
+        return Engine(executor=value, isolation=Isolation.EXCLUSIVE)
     if callable(value):
         return Engine(make=value)
     msg = (

@@ -1,19 +1,17 @@
 """Engines on this machine: other processes, and other interpreters of this process."""
 
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
-from concurrent.futures.process import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import connection, get_all_start_methods, get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from retryexec._core.away import Isolation
 from retryexec._validate import callable_or_none, whole_number
 from retryexec.engines._engine import Engine
+from retryexec.engines._pool import ProcessPool
 
 
 def processes(
@@ -52,46 +50,22 @@ def processes(
         methods = get_all_start_methods()
         mp_context = "forkserver" if "forkserver" in methods else "spawn"
     context = get_context(mp_context) if isinstance(mp_context, str) else mp_context
-    initargs = (callable_or_none("initializer", initializer), tuple(initargs))
+    most = max_tasks_per_child
     make = partial(
-        ProcessPoolExecutor,
+        ProcessPool,
         workers,
-        mp_context=context,
-        initializer=_begin_process,
-        initargs=initargs,
-        max_tasks_per_child=max_tasks_per_child,
+        context,
+        (callable_or_none("initializer", initializer), tuple(initargs)),
+        None if most is None else whole_number("max_tasks_per_child", most, least=1),
     )
-    make().shutdown()  # which checks the arguments; nothing is started yet
     return Engine(
-        make=make, max_workers=workers, max_crashes=max_crashes, kill=_kill, same_host=True
+        make=make,
+        max_workers=workers,
+        max_crashes=max_crashes,
+        kill=ProcessPool.kill,
+        same_host=True,
+        isolation=Isolation.EXACT,
     )
-
-
-def _begin_process(initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-    """Begin a process of `processes`, before its first attempt."""
-    # Ctrl-C comes to all processes of a terminal. The parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True, name="retryexec_parent").start()
-    if initializer is not None:
-        initializer(*initargs)
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent has ended, even by SIGKILL.
-
-    Nobody would read its outcome. And with a journal somebody else has taken over the job.
-    """
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _kill(executor: Executor) -> None:
-    """Kill the processes of *executor*."""
-    processes: dict[int, Any] | None = getattr(executor, "_processes", None)
-    for process in list((processes or {}).values()):
-        process.kill()
 
 
 def interpreters(

@@ -11,12 +11,13 @@ from pickle import PicklingError
 from threading import Lock
 from typing import Any
 
-from retryexec._core.away import Flight, Outcome
+from retryexec._core.away import Flight, Isolation, Outcome
 from retryexec._core.process import finish_before_others
 from retryexec._errors import PermanentError
 from retryexec._exceptions import report
 from retryexec._outcome import type_name
 from retryexec.engines._engine import Engine, as_engine, default_size
+from retryexec.engines._pool import ProcessPool
 from retryexec.engines._remote import Task, facts_of, outcome_of, pickled_call, run_pickled
 
 # How often a broken executor is renewed for one attempt that has not been sent yet.
@@ -108,9 +109,10 @@ class EngineRunner:
         self._engine = engine
         self._crew = Crew(engine)
         # Where a suspect runs, so that the others go on meanwhile.
-        self._secluded = Crew(engine) if engine.secluded else self._crew
+        apart = engine.isolation is Isolation.SECLUDED
+        self._secluded = Crew(engine) if apart else self._crew
         self.max_crashes = engine.max_crashes
-        self.secluded = engine.secluded
+        self.isolation = engine.isolation
         self._size = engine.max_workers
 
     def size(self) -> int:
@@ -144,7 +146,7 @@ class EngineRunner:
             except PicklingError as error:
                 raise PermanentError(error) from None
             facts = facts_of(job, same_host=engine.same_host, cloud=engine.cloud)
-            flight.engine, future = crew.submit(run_pickled, call, facts)
+            flight.engine, future = crew.submit(run_pickled, call, *facts)
         else:
             flight.engine, future = crew.submit(Task(job))
         return future
@@ -156,7 +158,8 @@ class EngineRunner:
         try:
             sent = flight.future.result()
         except BrokenExecutor as error:
-            crew.discard(flight.engine)
+            if self.isolation is not Isolation.EXACT:
+                crew.discard(flight.engine)
             return Outcome(None, crash=error)
         except CancelledError:
             crew.discard(flight.engine)
@@ -197,7 +200,7 @@ class EngineRunner:
 
 def _pickles(executor: Executor) -> bool:
     """Return whether *executor* is known to run calls in another process or interpreter."""
-    if isinstance(executor, ProcessPoolExecutor):
+    if isinstance(executor, (ProcessPool, ProcessPoolExecutor)):
         return True
     return any(kind.__name__ == "InterpreterPoolExecutor" for kind in type(executor).__mro__)
 
