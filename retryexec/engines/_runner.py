@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from concurrent.futures.process import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -153,25 +153,25 @@ class EngineRunner:
 
     def outcome(self, flight: Flight) -> Outcome:
         """Return what became of an attempt that has come back; renew the executor if it broke."""
-        assert flight.future is not None
+        future, flight.future = flight.future, None
+        assert future is not None
         crew = self._secluded if flight.alone else self._crew
-        try:
-            sent = flight.future.result()
-        except BrokenExecutor as error:
-            if self.isolation is not Isolation.EXACT:
-                crew.discard(flight.engine)
-            return Outcome(None, crash=error)
-        except CancelledError:
+        if future.cancelled():
             crew.discard(flight.engine)
             msg = "where the attempt ran, it was cancelled: the executor was shut down, or lost"
             return Outcome(None, crash=BrokenExecutor(msg))
-        except self._engine.crash_types as error:
+        # Not raised: its traceback would lead to the job.
+        error = future.exception()
+        if isinstance(error, BrokenExecutor):
+            if self.isolation is not Isolation.EXACT:
+                crew.discard(flight.engine)
+            return Outcome(None, crash=error)
+        if isinstance(error, self._engine.crash_types):
             lost = 1 if self._engine.crashes is None else self._engine.crashes(error)
             return Outcome(None, crash=error, crashes=lost)
-        except Exception as error:  # it could not be sent there, or its outcome not be sent back
+        if error is not None:  # it could not be sent there, or its outcome not be sent back
             return Outcome(PermanentError(error))
-        finally:
-            flight.future = None
+        sent = future.result()
         return sent if isinstance(sent, Outcome) else outcome_of(flight.job, sent)
 
     def can_renew(self) -> bool:

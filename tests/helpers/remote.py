@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from contextvars import ContextVar
@@ -113,20 +112,16 @@ def kills_unless(path: str) -> str:
     raise AssertionError
 
 
+def fails_then_kills_then_succeeds(directory: str) -> int:
+    number = current_attempt().number
+    if number == 1:
+        raise Boom(number)
+    kills_unless(str(Path(directory, "killed")))
+    return number
+
+
 def exits(code: int) -> None:
     os._exit(code)
-
-
-def eats_memory() -> None:
-    """Take more memory than this process may, as one does that the kernel ends for it."""
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
-    try:
-        hoard = [bytearray(1 << 28) for _ in range(64)]
-        raise AssertionError(len(hoard))
-    except MemoryError:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Session:
@@ -191,11 +186,6 @@ class Gate:
 
     def open(self) -> None:
         Path(self.opened).write_text("go on")
-
-
-def takes_socket(given: socket.socket) -> bytes:
-    with given:
-        return given.recv(100)
 
 
 def begins_process(path: str) -> None:
