@@ -11,7 +11,16 @@ from dataclasses import replace
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
@@ -35,6 +44,9 @@ from retryexec._validate import (
     seconds_or_none,
     whole_number,
 )
+
+if TYPE_CHECKING:
+    from retryexec.engines import AttemptsOn
 
 P = ParamSpec("P")
 T = TypeVar("T")

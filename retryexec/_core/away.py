@@ -256,7 +256,7 @@ class AwayQueue:
     # ---- suspects
 
     def put_suspect(self, job: AnyJob, crashes: int) -> None:
-        """Queue *job*, with which the engine has broken so many times, to be run before others, and alone."""
+        """Queue *job*, with which the engine has broken so many times, to be run alone."""
         with self._lock:
             alone = self._isolation is not Isolation.EXACT
             self._suspects.append(Flight(job, alone=alone, crashes=crashes))

@@ -251,7 +251,7 @@ class Pool:
         return 1 + sum(worker.finishing for worker in self._workers)
 
     def _load(self) -> int:
-        """Return how many jobs are queued or running, or have ended but for callbacks; lock held."""
+        """Return how many jobs do not wait, with those that still run callbacks; lock held."""
         finishing = sum(worker.finishing for worker in self._workers)
         return len(self.unfinished) - len(self.timekeeper) + finishing
 

@@ -9,6 +9,7 @@ import pickle
 import traceback
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from io import BytesIO
 from typing import Any, TypeAlias
 
@@ -148,8 +149,7 @@ class _LinkedPickler(_Linked, pickle.Pickler):
 
 @cache
 def _cloud_pickler() -> Any:
-    import cloudpickle
-
+    cloudpickle: Any = import_module("cloudpickle")  # which has no types
     return type("_LinkedCloudPickler", (_Linked, cloudpickle.Pickler), {})
 
 

@@ -2,6 +2,7 @@
 
 from concurrent.futures import Executor
 from functools import partial
+from importlib import import_module
 from time import monotonic
 from typing import Any
 
@@ -32,11 +33,7 @@ def dask(client_or_address: Any, *, max_crashes: int = 3) -> Engine:
         ImportError: distributed is not installed (the extra is ``retryexec[dask]``).
         TypeError: it is none of these.
     """
-    try:
-        import distributed
-    except ImportError as error:
-        msg = "dask() needs the package distributed: pip install 'retryexec[dask]'"
-        raise ImportError(msg) from error
+    distributed = _distributed()
     given = client_or_address
     if isinstance(given, distributed.Client) and given.asynchronous:
         msg = f"dask() takes a client that is not asynchronous (got {given!r})"
@@ -58,6 +55,14 @@ def dask(client_or_address: Any, *, max_crashes: int = 3) -> Engine:
     )
 
 
+def _distributed() -> Any:
+    try:
+        return import_module("distributed")
+    except ImportError as error:
+        msg = "dask() needs the package distributed: pip install 'retryexec[dask]'"
+        raise ImportError(msg) from error
+
+
 def _workers_lost(error: BaseException) -> int:
     """Return how many workers died with the task that failed with *error*."""
     return 1 + int(getattr(error, "allowed_failures", 0))
@@ -67,8 +72,7 @@ class _ClusterExecutor(Executor):
     """The executor of a client, with its own client if it was given an address."""
 
     def __init__(self, given: Any) -> None:
-        import distributed
-
+        distributed = _distributed()
         own = not isinstance(given, distributed.Client)
         self._client: Any = distributed.Client(given, set_as_default=False) if own else given
         self._own = own
@@ -84,7 +88,7 @@ class _ClusterExecutor(Executor):
     @override
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         try:
-            self._executor.shutdown(wait=wait)
+            self._executor.shutdown(wait=wait and not cancel_futures)  # else it cancels all
         finally:
             if self._own:
                 self._client.close()

@@ -10,6 +10,8 @@ from retryexec._core.away import Isolation
 from retryexec._validate import whole_number
 
 MakesExecutor: TypeAlias = Callable[[], Executor]
+AttemptsOn: TypeAlias = "Engine | Executor | MakesExecutor"
+"""What an executor's `attempts_on` takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ def as_engine(value: Any) -> Engine:
     if isinstance(value, Executor):
         return Engine(executor=value, isolation=Isolation.EXCLUSIVE)
     if callable(value):
-        return Engine(make=value)
+        make: Any = value
+        return Engine(make=make)
     msg = (
         "attempts_on takes an Executor, a callable that makes one, or one of retryexec.engines, "
         f"such as processes() (got {value!r})"

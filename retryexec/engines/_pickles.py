@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from retryexec._outcome import name_of, qualified_name, text_of
@@ -19,8 +20,7 @@ def dumps(value: Any, *, cloud: bool) -> bytes:
             where that cannot, as multiprocessing does, which takes sockets.
     """
     if cloud:
-        import cloudpickle
-
+        cloudpickle: Any = import_module("cloudpickle")  # which has no types
         pickled: bytes = cloudpickle.dumps(value)
         return pickled
     try:

@@ -178,21 +178,28 @@ class ProcessPool(Executor):
         if child.process.exitcode is None:  # it has closed its pipe
             child.process.kill()
             child.process.join()
-        substitute = None
+        call = None
         with self._lock:
             self._children.discard(child)
             if child in self._idle:
                 self._idle.remove(child)
             if self._waiting:
                 call = self._waiting.popleft()
-                try:
-                    substitute = self._free_child(call)
-                except Exception as error:
-                    call[1].set_exception(error)
-        if substitute is not None:
-            self._write(substitute, call[0])
+        if call is not None:
+            self._give(call)
         if child.future is not None:
             child.future.set_exception(BrokenProcessPool(_how_it_ended(child.process)))
+
+    def _give(self, call: _Call) -> None:
+        """Give a call, which has waited for a child that has ended, to another one."""
+        try:
+            with self._lock:
+                child = self._free_child(call)
+        except Exception as error:
+            call[1].set_exception(error)
+            return
+        if child is not None:
+            self._write(child, call[0])
 
     # ---- the end
 

@@ -1,5 +1,6 @@
 """Engines on this machine: other processes, and other interpreters of this process."""
 
+import concurrent.futures
 import os
 import sys
 from collections.abc import Callable
@@ -42,10 +43,7 @@ def processes(
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
     """
-    if max_workers is None:
-        count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-        max_workers = count_cpus() or 1
-    workers = whole_number("max_workers", max_workers, least=1)
+    workers = _workers(max_workers)
     if mp_context is None:
         methods = get_all_start_methods()
         mp_context = "forkserver" if "forkserver" in methods else "spawn"
@@ -66,6 +64,13 @@ def processes(
         same_host=True,
         isolation=Isolation.EXACT,
     )
+
+
+def _workers(max_workers: int | None) -> int:
+    if max_workers is None:
+        count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+        max_workers = count_cpus() or 1
+    return whole_number("max_workers", max_workers, least=1)
 
 
 def interpreters(
@@ -93,17 +98,13 @@ def interpreters(
     if sys.version_info < (3, 14):
         version = ".".join(map(str, sys.version_info[:2]))
         msg = (
-            f"interpreters() needs Python 3.14, and this is {version}: processes() runs attempts in "
-            "other processes"
+            f"interpreters() needs Python 3.14, and this is {version}: processes() runs attempts "
+            "in other processes"
         )
         raise RuntimeError(msg)
-    from concurrent.futures import InterpreterPoolExecutor
-
-    if max_workers is None:
-        max_workers = os.process_cpu_count() or 1
-    workers = whole_number("max_workers", max_workers, least=1)
+    workers = _workers(max_workers)
     callable_or_none("initializer", initializer)
-    make = partial(
-        InterpreterPoolExecutor, workers, initializer=initializer, initargs=tuple(initargs)
-    )
+    # By its name, for type checkers that are told of an older Python.
+    pool: Any = getattr(concurrent.futures, "InterpreterPoolExecutor")  # noqa: B009
+    make = partial(pool, workers, initializer=initializer, initargs=tuple(initargs))
     return Engine(make=make, max_workers=workers, max_crashes=max_crashes, same_host=True)

@@ -2,8 +2,8 @@
 
 An attempt is sent in one of two forms. To an engine that is known to be another process, its call
 is pickled first, so that what cannot be sent fails here, and what cannot be read there does not
-break the process that reads it. To any other executor goes a `Task`: where that is another thread,
-the attempt runs as it would in a worker; where it pickles the task, the task becomes the first form.
+break the process that reads it. To any other executor goes a `Task`. On another thread, it runs as
+it would in a worker; pickled by the executor, it becomes the first form.
 """
 
 import pickle
@@ -138,8 +138,8 @@ def outcome_of(job: Job[Any], sent: Sent) -> Outcome:
             return Outcome(PermanentError(refusal))
     if kind == COROUTINE:
         return Outcome(PermanentError(TypeError(coroutine_refusal(job.submitted))))
-    error = load_error(what)
-    return Outcome(PermanentError(error) if kind == REFUSED else error)
+    raised = load_error(what)
+    return Outcome(PermanentError(raised) if kind == REFUSED else raised)
 
 
 # ---- for an executor that may be anything

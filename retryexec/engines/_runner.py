@@ -184,7 +184,9 @@ class EngineRunner:
             try:
                 crew.close(wait=True)
             except Exception as error:
-                report("an executor of attempts_on= could not be shut down: %s", type_name(type(error)))
+                report(
+                    "an executor of attempts_on= could not be shut down: %s", type_name(type(error))
+                )
 
     def rest(self) -> None:
         """Let go of what suspects needed: there are none any more."""

@@ -129,9 +129,7 @@ def test_shutdown_in_the_middle_of_crashes(pool: Any) -> None:
 
 def test_shutdown_that_waits_runs_suspects_too(pool: Any, tmp_path: Path) -> None:
     executor = RetryingExecutor(policy=AT_ONCE, attempts_on=pool)
-    survivors = [
-        executor.submit(remote.kills_unless, str(tmp_path / str(i))) for i in range(3)
-    ]
+    survivors = [executor.submit(remote.kills_unless, str(tmp_path / str(i))) for i in range(3)]
     report = executor.shutdown()
     assert (report.done, report.unfinished) == (3, 0)
     assert [future.result(0) for future in survivors] == ["survived"] * 3
@@ -163,7 +161,7 @@ class Scripted(Executor):
         self.calls: list[tuple[Any, Future[Any]]] = []
         self.closed = False
 
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Any, /, *_: Any, **__: Any) -> Future[Any]:
         if self.closed:
             raise BrokenProcessPool("broken before")
         future: Future[Any] = Future()
@@ -180,7 +178,7 @@ class Scripted(Executor):
         for _, future in calls:
             future.set_exception(BrokenProcessPool("broken"))
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(self, *_: Any, **__: Any) -> None:
         self.closed = True
 
 
@@ -252,7 +250,7 @@ def test_executor_found_broken_as_an_attempt_is_sent_blames_nobody() -> None:
 
 def test_executor_that_is_always_broken_ends_the_job() -> None:
     class Broken(Scripted):
-        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
             raise BrokenProcessPool("broken from the start")
 
     policy = AT_ONCE.replace(max_attempts=2)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from helpers.jobs import Boom
-
 from retryexec import PermanentError, RetryAfter, current_attempt
 
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="unset")
