@@ -5,10 +5,13 @@ straight into the pipe of the process that runs it, which costs less than half.
 """
 
 import logging
+import multiprocessing.process
 import os
 import pickle
 import signal
+import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -77,6 +80,7 @@ class ProcessPool(Executor):
         self._closed = False
         # Reads what children answer, while there are any.
         self._reader: threading.Thread | None = None
+        _pools.add(self)
 
     @override
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -106,12 +110,14 @@ class ProcessPool(Executor):
 
     def _start(self) -> Child:
         """Start a process; lock held."""
+        restore_main_file()
         ours, theirs = self._context.Pipe()
         try:
-            process = self._context.Process(
-                target=_run_calls, args=(theirs, self._initializer), name="retryexec_process"
-            )
-            process.start()
+            process = self._start_process(theirs)
+            if restore_main_file():  # too late for this one, perhaps
+                process.kill()
+                process.join()
+                process = self._start_process(theirs)
         except BaseException:
             ours.close()
             raise
@@ -124,6 +130,13 @@ class ProcessPool(Executor):
             self._reader = threading.Thread(target=self._read, name="retryexec_pool", daemon=True)
             self._reader.start()
         return child
+
+    def _start_process(self, pipe: "Connection[Any, Any]") -> Any:
+        process = self._context.Process(
+            target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
+        )
+        process.start()
+        return process
 
     def _write(self, child: Child, message: bytes) -> None:
         # A process that has ended is found out by the reader.
@@ -223,10 +236,45 @@ class ProcessPool(Executor):
 
     def kill(self) -> None:
         """Kill all processes."""
-        with self._lock:
-            children = list(self._children)
-        for child in children:
-            child.process.kill()
+        for process in self.processes():
+            process.kill()
+
+    def processes(self) -> list[Any]:
+        """Return the processes that there are."""
+        return [child.process for child in list(self._children)]
+
+
+_pools: "weakref.WeakSet[ProcessPool]" = weakref.WeakSet()
+
+
+def _forget_siblings() -> None:
+    """In a forked child, keep multiprocessing from waiting at exit for the parent's processes."""
+    known: set[Any] = getattr(multiprocessing.process, "_children", set())
+    for pool in list(_pools):
+        known.difference_update(pool.processes())
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
+    os.register_at_fork(after_in_child=_forget_siblings)
+
+
+_main_file: str | None = getattr(sys.modules.get("__main__"), "__file__", None)
+
+
+def restore_main_file() -> bool:
+    """Let processes import the main script, although it has come to its end.
+
+    Python forgets a script's file then, and a process started after that would not find its
+    functions. Jobs go on to the interpreter's exit, and so do starts of processes.
+
+    Returns:
+        whether it was forgotten.
+    """
+    main = sys.modules.get("__main__")
+    if _main_file is None or main is None or hasattr(main, "__file__"):
+        return False
+    main.__file__ = _main_file
+    return True
 
 
 def _how_it_ended(process: Any) -> str:

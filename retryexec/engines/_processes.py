@@ -50,7 +50,8 @@ def processes(
     context = get_context(mp_context) if isinstance(mp_context, str) else mp_context
     most = max_tasks_per_child
     make = partial(
-        ProcessPool,
+        _make_pool,
+        os.getpid(),
         workers,
         context,
         (callable_or_none("initializer", initializer), tuple(initargs)),
@@ -64,6 +65,14 @@ def processes(
         same_host=True,
         isolation=Isolation.EXACT,
     )
+
+
+def _make_pool(home: int, workers: int, context: BaseContext, *others: Any) -> ProcessPool:
+    """Make a pool; *home* is the process in which the engine was made."""
+    if os.getpid() != home and context.get_start_method() == "forkserver":
+        # This one was forked from there, and is not the parent of the server that it knows of.
+        context = get_context("spawn")
+    return ProcessPool(workers, context, *others)
 
 
 def _workers(max_workers: int | None) -> int:

@@ -17,7 +17,7 @@ from retryexec._errors import PermanentError
 from retryexec._exceptions import report
 from retryexec._outcome import type_name
 from retryexec.engines._engine import Engine, as_engine, default_size
-from retryexec.engines._pool import ProcessPool
+from retryexec.engines._pool import ProcessPool, restore_main_file
 from retryexec.engines._remote import Task, facts_of, outcome_of, pickled_call, run_pickled
 
 # How often a broken executor is renewed for one attempt that has not been sent yet.
@@ -27,9 +27,9 @@ TRIES = 3
 class Crew:
     """One executor of an engine: made when it is needed, and again when it has broken."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, process: int) -> None:
         self._engine = engine
-        self._process = os.getpid()
+        self._process = process  # where the engine was given its executor
         # Guards the executor, which is made while it is held: so that there is one.
         self._lock = Lock()
         self._executor: Executor | None = None
@@ -68,6 +68,7 @@ class Crew:
 
     def submit(self, call: Any, *args: Any) -> tuple[Executor, Future[Any]]:
         """Send a call to the executor, which is renewed if it is found broken."""
+        restore_main_file()
         for last in (False,) * (TRIES - 1) + (True,):
             executor = self.executor()
             try:
@@ -105,12 +106,12 @@ class Crew:
 class EngineRunner:
     """The attempts of one pool at an engine; a `retryexec._core.away.Runner`."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, process: int) -> None:
         self._engine = engine
-        self._crew = Crew(engine)
+        self._crew = Crew(engine, process)
         # Where a suspect runs, so that the others go on meanwhile.
         apart = engine.isolation is Isolation.SECLUDED
-        self._secluded = Crew(engine) if apart else self._crew
+        self._secluded = Crew(engine, process) if apart else self._crew
         self.max_crashes = engine.max_crashes
         self.isolation = engine.isolation
         self._size = engine.max_workers
@@ -222,4 +223,4 @@ def runner_maker(attempts_on: Any, max_workers: int | None) -> Callable[[], Engi
         most = max_workers if engine.max_workers is None else min(max_workers, engine.max_workers)
         engine = replace(engine, max_workers=most)
     finish_before_others()
-    return partial(EngineRunner, engine)
+    return partial(EngineRunner, engine, os.getpid())

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,37 @@ def begins_process(path: str) -> None:
 
 def fails_to_begin() -> None:
     raise Boom("cannot begin")
+
+
+# ---- jobs for journals
+
+
+@dataclass
+class Save:
+    n: int
+
+    def exec(self) -> tuple[int, str]:
+        return self.n, current_attempt().job_id
+
+
+@dataclass
+class Kill:
+    count: str
+
+    def exec(self) -> None:
+        kills_itself(self.count)
+
+
+@dataclass
+class Meet:
+    """A save that waits, in the first process that runs it, until that is killed."""
+
+    directory: str
+
+    def exec(self) -> int:
+        first = Path(self.directory, "first")
+        if not first.exists():
+            first.write_text(str(os.getpid()))
+            print("there", flush=True)
+            signal.pause()
+        return current_attempt().number
