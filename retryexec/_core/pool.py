@@ -248,7 +248,7 @@ class Pool:
         if self.runner is None:
             return self._load()
         # Attempts that are away need none, and one is enough to send and receive them.
-        return 1 + sum(worker.finishing for worker in self._workers)
+        return bool(self.unfinished) + sum(worker.finishing for worker in self._workers)
 
     def _load(self) -> int:
         """Return how many jobs do not wait, with those that still run callbacks; lock held."""

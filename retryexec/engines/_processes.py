@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures.process import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
@@ -24,11 +25,11 @@ def processes(
     max_tasks_per_child: int | None = None,
     max_crashes: int = 3,
 ) -> Engine:
-    """Run attempts in other processes, by a `ProcessPoolExecutor`.
+    """Run attempts in other processes.
 
-    The job, its arguments and its outcome are pickled. A process that dies costs no job an
-    attempt. Ctrl-C does not reach the processes, and they end when this process does, however that
-    ends.
+    The job, its arguments and its outcome are pickled. A process that dies costs the job that ran
+    there no attempt, and the other jobs nothing. Ctrl-C does not reach the processes, and they end
+    when this process does, however that ends.
 
     Args:
         max_workers: how many processes; by default one for each CPU.
@@ -36,8 +37,7 @@ def processes(
             method. By default "forkserver" where there is one, or else "spawn": a program that has
             threads should not fork. With both, a script needs ``if __name__ == "__main__":``.
         initializer, initargs: called as ``initializer(*initargs)`` in each new process.
-        max_tasks_per_child: after how many attempts a process makes way for a new one; not with
-            "fork".
+        max_tasks_per_child: after how many attempts a process makes way for a new one.
         max_crashes: how often its process may die before a job fails with `StopReason.CRASHED`.
 
     Raises:
@@ -48,15 +48,21 @@ def processes(
         methods = get_all_start_methods()
         mp_context = "forkserver" if "forkserver" in methods else "spawn"
     context = get_context(mp_context) if isinstance(mp_context, str) else mp_context
-    most = max_tasks_per_child
-    make = partial(
-        _make_pool,
-        os.getpid(),
-        workers,
-        context,
-        (callable_or_none("initializer", initializer), tuple(initargs)),
-        None if most is None else whole_number("max_tasks_per_child", most, least=1),
-    )
+    callable_or_none("initializer", initializer)
+    if max_tasks_per_child is not None:
+        whole_number("max_tasks_per_child", max_tasks_per_child, least=1)
+    if sys.platform == "win32":  # pragma: no cover  where pipes cannot be waited for as here
+        pool = partial(
+            ProcessPoolExecutor,
+            workers,
+            mp_context=context,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            max_tasks_per_child=max_tasks_per_child,
+        )
+        return Engine(make=pool, max_workers=workers, max_crashes=max_crashes, same_host=True)
+    begin = initializer, tuple(initargs)
+    make = partial(_make_pool, os.getpid(), workers, context, begin, max_tasks_per_child)
     return Engine(
         make=make,
         max_workers=workers,

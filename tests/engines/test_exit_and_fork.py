@@ -151,7 +151,7 @@ def test_other_ways_to_start_processes(context: str, tmp_path: Path) -> None:
         tmp_path,
         f"""
         engine = processes(2, mp_context="{context}")
-        with RetryingExecutor(policy=RetryPolicy(backoff=[0.0] * 3), attempts_on=engine) as executor:
+        with RetryingExecutor(attempts_on=engine) as executor:
             futures = [executor.submit(remote.double, i) for i in range(20)]
             killer = executor.submit(remote.kills_itself)
             say(sum(future.result(30) for future in futures))

@@ -226,6 +226,6 @@ class Meet:
         first = Path(self.directory, "first")
         if not first.exists():
             first.write_text(str(os.getpid()))
-            print("there", flush=True)
+            os.write(1, b"there\n")
             signal.pause()
         return current_attempt().number
