@@ -46,7 +46,7 @@ from retryexec._validate import (
 )
 
 if TYPE_CHECKING:
-    from retryexec.engines import AttemptsOn
+    from retryexec.engines._engine import AttemptsOn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,7 +121,7 @@ class RetryingExecutor(Executor):
     ) -> None:
         make_runner = None
         if attempts_on is not None:
-            from retryexec.engines import runner_maker
+            from retryexec.engines._runner import runner_maker
 
             make_runner = runner_maker(attempts_on, max_workers)
         if max_workers is None:

@@ -6,17 +6,7 @@
 
 from retryexec.engines._carried import RemoteError, RemoteTraceback
 from retryexec.engines._dask import dask
-from retryexec.engines._engine import AttemptsOn, Engine
+from retryexec.engines._engine import Engine
 from retryexec.engines._processes import interpreters, processes
-from retryexec.engines._runner import runner_maker
 
-__all__ = [
-    "AttemptsOn",
-    "Engine",
-    "RemoteError",
-    "RemoteTraceback",
-    "dask",
-    "interpreters",
-    "processes",
-    "runner_maker",
-]
+__all__ = ["Engine", "RemoteError", "RemoteTraceback", "dask", "interpreters", "processes"]

@@ -129,6 +129,13 @@ def test_token_counts_for_remaining() -> None:
     assert 0 < left <= 20
 
 
+def test_attempt_that_outlasts_its_timeout_counts() -> None:
+    policy = AT_ONCE.replace(attempt_timeout=0.001)
+    with RetryingExecutor(policy=policy, attempts_on=processes(1)) as executor:
+        future = executor.submit(remote.outlasts_its_time)
+        assert (future.result(30), future.attempts) == (0.0, 1)
+
+
 def test_no_thread_is_held_by_what_is_away(tmp_path: Path) -> None:
     gates = [remote.Gate(tmp_path) for _ in range(4)]
     before = threading.active_count()

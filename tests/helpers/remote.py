@@ -64,6 +64,12 @@ def told() -> tuple[int, str, float | None, str, bool]:
     )
 
 
+def outlasts_its_time() -> float | None:
+    while (left := current_attempt().remaining()) != 0.0:
+        time.sleep(left or 0)
+    return left
+
+
 def accepted() -> Any:
     return current_attempt().accepted
 
