@@ -429,7 +429,7 @@ def _runs_by_exec(job: Any) -> bool:
     """
     by_exec = hasattr(job.__class__, "exec")
     if not by_exec:
-        if inspect.isclass(job) and hasattr(job, "exec"):
+        if isinstance(job, type) and hasattr(job, "exec"):
             msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
             raise TypeError(msg)
         by_exec = not callable(job)

@@ -103,14 +103,13 @@ class Call:
         Do not call it in an except clause that handles *raised*: its frames would be kept.
         """
         progress, now = self.progress, self.clock.now()
-        progress.fail(raised, now)
         exception, delay, reason = decide(self.options.policy, progress, raised, value, now)
-        progress.previous = self.exception = exception
+        self.exception = exception
         if reason is StopReason.SUCCEEDED:
-            progress.unrecorded = False
             self.stop_reason = reason
             self._tell_success(value)
             return None
+        progress.fail(exception, now)
         if delay is None or self.is_cancelled():
             if reason is None:  # only the token prevents another attempt
                 exception = _cancelled_after(exception)

@@ -110,7 +110,11 @@ class JobProgress(Progress):
     __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
 
     def __init__(self, started: float | None) -> None:
-        super().__init__(started or 0.0, 0 if started is None else 1)
+        # The same as in Progress.__init__, repeated here to spare each job that fails a call.
+        self.attempts = 0 if started is None else 1
+        self.began = self.started = started or 0.0
+        self.delays = self.previous = None
+        self._records = ()
         self.refused: Any = None
         self.cancel_requested = False
         self.stop_reason: StopReason | None = None
@@ -122,10 +126,9 @@ class JobProgress(Progress):
         stopping = settings.pool.stopping
         return self.cancel_requested or stopping or super().is_cancelled(settings)
 
-    @override
     def end(self) -> None:
-        super().end()
-        self.refused = None
+        """Drop what only further attempts need."""
+        self.delays = self.previous = self.refused = None
 
 
 class Job(RetryFuture[T]):
@@ -298,12 +301,6 @@ class Job(RetryFuture[T]):
             self._state = RUNNING
         return True
 
-    def is_pending(self) -> bool:
-        """Return whether the job is queued or waits, and not just about to."""
-        # Under the lock: a `postpone` that has found nothing against it comes before this look.
-        with self._lock:
-            return self._state == PENDING
-
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an internal error."""
         with self._lock:
@@ -331,15 +328,22 @@ class Job(RetryFuture[T]):
         Returns:
             whether the job is cancelled.
         """
+        return self.cancel_pending(or_request=True)
+
+    def cancel_pending(self, *, or_request: bool = False) -> bool:
+        """Cancel the job if it is queued or waits; return whether it is cancelled.
+
+        With *or_request*, no other attempt follows one that is running.
+        """
         try:
             if self.settings.pool.forked:
                 self._check_fork()
             ended = False
             while not ended:
                 with self._lock:
-                    if self._state == RUNNING:
-                        self.ensure_progress().cancel_requested = True
                     if self._state != PENDING:
+                        if self._state == RUNNING and or_request:
+                            self.ensure_progress().cancel_requested = True
                         return self.cancelled()
                     if self._threads_waiting is None:  # the short way, for there is nobody to tell
                         self._state = CANCELLED_AND_NOTIFIED
@@ -365,8 +369,11 @@ class Job(RetryFuture[T]):
 
     def after_end(self) -> None:
         """Do what follows the end of a job that no worker was running. May be called twice."""
-        self.release_call()
         settings = self.settings
+        # As release_call does, which would be one more call for every job at a shutdown.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
         if settings.journal is not None:
             reason = self.stop_reason
             assert reason is not None

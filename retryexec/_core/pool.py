@@ -298,9 +298,9 @@ class Pool:
 
     def remove(self, job: AnyJob) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
-        if job.due is not None:
-            self.timekeeper.discard(job)
         with self.lock:
+            if job.due is not None:
+                self.timekeeper.discard(job)
             if job in self.unfinished:
                 if job.cancelled():
                     self._cancelled += 1
@@ -310,7 +310,7 @@ class Pool:
                 self.unfinished.remove(job)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
-        if self.room is not None or self.refusal is not None:
+        if self.room is not None or (self.refusal is not None and not self.unfinished):
             self.after_removal()
 
     def after_removal(self) -> None:

@@ -79,7 +79,8 @@ class Shutdown:
             raise RuntimeError(msg)
         self.close(after_shutdown)
         if cancel_futures:
-            self.stop_attempts(_cancel_pending)
+            # A running attempt is its job's last anyway, and that job fails for the shutdown.
+            self.stop_attempts(Job.cancel_pending)
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)
@@ -282,12 +283,6 @@ class Shutdown:
                 self._pool.on_drained(None if left == math.inf else max(0.0, left))
             except Exception:
                 report("%s could not be ended in order", self._pool.name)
-
-
-def _cancel_pending(job: Job[Any]) -> None:
-    # A running attempt is its job's last anyway, and that job fails for the shutdown.
-    if job.is_pending():
-        job.cancel()
 
 
 def after_shutdown() -> Exception:

@@ -21,7 +21,6 @@ from retryexec._exceptions import (
     release_frames,
     report,
     trim,
-    with_traceback,
 )
 from retryexec._outcome import StopReason, gave_up, name_of, text_of, type_name
 from retryexec._policy import decide
@@ -186,77 +185,60 @@ class Worker(StartableThread):
             raised, value = PermanentError(TypeError(coroutine_refusal(job.submitted))), None
         progress = job.progress or job.ensure_progress()
         now = pool.now()
-        progress.fail(raised, now)
         self.failures += 1  # counted before anything of the user's can raise
         progress.refused = value
-        exception, delay, reason = decide(settings.policy, progress, raised, value, now)
-        if reason is StopReason.SUCCEEDED:
-            progress.unrecorded = False
+        try:
+            exception, delay, reason = decide(settings.policy, progress, raised, value, now)
+        except BaseException:  # control flow, from one of the policy's callables
+            progress.fail(raised, now)
+            raise
+        if delay is None and reason is StopReason.SUCCEEDED:
             self.failures -= 1
             self._succeed(job, value, context)
             return False
-        progress.previous = exception
+        progress.fail(exception, now)
         if delay is not None:
-            if settings.journal is not None:
-                settings.journal.note_retry(job, delay)
-            if settings.on_retry is not None and not progress.cancel_requested:
-                trim_to_attempt(exception, raised)
-                event = Retry(progress.attempts, exception, delay, job.submitted, job)
-                tell(settings.on_retry, event, context)
-                del event
-            if settings.logged_types is not None and type(exception) not in settings.logged_types:
-                _log_first_retry(job, settings.logged_types, exception, delay)
+            logged = settings.logged_types
+            if logged is None or type(exception) not in logged or settings.journal is not None:
+                _tell_of_retry(job, progress, raised, delay, context)
             due = None if delay == 0.0 else now + delay
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
                 due = None
-            reason = self._postpone(job, progress, due)
+            reason = job.postpone(progress, due)
             if reason is None:
+                if exception is not None:
+                    release_frames(exception)
+                if due is not None:
+                    pool.timekeeper.schedule(job, due)
                 return due is None
-        assert reason is not None  # from decide() if there is no delay, else from _postpone()
+        assert reason is not None  # from decide() if there is no delay, else from postpone()
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
-
-    def _postpone(
-        self, job: Job[Any], progress: JobProgress, due: float | None
-    ) -> StopReason | None:
-        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
-        exception = progress.previous
-        reason = job.postpone(progress, due)
-        if reason is not None:
-            return reason
-        if exception is not None:
-            # A traceback keeps the variables of its frames alive, as long as the job waits.
-            # And an exception that is raised again adds its new traceback to the old one.
-            with_traceback(exception, None)
-            linked = exception.__cause__ is not None or exception.__context__ is not None
-            for value in exception.args:
-                linked = linked or isinstance(value, BaseException)
-            if linked or isinstance(exception, BaseExceptionGroup):
-                release_frames(exception)
-        if due is not None:
-            self._pool.timekeeper.schedule(job, due)
-        return None
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
         """End *job* after *error*, which did not come from its attempt."""
         pool = self._pool
         # If there was no memory to queue the job, or to schedule it, nobody else would run it.
-        pool.timekeeper.discard(job)
+        with pool.lock:
+            pool.timekeeper.discard(job)
         job.claim()
         report("%s met an error outside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             progress = job.ensure_progress()
-            self.failures += not progress.unrecorded  # if _judge has not got that far
-            exception = progress.previous if progress.unrecorded else error
+            self.failures += not progress.failed  # if _judge has not got that far
+            exception = progress.previous if progress.failed else error
             try:
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
                 report("%s met another error as it ended that job", self.name)
+                self.failed += job in pool.unfinished  # if give_up has not got that far
                 pool.unfinished.discard(job)
+                pool.after_removal()
                 message = "the job's exception could not be handled; the log has what it raised"
-                job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message)))
+                if job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message))):
+                    self.run_callbacks(job)
 
 
 def give_up(
@@ -316,6 +298,25 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
     logs = settings.logged_types is not None
     return logs and not (asked_for or not_lost or pool.shutdown.silent)
+
+
+def _tell_of_retry(
+    job: Job[Any],
+    progress: JobProgress,
+    raised: BaseException | None,
+    delay: float,
+    context: Context,
+) -> None:
+    """Tell the journal, and the user's hook or else the log, that another attempt follows."""
+    settings, exception = job.settings, progress.previous
+    if settings.journal is not None:
+        settings.journal.note_retry(job, delay)
+    if settings.on_retry is not None and not progress.cancel_requested:
+        trim_to_attempt(exception, raised)
+        event = Retry(progress.attempts, exception, delay, job.submitted, job)
+        tell(settings.on_retry, event, context)
+    if settings.logged_types is not None and type(exception) not in settings.logged_types:
+        _log_first_retry(job, settings.logged_types, exception, delay)
 
 
 def _log_first_retry(
