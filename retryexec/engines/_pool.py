@@ -97,11 +97,16 @@ class ProcessPool(Executor):
 
     def _free_child(self, call: _Call) -> Child | None:
         """Make a child busy with *call*; or, if all are, let the call wait; lock held."""
+        child = None
         if self._idle:
             child = self._idle.pop()
         elif len(self._children) < self._max_workers:
-            child = self._start()
-        else:
+            try:
+                child = self._start()
+            except OSError:  # no process can be started now
+                if not self._children:
+                    raise
+        if child is None:
             self._waiting.append(call)
             return None
         child.future = call[1]
@@ -167,8 +172,14 @@ class ProcessPool(Executor):
             return
         future, child.future = child.future, None
         self._next_call(child)
-        if future is not None:
-            future.set_result(pickle.loads(answer))  # noqa: S301  from a process of ours
+        if future is None:
+            return
+        try:
+            value = pickle.loads(answer)  # noqa: S301  from a process of ours
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
 
     def _next_call(self, child: Child) -> None:
         """Give *child* a call that waits; if there is none let it be idle, or end."""

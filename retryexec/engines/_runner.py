@@ -73,10 +73,12 @@ class Crew:
             executor = self.executor()
             try:
                 return executor, executor.submit(call, *args)
-            except RuntimeError as error:  # it is broken, as BrokenExecutor says, or shut down
-                if self._engine.make is None:
+            except Exception as error:
+                # It is broken, as BrokenExecutor says, or shut down; or about to find that it is
+                # broken, and then raises whatever it may.
+                if self._engine.make is None and isinstance(error, RuntimeError):
                     raise PermanentError(error) from None
-                if last:
+                if last or self._engine.make is None:
                     raise
                 self.discard(executor)
         raise AssertionError

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -187,15 +187,22 @@ def test_at_most_max_workers_are_away(tmp_path: Path) -> None:
         assert (held.result(30), queued.result(30)) == ("through", 2)
 
 
+@pytest.fixture
+def _variable() -> Iterator[None]:
+    token = remote.VARIABLE.set("submitted")
+    yield
+    remote.VARIABLE.reset(token)
+
+
+@pytest.mark.usefixtures("_variable")
 def test_attempts_of_threads_have_the_context_of_the_submitter() -> None:
-    remote.VARIABLE.set("submitted")
     with RetryingExecutor(attempts_on=ThreadPoolExecutor) as executor:
         futures = [executor.submit(remote.swap_variable, "set") for _ in range(3)]
         assert {future.result(30) for future in futures} == {"submitted"}
 
 
+@pytest.mark.usefixtures("_variable")
 def test_context_does_not_travel_to_processes() -> None:
-    remote.VARIABLE.set("submitted")
     with RetryingExecutor(attempts_on=processes(1)) as executor:
         futures = [executor.submit(remote.swap_variable, "set") for _ in range(3)]
         assert {future.result(30) for future in futures} == {"unset"}
