@@ -14,6 +14,7 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retryexec._collector import BATCH, collector_off
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.settings import JobSettings
 from retryexec._outcome import StopReason
@@ -89,6 +90,14 @@ class JobJournal(Protocol):
     ) -> None:
         """Note that the job has finally failed."""
         ...
+
+
+def checked_journal(value: Any) -> JobJournal:
+    """Return *value* if it is a journal; raise TypeError for anything else."""
+    if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
+        msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
 
 
 class Recovered:
@@ -201,7 +210,7 @@ class JournalLink:
         """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
-        elif reason is StopReason.CANCELLED:
+        elif reason in {StopReason.CANCELLED, StopReason.SUPERSEDED}:
             self._journal.cancelled(job.entry)
         elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
             self._journal.died(job.entry, reason, job.attempts, exception)
@@ -210,15 +219,21 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        for start in range(0, len(entries), BATCH):
+            with collector_off():
+                self._recover(entries[start : start + BATCH])
+
+    def _recover(self, entries: Sequence[JournalEntry]) -> None:
         pool, settings = self._pool, self._settings
         assert pool is not None
         assert settings is not None
-        now, context = pool.now(), Context()
+        now, context, arguments = pool.now(), Context(), dict[str, Any]()
+        count_end = self.recovered.count_end
         jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job[Any] = Job(settings, entry.job, True, (), {}, context)
+            job: Job[Any] = Job(settings, entry.job, True, (), arguments, context)
             job.entry = entry
-            job.add_done_callback(self.recovered.count_end)
+            job.add_done_callback(count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
                 job.started = now - entry.elapsed

@@ -61,18 +61,16 @@ class Flight:
 
     Attributes:
         alone: whether no other attempt is with it, so that it is to blame if the engine breaks.
-        crashes: how often the engine broke with the job; 0 unless it is a suspect.
         sent: whether it is at the engine, or was; until then it is about to be sent.
         engine: where it was sent; the runner's own.
         future: what the engine has given for it; done once it has come back.
     """
 
-    __slots__ = ("alone", "crashes", "engine", "future", "job", "sent")
+    __slots__ = ("alone", "engine", "future", "job", "sent")
 
-    def __init__(self, job: AnyJob, *, alone: bool = False, crashes: int = 0) -> None:
+    def __init__(self, job: AnyJob, *, alone: bool) -> None:
         self.job = job
         self.alone = alone
-        self.crashes = crashes
         self.sent = False
         self.engine: Any = None
         self.future: Future[Any] | None = None
@@ -134,7 +132,9 @@ class AwayQueue:
         self._told = False  # whether there is a _GO among the events
         self._limit = limit  # of attempts that are away, beside the one alone
         self._ready: deque[AnyJob] = deque()
-        self._suspects: deque[Flight] = deque()  # that are to be sent
+        self._suspects: deque[AnyJob] = deque()  # those of the ready that come first, and alone
+        # How often the engine broke with a job that has not ended, or run without that, since.
+        self._crashes: dict[AnyJob, int] = {}
         self._flights: dict[AnyJob, Flight] = {}  # given out, and not back yet
         self._alone: Flight | None = None  # the one of them that is alone
         self._returned: dict[AnyJob, Flight] = {}  # back, and not seen by a worker yet
@@ -144,7 +144,7 @@ class AwayQueue:
     def put(self, job: AnyJob) -> None:
         """Queue *job*."""
         with self._lock:
-            self._ready.append(job)
+            (self._suspects if job in self._crashes else self._ready).append(job)
             self._tell_if_ready()
 
     def get(self) -> AnyJob | None:
@@ -201,16 +201,14 @@ class AwayQueue:
         with self._lock:
             self._told = False
             while self._can_send():
-                if self._suspects and self._suspect_can_go():
-                    flight = self._suspects.popleft()
-                else:
-                    flight = Flight(self._ready.popleft())
-                job = flight.job
+                suspect = bool(self._suspects) and self._suspect_can_go()
+                job = (self._suspects if suspect else self._ready).popleft()
                 # It may have been cancelled, or, after an interrupt, be in the queue twice.
                 if job.done() or job in self._flights or job in self._returned:
                     continue
-                self._flights[job] = flight
-                if flight.alone:
+                alone = suspect and self._isolation is not Isolation.EXACT
+                flight = self._flights[job] = Flight(job, alone=alone)
+                if alone:
                     self._alone = flight
                 self._tell_if_ready()  # another worker
                 return job
@@ -230,6 +228,16 @@ class AwayQueue:
         flight = self._flights.pop(job, None)
         if flight is self._alone:
             self._alone = None
+
+    def pass_on(self, job: AnyJob, newer: AnyJob) -> None:
+        """Give the place of *job*, which has been given out and was not sent, to *newer*."""
+        with self._lock:
+            flight = self._flights.get(job)
+            if flight is not None and newer not in self._flights:
+                self._land(job)
+                self._flights[newer] = Flight(newer, alone=flight.alone)
+                if flight.alone:
+                    self._alone = self._flights[newer]
 
     # ---- coming back
 
@@ -255,12 +263,21 @@ class AwayQueue:
 
     # ---- suspects
 
-    def put_suspect(self, job: AnyJob, crashes: int) -> None:
-        """Queue *job*, with which the engine has broken so many times, to be run alone."""
+    def count_crash(self, job: AnyJob, crashes: int) -> int:
+        """Count that the engine broke with *job*, so many times; return how often it has by now.
+
+        From now on the job is a suspect: it is given out before others, and alone.
+        """
         with self._lock:
-            alone = self._isolation is not Isolation.EXACT
-            self._suspects.append(Flight(job, alone=alone, crashes=crashes))
-            self._tell_if_ready()
+            self._crashes = {job: n for job, n in self._crashes.items() if not job.done()}
+            self._crashes[job] = crashes = self._crashes.get(job, 0) + crashes
+            return crashes
+
+    def clear(self, job: AnyJob) -> None:
+        """Note that an attempt of *job* has come to an end, so that it is no suspect any more."""
+        if self._crashes:
+            with self._lock:
+                self._crashes.pop(job, None)
 
     def has_suspects(self) -> bool:
         """Return whether an attempt runs alone, or waits to."""
@@ -272,7 +289,9 @@ class AwayQueue:
     def sweep(self, unfinished: "set[AnyJob]") -> None:
         """Drop the jobs that have ended."""
         with self._lock:
-            self._ready = deque(filter(unfinished.__contains__, self._ready))
+            # A job may stand there for the one that has replaced it.
+            newest: list[Any] = [job.superseded_by or job for job in self._ready]
+            self._ready = deque(filter(unfinished.__contains__, newest))
 
     def away(self) -> list[AnyJob]:
         """Return the jobs that are at the engine, or come from there."""
@@ -330,7 +349,9 @@ class AwayWorker(Worker):
         settings = job.settings
         raised, value, crash, crashes = self._runner.outcome(flight)
         self._queue.resize(self._runner.size())
-        if crash is not None:
+        if crash is None:
+            self._queue.clear(job)
+        else:
             self._after_crash(flight, crash, crashes)
         if flight.alone and not self._queue.has_suspects():
             self._runner.rest()
@@ -356,15 +377,26 @@ class AwayWorker(Worker):
     def _after_crash(self, flight: Flight, crash: Exception, crashes: int) -> None:
         """Run the job again, of which the engine broke an attempt, or end it."""
         job, pool = flight.job, self._pool
+        job.give_back()  # to the guards, since it was no attempt
         progress = job.ensure_progress()
-        progress.attempts -= 1  # it was none
-        crashes += flight.crashes
-        exact = self._runner.isolation is Isolation.EXACT
-        guilty = (flight.alone or exact) and crashes >= self._runner.max_crashes
+        progress.attempts -= 1
+        crashes = self._queue.count_crash(job, crashes)
+        known = flight.alone or self._runner.isolation is Isolation.EXACT
+        guilty = known and crashes >= self._runner.max_crashes
         reason: StopReason | None = StopReason.CRASHED
         if not guilty and self._runner.can_renew():
-            reason = job.postpone(progress, None)
+            if job.settings.controlled and pool.control.hand_over(job, None):
+                return
+            reason = job.put_off(progress, None)
         if reason is None:
-            self._queue.put_suspect(job, crashes)
+            self._queue.put(job)
         else:
+            self._queue.clear(job)
             give_up(pool, job, crash, reason, worker=self)
+
+    @override
+    def _instead_of(self, job: AnyJob) -> bool:
+        newer = job.superseded_by
+        if isinstance(newer, Job) and not self._pool.halted:
+            self._queue.pass_on(job, newer)
+        return super()._instead_of(job)

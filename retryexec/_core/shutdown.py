@@ -12,6 +12,8 @@ from contextlib import suppress
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
+from retryexec._core.counts import report as report_on
+from retryexec._core.counts import snapshot
 from retryexec._core.job import Job
 from retryexec._core.signals import StartableThread
 from retryexec._core.worker import give_up
@@ -78,6 +80,7 @@ class Shutdown:
             )
             raise RuntimeError(msg)
         self.close(after_shutdown)
+        pool.steering.resume()  # else its jobs would never end
         if cancel_futures:
             # A running attempt is its job's last anyway, and that job fails for the shutdown.
             self.stop_attempts(Job.cancel_pending)
@@ -89,11 +92,12 @@ class Shutdown:
         elif timeout is not None:
             name = f"{pool.name}_shutdown"
             StartableThread(self._finish_alone, name=name, args=(deadline,)).start()
-        return pool.report()
+        return report_on(pool)
 
     def _finish(self, deadline: float) -> None:
         """Wait until the workers have exited; at *deadline*, let no further attempt start."""
         pool = self._pool
+        pool.steering.resume()
         with pool.lock:
             pool.grow()  # an interrupt may have kept the first job from starting one
             self._deadline = min(self._deadline, deadline)
@@ -142,7 +146,7 @@ class Shutdown:
     def log_wait(self) -> None:
         """Log what an interrupted program waits for, if it waits for anything."""
         pool = self._pool
-        s = pool.snapshot()
+        s = snapshot(pool)
         if not pool.unfinished:
             return
         due_in = pool.next_due() - pool.now()
@@ -187,7 +191,7 @@ class Shutdown:
             with pool.lock:
                 self._end_pending = end = self._end_pending or end
                 # From now on no job becomes pending again, and workers begin none.
-                pool.stopping = True
+                pool.stopping = pool.halted = True
             pool.timekeeper.close()
             pool.empty_queue()
             for job in list(pool.unfinished):

@@ -10,6 +10,7 @@ from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from retryexec._core.controlled import ControlledJob
 from retryexec._core.future import FinalException, UnreadFailure
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
@@ -91,15 +92,18 @@ class Worker(StartableThread):
                 pool.at_rest()
 
     @calls_jobs
-    def _attempt(self, job: Job[Any]) -> bool:
+    def _attempt(self, job: Job[Any]) -> bool:  # noqa: C901  each call costs every job
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
             job.cancel()
+        if settings.controlled and not pool.control.admit(job):
+            return self._instead_of(job)
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.stopping or not (progress := job.begin(now)):
-            return False
+        if pool.halted or not (progress := job.begin(now)):
+            job.give_back()
+            return self._instead_of(job)
         policy = settings.policy
         if progress is not True:
             if progress.attempts and now - progress.began > policy.elapsed_limit:
@@ -137,9 +141,30 @@ class Worker(StartableThread):
         """Run the attempt elsewhere; an `AwayWorker` does."""
         raise NotImplementedError
 
+    def _instead_of(self, job: Job[Any]) -> bool:
+        """Do what is to be done where no attempt of *job* can start; return False.
+
+        Mostly that is nothing: the job has ended, or somebody else will queue it.
+        """
+        pool = self._pool
+        if pool.halted:
+            pool.steering.set_aside_if_paused(job)
+            return False
+        newer = job.superseded_by
+        if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+            self.job = newer
+            try:
+                if self._attempt(newer):
+                    pool.queue.put(newer)
+            except BaseException as error:
+                self._fail_after_internal_error(newer, error)
+        return False
+
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
         """End *job* with *value*."""
         pool, settings = self._pool, job.settings
+        if settings.guards:
+            job.settle(True, None)
         submitted = job.submitted if settings.on_success is not None else None
         self.succeeded += 1
         self.job = None
@@ -153,6 +178,8 @@ class Worker(StartableThread):
         if pool.room is not None:
             pool.after_removal()
         has_callbacks = job.succeed(value)
+        if settings.controlled:
+            job.release_control()
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)
@@ -174,7 +201,7 @@ class Worker(StartableThread):
             if not pool.watched:
                 self.finishing = False
 
-    def _judge(
+    def _judge(  # noqa: C901  each call costs every attempt that fails
         self, job: Job[Any], context: Context, raised: BaseException | None, value: Any
     ) -> bool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
@@ -197,25 +224,42 @@ class Worker(StartableThread):
             self._succeed(job, value, context)
             return False
         progress.fail(exception, now)
+        if settings.guards:
+            job.settle(False, exception)
         if delay is not None:
+            due = None if delay == 0.0 else now + delay
+            if settings.controlled and pool.control.hand_over(job, due):
+                return False
             logged = settings.logged_types
             if logged is None or type(exception) not in logged or settings.journal is not None:
                 _tell_of_retry(job, progress, raised, delay, context)
-            due = None if delay == 0.0 else now + delay
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
                 due = None
-            reason = job.postpone(progress, due)
+            reason = job.put_off(progress, due)
             if reason is None:
                 if exception is not None:
                     release_frames(exception)
                 if due is not None:
                     pool.timekeeper.schedule(job, due)
                 return due is None
-        assert reason is not None  # from decide() if there is no delay, else from postpone()
+        assert reason is not None  # from decide() if there is no delay, else from put_off()
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
+
+    def remove_failed(self, job: Job[Any], reason: StopReason) -> None:
+        """Remove *job*, which this worker ran and is about to fail, and count it."""
+        pool = self._pool
+        self.job = None
+        if reason is StopReason.SHUTDOWN:
+            self.abandoned += 1
+        else:
+            self.failed += 1
+        self.finishing = pool.watched
+        pool.unfinished.discard(job)
+        if pool.room is not None:
+            pool.after_removal()
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
         """End *job* after *error*, which did not come from its attempt."""
@@ -239,6 +283,7 @@ class Worker(StartableThread):
                 message = "the job's exception could not be handled; the log has what it raised"
                 if job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message))):
                     self.run_callbacks(job)
+                job.release_control()
 
 
 def give_up(
@@ -275,16 +320,11 @@ def give_up(
             if worker is None:
                 pool.remove(job)
             else:
-                worker.job = None
-                if reason is StopReason.SHUTDOWN:
-                    worker.abandoned += 1
-                else:
-                    worker.failed += 1
-                worker.finishing = pool.watched
-                pool.unfinished.discard(job)
-                if pool.room is not None:
-                    pool.after_removal()
-            if job.fail(reason, failure, value):
+                worker.remove_failed(job, reason)
+            has_callbacks = job.fail(reason, failure, value)
+            if settings.controlled:
+                job.release_control()
+            if has_callbacks:
                 if worker is None:
                     job.run_callbacks()
                 else:

@@ -11,6 +11,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from retryexec._core.away import Isolation
+from retryexec._core.settings import cpu_count
 from retryexec._validate import callable_or_none, whole_number
 from retryexec.engines._engine import Engine
 from retryexec.engines._pool import ProcessPool
@@ -82,10 +83,8 @@ def _make_pool(home: int, workers: int, context: BaseContext, *others: Any) -> P
 
 
 def _workers(max_workers: int | None) -> int:
-    if max_workers is None:
-        count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-        max_workers = count_cpus() or 1
-    return whole_number("max_workers", max_workers, least=1)
+    most = cpu_count() if max_workers is None else max_workers
+    return whole_number("max_workers", most, least=1)
 
 
 def interpreters(

@@ -227,8 +227,10 @@ class Journal:
         now = self._wall()
         entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
         engine = self._engine or self._running_engine()
-        if not self._waits:
-            self._show(entry, engine)
+        if not self._waits:  # as _show, for each job
+            engine.writer.enqueue(entry)
+            if engine.writer.stopped:
+                engine.writer.refuse_rest(closed())
             return entry
         try:
             self._show_and_wait(entry, engine)

@@ -68,8 +68,12 @@ class Lane(Protocol):
         """
         ...
 
-    def insert_rows(self, rows: Iterable[JobRow]) -> None:
-        """Write whole records in one transaction; raises as `apply`."""
+    def insert_rows(self, rows: Iterable[JobRow], sources: Sequence[str] = ()) -> None:
+        """Write whole records in one transaction; raises as `apply`.
+
+        Args:
+            sources: names of lanes that are lost, and whose jobs these are.
+        """
         ...
 
     def holds(self, entry: Entry) -> bool:

@@ -20,6 +20,7 @@ class FakeJob:
     def __init__(self, name: object = "") -> None:
         self.name = name
         self.ended = False
+        self.superseded_by: FakeJob | None = None
 
     def done(self) -> bool:
         return self.ended
@@ -56,7 +57,14 @@ class Hand:
     def crashes(self, *jobs: FakeJob) -> None:
         """Let the engine break with *jobs*."""
         for job in jobs:
-            self.comes_back(job, partial(self.queue.put_suspect, job, 1))
+            self.comes_back(job, partial(self.becomes_suspect, job))
+
+    def becomes_suspect(self, job: FakeJob) -> None:
+        self.queue.count_crash(job, 1)
+        self.queue.put(job)
+
+    def succeeds(self, job: FakeJob) -> None:
+        self.comes_back(job, partial(self.queue.clear, job))
 
 
 def hand(limit: int, isolation: Isolation, *jobs: FakeJob) -> Hand:
@@ -152,8 +160,43 @@ def test_suspects_come_first_where_the_culprit_is_known() -> None:
     assert worker.takes() == []
     worker.queue.resize(2)
     assert worker.takes() == [A, B]
-    assert worker.queue.flight(A).crashes == 1
     assert not worker.queue.flight(A).alone
+    assert worker.queue.count_crash(A, 1) == 2
+
+
+def test_suspect_stays_one_until_an_attempt_has_come_to_its_end() -> None:
+    """Wherever it was meanwhile: a guard may have held it."""
+    worker = hand(2, Isolation.EXCLUSIVE, A)
+    worker.takes()
+    worker.crashes(A)
+    assert worker.takes() == [A]
+    worker.queue.release(A)
+    worker.queue.put(B)
+    assert worker.takes() == [B]
+    worker.queue.put(A)
+    assert worker.takes() == []
+    worker.succeeds(B)
+    assert worker.takes() == [A]
+    worker.comes_back(A, lambda: (worker.queue.clear(A), worker.queue.put(A)))
+    assert worker.takes() == [A]
+    assert not worker.queue.flight(A).alone
+
+
+def test_newer_job_takes_the_place_of_one_that_it_has_replaced() -> None:
+    worker = hand(1, Isolation.EXACT, A, B)
+    assert worker.takes() == [A]
+    worker.queue.pass_on(A, C)
+    assert worker.queue.flight(A) is None
+    worker.succeeds(C)
+    assert worker.takes() == [B]
+
+
+def test_sweep_keeps_the_newer_one() -> None:
+    old, new = FakeJob("old"), FakeJob("new")
+    old.superseded_by = new
+    queue = hand(0, Isolation.EXACT, A, old).queue
+    queue.sweep({new})
+    assert queue.get_nowait() is new
 
 
 def test_get_nowait_and_sweep() -> None:
@@ -173,6 +216,7 @@ class Model(RuleBasedStateMachine):
     def begin(self, limit: int, isolation: Isolation) -> None:
         self.limit, self.isolation = limit, isolation
         self.worker = Hand(limit, isolation)
+        self.submitted = 0
         self.unfinished: set[FakeJob] = set()
         self.flying: set[FakeJob] = set()
 
@@ -184,20 +228,21 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def submit(self) -> None:
-        job = FakeJob(len(self.unfinished))
+        self.submitted += 1
+        job = FakeJob(self.submitted)
         self.unfinished.add(job)
         self.worker.queue.put(job)
         self.take()
 
     def one_of_the_flying(self, data: st.DataObject) -> FakeJob | None:
-        flying = sorted(self.flying, key=id)
+        flying = sorted(self.flying, key=str)
         return data.draw(st.sampled_from(flying)) if flying else None
 
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
         if (job := self.one_of_the_flying(data)) is not None:
             self.flying.discard(job)
-            self.worker.comes_back(job)
+            self.worker.succeeds(job)
             self.take()
             self.unfinished.discard(job)
             job.ended = True
@@ -211,7 +256,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        crashed = list(self.flying)
+        crashed = sorted(self.flying, key=str)
         if self.isolation is not Isolation.EXCLUSIVE:
             crashed = [job for job in crashed if not self.worker.queue.flight(job).alone]
         for job in crashed[: 1 if self.isolation is Isolation.EXACT else None]:
@@ -221,7 +266,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        pending = sorted(self.unfinished - self.flying, key=id)
+        pending = sorted(self.unfinished - self.flying, key=str)
         if pending:
             job = data.draw(st.sampled_from(pending))
             job.ended = True

@@ -135,20 +135,6 @@ def test_shutdown_that_waits_runs_suspects_too(pool: Any, tmp_path: Path) -> Non
     assert [future.result(0) for future in survivors] == ["survived"] * 3
 
 
-def test_suspect_can_be_cancelled(tmp_path: Path) -> None:
-    """While it waits for its turn, that is."""
-    gate = remote.Gate(tmp_path)
-    engine = partial(ProcessPoolExecutor, 2, mp_context=FORKSERVER)
-    with RetryingExecutor(policy=AT_ONCE, attempts_on=engine) as executor:
-        first, killer = executor.submit(gate), executor.submit(remote.kills_itself)
-        gate.reached()
-        # Both are suspects now, and the first has gone on alone.
-        gate.reached()
-        assert killer.cancel()
-        gate.open()
-        assert first.result(50) == "through"
-
-
 # ---- engines of which a test decides what happens, and when
 
 
@@ -219,6 +205,18 @@ def test_suspects_run_alone_and_others_go_on_meanwhile() -> None:
         until(lambda: secluded.closed)
         assert not renewed.closed
     assert renewed.closed
+
+
+def test_suspect_can_be_cancelled_while_it_waits_for_its_turn() -> None:
+    make = Factory()
+    with RetryingExecutor(policy=AT_ONCE, attempts_on=make) as executor:
+        first, second = executor.submit(remote.double, 1), executor.submit(remote.double, 2)
+        until(lambda: make.made and len(make.made[0].calls) == 2)
+        make.made[0].crash()
+        until(lambda: len(make.made) == 2 and make.made[1].calls)
+        assert second.cancel()
+        make.made[1].run(0)
+        assert first.result(30) == 2
 
 
 def test_suspect_that_fails_is_none_any_more() -> None:

@@ -113,7 +113,7 @@ def test_frames_of_an_attempt_that_fails(
     worker._attempt(future)
     assert frames(worker._attempt, future) == [
         *("_attempt", "begin", "begin", "failing"),
-        *("_judge", "decide", "fail", "text_of", "postpone", "release_frames"),
+        *("_judge", "decide", "fail", "text_of", "put_off", "release_frames"),
     ]
     future.cancel()
 
