@@ -19,6 +19,10 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def echo(text: str) -> str:
+    return text
+
+
 def pid() -> int:
     return os.getpid()
 
