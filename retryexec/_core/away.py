@@ -203,8 +203,11 @@ class AwayQueue:
             while self._can_send():
                 suspect = bool(self._suspects) and self._suspect_can_go()
                 job = (self._suspects if suspect else self._ready).popleft()
-                # It may have been cancelled, or, after an interrupt, be in the queue twice.
-                if job.done() or job in self._flights or job in self._returned:
+                # It may have been cancelled; or, after an interrupt, be in the queue twice.
+                if job.done():
+                    self._crashes.pop(job, None)
+                    continue
+                if job in self._flights or job in self._returned:
                     continue
                 alone = suspect and self._isolation is not Isolation.EXACT
                 flight = self._flights[job] = Flight(job, alone=alone)
@@ -346,6 +349,8 @@ class AwayWorker(Worker):
     def _receive(self, flight: Flight) -> bool:
         """Act on an attempt that has come back; return whether its job is queued again."""
         job, pool = flight.job, self._pool
+        if not job.running():
+            return False  # it was ended, after an error of ours
         settings = job.settings
         raised, value, crash, crashes = self._runner.outcome(flight)
         self._queue.resize(self._runner.size())
@@ -386,6 +391,7 @@ class AwayWorker(Worker):
         reason: StopReason | None = StopReason.CRASHED
         if not guilty and self._runner.can_renew():
             if job.settings.controlled and pool.control.hand_over(job, None):
+                self._queue.clear(job)
                 return
             reason = job.put_off(progress, None)
         if reason is None:

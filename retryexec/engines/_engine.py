@@ -29,7 +29,6 @@ class Engine:
         max_crashes: how often it may break with a job before that job fails with
             `StopReason.CRASHED`.
         size: asked now and then for how many attempts it can run at a time.
-        kill: stops the processes of an executor, at an interpreter's exit that waits no longer.
         crash_types: with what a future fails, beside `BrokenExecutor`, if its attempt was lost.
         crashes: how many crashes one such failure stands for.
         same_host: whether the other side has this one's monotonic clock.
@@ -42,7 +41,6 @@ class Engine:
     max_workers: int | None = None
     max_crashes: int = 3
     size: Callable[[Any], int] | None = None
-    kill: Callable[[Any], object] | None = None
     crash_types: tuple[type[Exception], ...] = ()
     crashes: Callable[[BaseException], int] | None = None
     same_host: bool = False

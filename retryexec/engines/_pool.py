@@ -24,6 +24,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LazyFuture
+from retryexec._errors import PermanentError
 from retryexec._exceptions import report
 from retryexec._typing import override
 
@@ -115,11 +116,11 @@ class ProcessPool(Executor):
 
     def _start(self) -> Child:
         """Start a process; lock held."""
-        restore_main_file()
+        restored = restore_main_file()
         ours, theirs = self._context.Pipe()
         try:
             process = self._start_process(theirs)
-            if restore_main_file():  # too late for this one, perhaps
+            if restore_main_file() != restored:  # it was too late for this one, perhaps
                 process.kill()
                 process.join()
                 process = self._start_process(theirs)
@@ -140,7 +141,10 @@ class ProcessPool(Executor):
         process = self._context.Process(
             target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
         )
-        process.start()
+        try:
+            process.start()
+        except RuntimeError as error:  # in the midst of the main script's import by another process
+            raise PermanentError(error) from None
         return process
 
     def _write(self, child: Child, message: bytes) -> None:
@@ -270,22 +274,23 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch  no forks on Windows
 
 
 _main_file: str | None = getattr(sys.modules.get("__main__"), "__file__", None)
+_restored: list[str] = []
 
 
-def restore_main_file() -> bool:
+def restore_main_file() -> int:
     """Let processes import the main script, although it has come to its end.
 
     Python forgets a script's file then, and a process started after that would not find its
     functions. Jobs go on to the interpreter's exit, and so do starts of processes.
 
     Returns:
-        whether it was forgotten.
+        how often that has been done by now, in any thread.
     """
     main = sys.modules.get("__main__")
-    if _main_file is None or main is None or hasattr(main, "__file__"):
-        return False
-    main.__file__ = _main_file
-    return True
+    if _main_file is not None and main is not None and not hasattr(main, "__file__"):
+        _restored.append(_main_file)  # first, for a thread that finds it restored
+        main.__file__ = _main_file
+    return len(_restored)
 
 
 def _how_it_ended(process: Any) -> str:

@@ -68,7 +68,6 @@ def processes(
         make=make,
         max_workers=workers,
         max_crashes=max_crashes,
-        kill=ProcessPool.kill,
         same_host=True,
         isolation=Isolation.EXACT,
     )

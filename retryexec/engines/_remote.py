@@ -18,8 +18,8 @@ from retryexec._clock import SYSTEM_CLOCK
 from retryexec._core.away import Outcome
 from retryexec._core.job import Job
 from retryexec._errors import PermanentError
-from retryexec._exceptions import calls_jobs
-from retryexec._outcome import name_of
+from retryexec._exceptions import calls_jobs, with_traceback
+from retryexec._outcome import name_of, qualified_name, text_of
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
 from retryexec._validate import coroutine_refusal
@@ -28,7 +28,8 @@ from retryexec.engines._pickles import dumps_call, dumps_value
 
 # What comes back of an attempt that ran in another process. Plain tuples, which pickle quickly.
 Sent: TypeAlias = tuple[str, Any]
-RETURNED, RAISED, REFUSED, COROUTINE = "returned", "raised", "refused", "coroutine"
+RETURNED, RAISED, COROUTINE = "returned", "raised", "coroutine"
+UNREADABLE, UNSENDABLE = "unreadable", "unsendable"
 
 
 class Facts(NamedTuple):
@@ -106,7 +107,7 @@ def _run_pickled(call: bytes, facts: Facts) -> Sent:
     try:
         job, by_exec, args, kwargs = pickle.loads(call)  # noqa: S301  the parent has written it
     except BaseException as error:
-        return REFUSED, dump_error(error, cloud=cloud)
+        return UNREADABLE, dump_error(error, cloud=cloud)
     try:
         progress = Progress(0.0 if facts.left is None else facts.sent or monotonic(), facts.number)
         progress.previous = None if facts.previous is None else load_error(facts.previous)
@@ -122,7 +123,7 @@ def _run_pickled(call: bytes, facts: Facts) -> Sent:
     try:
         return RETURNED, dumps_value(value, cloud=cloud)
     except Exception as error:
-        return REFUSED, dump_error(error, cloud=cloud)
+        return UNSENDABLE, dump_error(error, cloud=cloud)
 
 
 def outcome_of(job: Job[Any], sent: Sent) -> Outcome:
@@ -132,14 +133,28 @@ def outcome_of(job: Job[Any], sent: Sent) -> Outcome:
         try:
             return Outcome(None, pickle.loads(what))  # noqa: S301  a process of ours wrote it
         except Exception as error:
-            msg = f"what {name_of(job.submitted)} returned cannot be read here"
-            refusal = pickle.UnpicklingError(msg)
-            refusal.__cause__ = error
-            return Outcome(PermanentError(refusal))
+            msg = f"what {name_of(job.submitted)} returned cannot be read here: {_words(error)}"
+            return Outcome(_final(msg, error))
     if kind == COROUTINE:
         return Outcome(PermanentError(TypeError(coroutine_refusal(job.submitted))))
     raised = load_error(what)
-    return Outcome(PermanentError(raised) if kind == REFUSED else raised)
+    if kind == UNREADABLE:
+        msg = (
+            f"{name_of(job.submitted)} cannot be read where attempts run, which has to be able to "
+            f"import it: {_words(raised)}"
+        )
+        return Outcome(_final(msg, raised))
+    return Outcome(PermanentError(raised) if kind == UNSENDABLE else raised)
+
+
+def _final(msg: str, cause: BaseException) -> PermanentError:
+    error = pickle.UnpicklingError(msg)
+    error.__cause__ = with_traceback(cause, None)
+    return PermanentError(error)
+
+
+def _words(error: BaseException) -> str:
+    return f"{qualified_name(type(error))}: {text_of(error)}"
 
 
 # ---- for an executor that may be anything

@@ -73,6 +73,8 @@ class Crew:
             executor = self.executor()
             try:
                 return executor, executor.submit(call, *args)
+            except PermanentError:
+                raise
             except Exception as error:
                 # It is broken, as BrokenExecutor says, or shut down; or about to find that it is
                 # broken, and then raises whatever it may.
@@ -101,8 +103,12 @@ class Crew:
     def kill(self) -> None:
         """Stop what runs on the executor, as far as that can be."""
         executor = self._executor
-        if executor is not None and self._engine.kill is not None:
-            self._engine.kill(executor)
+        if isinstance(executor, ProcessPool):
+            executor.kill()
+        elif isinstance(executor, ProcessPoolExecutor):
+            processes: dict[int, Any] | None = getattr(executor, "_processes", None)
+            for process in list((processes or {}).values()):
+                process.kill()
 
 
 class EngineRunner:

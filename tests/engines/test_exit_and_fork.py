@@ -162,6 +162,24 @@ def test_other_ways_to_start_processes(context: str, tmp_path: Path) -> None:
     assert lines[-2:] == ["380", "crashed"]
 
 
+def test_script_without_a_guard_comes_to_an_end(tmp_path: Path) -> None:
+    """Each process imports it, and so gets to the same place, where it must not start others."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        START.partition("def main")[0]
+        + textwrap.dedent("""
+        with RetryingExecutor(attempts_on=processes(1)) as executor:
+            say(executor.submit(remote.double, 1).result(30))
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, timeout=50, check=False, env=environment)
+    assert done.returncode == 1
+    assert b"if __name__ == '__main__':" in done.stderr
+    assert b"BrokenProcessPool" in done.stderr
+
+
 def test_interrupt_ends_no_attempt(tmp_path: Path) -> None:
     """Ctrl-C comes to all processes of a terminal."""
     status, lines, errors = run(

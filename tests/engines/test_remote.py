@@ -14,7 +14,7 @@ from retryexec._core.away import Outcome
 from retryexec._core.job import Job
 from retryexec.engines._carried import dump_error
 from retryexec.engines._remote import (
-    REFUSED,
+    UNREADABLE,
     Facts,
     Task,
     outcome_of,
@@ -74,8 +74,10 @@ def test_value_that_cannot_be_read_here_is_final(make_job: Any) -> None:
 
 def test_job_that_cannot_be_read_there_is_final(make_job: Any) -> None:
     sent = run_pickled(b"no pickle", *FACTS)
-    assert sent[0] == REFUSED
-    assert isinstance(outcome_of(make_job(remote.double), sent).raised, PermanentError)
+    assert sent[0] == UNREADABLE
+    raised = outcome_of(make_job(remote.double), sent).raised
+    assert isinstance(raised, PermanentError)
+    assert "double cannot be read where attempts run, which has to be able" in str(raised)
 
 
 def test_coroutine_is_refused_as_here(make_job: Any) -> None:
