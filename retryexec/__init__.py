@@ -39,6 +39,7 @@ from retryexec._ticker import EventTimer, Ticker, Timer
 if TYPE_CHECKING:
     from retryexec.guards import (
         AttemptRequest,
+        BreakerState,
         CircuitBreaker,
         ConcurrencyLimit,
         Guard,
@@ -51,6 +52,7 @@ __all__ = [
     "Attempt",
     "AttemptRequest",
     "Backoff",
+    "BreakerState",
     "CallStats",
     "CancelToken",
     "Cancelled",

@@ -108,8 +108,8 @@ def _check_log(path: Path) -> Iterator[Finding]:
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif left_out:
         text = (
-            f"{count} at the end of it cannot be read: the machine has been started since, and "
-            "may have been switched off before they were on disk"
+            f"{count} at the end of it cannot be read: the machine may have been switched off "
+            "before they were on disk"
         )
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif same_boot and (missing := log.missing()):
@@ -152,6 +152,8 @@ def _check_name(path: Path) -> Iterator[Finding]:
             yield Finding("damaged", path, text)
         elif name.endswith(".spare") and not size_of(path.with_suffix(".db")) and _is_left(path):
             yield Finding("damaged", path, _GONE)
+        if name.endswith(".spare") and not is_plain(path):
+            yield Finding("foreign", path, "it is not a plain file: move it elsewhere")
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
         # Of a file and what belongs to it, one is enough.
@@ -177,7 +179,7 @@ def _is_alone(path: Path) -> bool:
 
 def _is_left(spare: Path) -> bool:
     """Return whether *spare* is of a dead owner, and there is no log."""
-    if not size_of(spare) or size_of(spare.with_suffix(".db-wal")):
+    if not (is_plain(spare) and size_of(spare)) or size_of(spare.with_suffix(".db-wal")):
         return False
     with suppress(JournalError):
         return not holder(spare.with_suffix(".lock"))[0]

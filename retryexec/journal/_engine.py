@@ -171,8 +171,9 @@ class Engine:
         """
         due = None if timeout is None else monotonic() + timeout
         self.stopping = True
-        with self.taking_over:
-            pass  # a takeover under way is finished first
+        # A takeover under way is finished first, if it is not the disk that it waits for.
+        if self.taking_over.acquire(timeout=-1 if due is None else _left(due) or 0.0):
+            self.taking_over.release()
         self.tasks.put(None)
         if threading.current_thread() is not self.runner:
             self.runner.join(_left(due))

@@ -89,7 +89,7 @@ class LetterFile:
         self.io = threading.RLock()
 
     def __bool__(self) -> bool:
-        return self.path.exists()
+        return os.path.lexists(self.path)
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:

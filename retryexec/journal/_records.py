@@ -1,4 +1,4 @@
-"""One record in the bytes of a page of SQLite's, without SQLite: every number in it is checked."""
+"""One page of rows, and one record, of SQLite's, read without it: every number is checked."""
 
 import re
 import struct
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # that a value takes, by its type
+_LEAF = 13  # the first byte of a page that holds rows
+_HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
 _NULL, _FLOAT, _ONE, _TEXT = 0, 7, 9, 12
 _OF_ID = 77  # the type of a text of 32 bytes
 _MOST = 2**27  # bytes of a record; more is a damaged number
@@ -40,6 +42,11 @@ class Shape:
         """Return *values* with the row's number where SQLite leaves it out."""
         return (number, *values[1:]) if self._numbered and values[0] is None else values
 
+    def is_same_job(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+        """Return whether two rows agree in what never changes: id, kind, version and data."""
+        fixed = slice(self.at, self.at + 4)
+        return one[fixed] == other[fixed]
+
     def was_written(self, values: tuple[Any, ...]) -> bool:
         """Return whether *values* can have been written as a record.
 
@@ -71,6 +78,22 @@ class Record(NamedTuple):
     stored: int
 
 
+class Leaf(NamedTuple):
+    """What could be read of a page of rows.
+
+    Attributes:
+        rows: row numbers, and the values of the columns.
+        size: bytes that the rows take.
+        bad: how many rows there are that cannot be read; None if that is not known.
+        whole: whether nothing is missing.
+    """
+
+    rows: list[tuple[int, tuple[Any, ...]]]
+    size: int
+    bad: int | None
+    whole: bool
+
+
 def parse_cell(page: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int) -> Cell | None:
     """Return the row at *at* of *page*; None if there is not one that can be read whole."""
     try:
@@ -88,6 +111,36 @@ def parse_cell(page: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int)
             return Cell(number, None, stored)
         values = (*values, *[None] * shape.columns)[: shape.columns]
     return Cell(number, values, stored) if shape.was_written(values) else None
+
+
+def parse_leaf(page: bytes, shape: Shape, fetch: Fetch, size: int) -> Leaf:
+    """Return the rows of *page*, as far as they can be read."""
+    nothing = Leaf([], 0, None, False)
+    if len(page) < 8 or page[0] != _LEAF:
+        return nothing
+    _, free, count, start, stray = _HEADER.unpack_from(page)
+    if 8 + 2 * count > len(page):
+        return nothing
+    rows, used, ours, bad = [], 0, 0, 0
+    for at in struct.unpack_from(f">{count}H", page, 8):
+        cell = parse_cell(page, at, shape, fetch, size) if start <= at < size else None
+        if cell is None:
+            bad += 1
+            continue
+        used += cell.stored
+        if cell.values is not None:
+            ours += cell.stored
+            rows.append((cell.number, shape.with_number(cell.values, cell.number)))
+    while free:
+        if not start <= free <= len(page) - 4:
+            return Leaf(rows, ours, bad, False)
+        after, block = struct.unpack_from(">2H", page, free)
+        used += block
+        if after and after <= free:
+            return Leaf(rows, ours, bad, False)
+        free = after
+    whole = not bad and len(page) == size and used + stray == size - start
+    return Leaf(rows, ours, bad, whole)
 
 
 def parse_record(

@@ -79,7 +79,7 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
         read, whole = _by_sqlite(path, content, log, form)
     if whole:
         return Salvaged(read, 0)
-    rows, lost = Pages(content, log.frames, missing).rows(shape)
+    rows, lost = Pages(content, log.frames, missing, log.pages).rows(shape)
     # Of a table that has been changed by others, SQLite may know more.
     known = {row[shape.at] for row in rows}
     for row in read:

@@ -92,7 +92,7 @@ def open_database(
         sqlite3.DatabaseError: it cannot be opened; it is damaged, if `is_damaged` says so.
     """
     if not new:
-        _check_kind(Path(path))
+        check_kind(Path(path))
     sql = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     try:
         with unreadable_is_damage():
@@ -160,9 +160,9 @@ def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_ch
     """
     with unreadable_is_damage():
         found = sql.execute(f"PRAGMA {pragma}(5)").fetchall()
-        words = "; ".join(" ".join(str(row[0]).split()) for row in found)
+        words = " ".join("; ".join(str(row[0]) for row in found).split())
         if words.lower() != "ok":
-            raise damage(printable(words, 500))
+            raise damage(printable(words.replace("*** in database main *** ", ""), 200))
         check_schema(sql, form)
 
 
@@ -198,7 +198,7 @@ def check_schema(sql: sqlite3.Connection, form: Format) -> None:
         raise damage(msg) from error
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse what is not a plain file: to open a pipe, SQLite would wait for ever."""
     for suffix in SUFFIXES:
         name = Path(f"{path}{suffix}")
@@ -265,7 +265,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
     A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
     """
     try:
-        _check_kind(path)
+        check_kind(path)
         check_log_of_empty(path)
         with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:

@@ -143,3 +143,42 @@ def test_jobs_that_may_not_be_opened_wait_and_the_others_run(shared: Path) -> No
     assert "jobs [7]" in said
     assert any(closed.name in line for line in said)
     assert closed.exists()
+
+
+# ---- parts that are something else
+
+
+@pytest.mark.parametrize("part", ["db", "db-wal", "db-shm", "spare", "lock", "dead.db"])
+def test_a_part_that_is_a_directory_is_told_and_costs_itself(
+    open_journal: Open, directory: Path, part: str
+) -> None:
+    killed(directory, "for n in range(3): journal.accept(Save('', n))")
+    journal, _ = opened(directory.with_name("letters"))
+    journal.died(journal.accept(Save("")), "permanent", 1)
+    journal.close()
+    shutil.copy(directory.with_name("letters") / "dead.db", directory)
+    (path,) = directory.glob(part if part == "dead.db" else f"{'[0-9a-f]' * 32}.{part}")
+    path.unlink()
+    path.mkdir(mode=0o700)
+    for left in directory.iterdir():
+        os.utime(left, (1, 1))
+    assert [finding for finding in check(Inspector(directory)) if finding.about != "permissions"]
+    journal, host = open_journal(directory)
+    jobs = sorted(job.n for job in host.jobs)
+    # Of a log that has gone nothing can be read, and all was in it.
+    assert jobs == ([] if part == "db-wal" else [0, 1, 2])
+    assert len(journal.dead) == (part != "dead.db")
+    for entry in host.recovered:
+        journal.succeeded(entry)
+    journal.close()
+    assert open_journal(directory)[1].jobs == []
+
+
+def test_letters_that_are_a_dangling_link_are_moved_out_of_the_way(
+    open_journal: Open, directory: Path
+) -> None:
+    directory.mkdir(mode=0o700)
+    (directory / "dead.db").symlink_to("nowhere")
+    assert {finding.about for finding in check(Inspector(directory))} == {"damaged"}
+    assert len(open_journal(directory)[0].dead) == 0
+    assert {finding.about for finding in check(Inspector(directory))} <= {"aside", "permissions"}
