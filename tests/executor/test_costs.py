@@ -123,7 +123,7 @@ def test_frames_of_a_job_that_succeeds(
     [
         ({}, []),
         ({"backoff": [0.0] * 9}, ["_next_delay"]),
-        ({"backoff": ConstantBackoff(3600), "max_elapsed": None}, ["ready", "schedule"]),
+        ({"backoff": ConstantBackoff(3600), "max_elapsed": None}, ["ready", "schedule", "added"]),
     ],
     ids=["no delay", "a list of delays", "a wait"],
 )
