@@ -32,6 +32,7 @@ BENCHMARKS = (
     "journal",
     "recovery",
     "importing",
+    "engines",
 )
 
 
