@@ -145,14 +145,21 @@ class Pool:
 
     def enqueue(self, job: AnyJob, due: float | None = None) -> bool:
         """Queue the pending *job*, or let it wait until *due*; return whether it waits."""
-        if due is not None and self.timekeeper.ready() and job.wait_until(due):
-            self.timekeeper.schedule(job, due)
+        if due is not None and self.let_wait(job, due):
             return True
         self.queue.put(job)
         if self.growing:
             with self.lock:
                 self.grow()
         return False
+
+    def let_wait(self, job: AnyJob, due: float) -> bool:
+        """Let the pending *job* wait until *due*; return False if that cannot be."""
+        keeper = self.timekeeper
+        if not (keeper.ready() and job.wait_until(due, keeper.add)):
+            return False
+        keeper.added(job, due)
+        return True
 
     def end_wait(self, job: AnyJob) -> bool:
         """Take *job* out of the due queue; return False if it does not wait there."""

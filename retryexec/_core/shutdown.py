@@ -261,6 +261,7 @@ class Shutdown:
         pool = self._pool
         if self._end_pending is not None:
             self._end_pending(job)
+        pool.timekeeper.recheck()
         if not job.resume_end() and job in pool.unfinished:
             pool.queue.put(job)  # perhaps a second time, but Job.begin succeeds only once
 
