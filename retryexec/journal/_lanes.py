@@ -207,8 +207,7 @@ class Lanes:
             except Exception as error:
                 if self._store.is_unavailable(error):
                     self._fail(error)
-                    self.backlog += succeeded
-                    succeeded = []
+                    self.backlog, succeeded = self.backlog + succeeded, []
                 else:
                     logger.exception("no dead letters of older jobs can be marked as stale")
         ended += succeeded
