@@ -27,12 +27,14 @@ BENCHMARKS = (
     "waiting",
     "lateness",
     "memory",
+    "after_failures",
     "cancelling",
     "mixed",
     "journal",
     "recovery",
     "importing",
     "engines",
+    "keys",
 )
 
 
