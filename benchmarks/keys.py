@@ -1,7 +1,7 @@
 """What does a key cost a job that does nothing, where each job has a key of its own?
 
-CPU time of a whole executor, from its first job to its end, for each of its jobs. The baseline is the
-same executor without keys.
+CPU time of a whole executor, from its first job to its end, for each of its jobs. The baseline is
+the same executor without keys.
 """
 
 import gc
