@@ -1,16 +1,36 @@
-"""What a key costs: CPU seconds for each job of an executor with one key per job, and without keys.
+"""What does a key cost a job that does nothing, where each job has a key of its own?
 
-The two take turns, so that whatever else the machine does meets both. With ``--leak N``, also what
-is left of N keys once their jobs have ended.
+CPU time of a whole executor, from its first job to its end, for each of its jobs. The baseline is
+the same executor without keys.
 """
 
-import argparse
 import gc
-import resource
-import statistics
 import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from harness import OURS, Row, find, rows, run
+from peers import WORKERS
 
 from retryexec import RetryingExecutor
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Yield rows of CPU time per job."""
+    jobs = 2_000 if quick else 100_000
+    each = {
+        "without keys": partial(_microseconds, jobs, keyed=False),
+        OURS: partial(_microseconds, jobs, keyed=True),
+    }
+    yield from rows("CPU of a job", "µs", jobs, each, rounds=1 if quick else 7)
+
+
+def answer(found: Sequence[Row]) -> str:
+    """Say what the rows have found."""
+    ours = find(found, "CPU of a job")
+    return (
+        f"A key of its own costs a job {ours.value:.1f} µs of CPU in all, {ours.ratio:.2f} times."
+    )
 
 
 def nothing(_: int) -> None:
@@ -22,49 +42,14 @@ def own(n: int) -> int:
     return n
 
 
-def seconds_per_job(jobs: int, workers: int, *, keyed: bool) -> float:
-    """Return the CPU seconds that each of *jobs* takes that do nothing."""
+def _microseconds(jobs: int, *, keyed: bool) -> float:
+    gc.collect()
     before = time.process_time()
-    with RetryingExecutor(workers, key=own if keyed else None) as executor:
+    with RetryingExecutor(WORKERS, key=own if keyed else None) as executor:
         for n in range(jobs):
             executor.submit(nothing, n)
-    return (time.process_time() - before) / jobs
-
-
-def show_costs(jobs: int, workers: int, rounds: int) -> None:
-    """Measure both in turn, and print their medians."""
-    took: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds):
-        for keyed, times in took.items():
-            gc.collect()
-            times.append(seconds_per_job(jobs, workers, keyed=keyed))
-    plain, with_key = (statistics.median(times) * 1e6 for times in took.values())
-    print(f"{jobs:,} jobs that do nothing, {workers} workers, median of {rounds}, in turn:")
-    print(f"  without keys         {plain:6.2f} µs of CPU a job")
-    print(f"  one key for each job {with_key:6.2f} µs of CPU a job, {with_key / plain:.2f} times")
-
-
-def show_leak(jobs: int, workers: int) -> None:
-    """Run jobs with a key each, twice, and print how much memory the second time has added."""
-    with RetryingExecutor(workers, key=own, max_pending=10_000) as executor:
-        sizes = []
-        for start in (0, jobs):
-            for n in range(start, start + jobs):
-                executor.submit(nothing, n)
-            while executor.stats().succeeded < start + jobs:
-                time.sleep(0.05)
-            sizes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        stats = executor.stats()
-    print(f"{2 * jobs:,} keys: {sizes[1] - sizes[0]:,} kB more after the second half; {stats}")
+    return (time.process_time() - before) / jobs * 1e6
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--leak", type=int, default=0, metavar="N")
-    given = parser.parse_args()
-    show_costs(given.jobs, given.workers, given.rounds)
-    if given.leak:
-        show_leak(given.leak, given.workers)
+    run(measure, answer, __doc__)

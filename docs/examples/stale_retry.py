@@ -1,4 +1,4 @@
-"""A stale retry overwrites a newer save: with a loop of retries in a pool, but not with a key."""
+"""A stale retry overwrites a newer save: with a loop of retries in a pool, and not with a key."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

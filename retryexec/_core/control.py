@@ -41,18 +41,23 @@ class Control:
         self.used = True
         return self.keys.enter_by_replacing(job)
 
-    def place(self, job: Any, due: float | None = None) -> None:
+    def place(self, job: Any, due: float | None = None, *, taken_over: bool = False) -> None:
         """Put *job*, an unfinished `ControlledJob`, where it waits for its first attempt.
 
         Args:
             due: the attempt is not due before that; None if it is due now.
+            taken_over: it was accepted by another process.
         """
         self.used = True
         if job.key is None:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            self.keys.enter(job)
+            if not self.keys.enter(job, taken_over=taken_over):
+                self.supersede(job)
+                newer = job.superseded_by
+                assert isinstance(newer, ControlledJob)
+                newer.end_late_followers()
             if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
                 job.release_control()
 
@@ -81,6 +86,8 @@ class Control:
             self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
         elif waited and due is not None:
             self._let_newest_wait(job, due)
+        elif replaced.held_back:
+            self.pool.enqueue(job)  # which nothing holds back
         if job.following is not None:
             # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
             # queued: if it has its place all the same, that does no harm.
@@ -204,6 +211,18 @@ class Control:
         )
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
+
+    def release(self, job: ControlledJob[Any]) -> None:
+        """Let *job*, which was held back, start once it is its turn."""
+        job.held_back = False
+        line = job.line
+        if line is None:
+            return  # it is about to be placed
+        with line.lock:
+            self.parked.pop(job, None)
+            is_its_turn = line.head is job
+        if is_its_turn:
+            self.pool.enqueue(job)
 
     def wake(self, job: ControlledJob[Any]) -> None:
         """Have the guards of *job*, one of which holds it, asked again."""

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from retryexec._core.controlled import ControlledJob
-from retryexec._typing import override
+from retryexec._core.key_values import BUILTIN, Exactly, HashedKey
 
 if TYPE_CHECKING:
     from retryexec._core.control import Control
@@ -71,15 +71,21 @@ class Keys:
 
     # ---- in
 
-    def enter(self, job: KeyedJob) -> None:
+    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> bool:
         """Put *job*, which is one of the unfinished, into the line of its key.
 
         An interrupt may come between any two steps. Then *job* may stand behind one that follows
         it; a worker that comes upon that one sees what it follows, and goes on from there.
+
+        Args:
+            taken_over: the job was accepted by another process, perhaps before those in the line.
+
+        Returns:
+            False if it is not in the line, because a newer one there has replaced it.
         """
         if self._enter_alone(job):
-            return
-        last = None
+            return True
+        last, outdated = None, False
         try:
             while True:
                 line = job.line = self._line_of(job.key)
@@ -87,7 +93,7 @@ class Keys:
                 with line.lock:
                     if line.editing:
                         self._append(line, job)
-                        return
+                        return True
                     if line.dropped:
                         self._drop(line)  # if an interrupt has kept another thread from it
                         continue
@@ -96,6 +102,8 @@ class Keys:
                         last = self._last_of(line)
                         if last is None:
                             line.head = job
+                        elif taken_over and self._is_outdated(job, last):
+                            outdated = True
                         else:
                             replaces = self._append_or_replace(line, last, job)
                     finally:
@@ -106,7 +114,7 @@ class Keys:
                     self.leave(job)  # the head has ended in the midst of this
                 if last is not None and replaces:
                     self._control.take_place(job, last)
-                return
+                return not outdated
         except BaseException:
             self._after_interrupt(last)
             raise
@@ -114,7 +122,7 @@ class Keys:
     def _enter_alone(self, job: KeyedJob) -> bool:
         """Let *job* go if no other has its key, as is most common; return whether it went."""
         key = job.key
-        if type(key) not in _BUILTIN:
+        if type(key) not in BUILTIN:
             key = self._hashed(key)
         lines = self._lines
         if key in lines or job.not_before is not None:
@@ -182,6 +190,11 @@ class Keys:
             line = self._lines.setdefault(key, Line(key))
         return line
 
+    def _is_outdated(self, job: KeyedJob, last: KeyedJob) -> bool:
+        """Let *job* end as *last* does, if that one is newer and only the latest counts."""
+        latest = job.latest and last.latest
+        return latest and job.is_accepted_before(last) and job.follow(last)
+
     def _append(self, line: Line, job: KeyedJob) -> None:
         """Put *job* behind all others in *line*; lock held."""
         if line.behind is None:
@@ -241,12 +254,14 @@ class Keys:
         return line.head if line.head in self._unfinished else None
 
     def is_its_turn(self, job: KeyedJob) -> bool:
-        """Return whether no other job of its key goes before *job*."""
+        """Return whether no other job of its key goes before *job*, and nothing holds it back."""
         line = job.line
         if line is None:
             return True
         with line.lock:  # held by a thread that is just replacing another job by this one
-            return line.head is job
+            if line.head is job and job.held_back:
+                self._control.parked[job] = None
+            return line.head is job and not job.held_back
 
     # ---- out
 
@@ -291,7 +306,7 @@ class Keys:
 
     def _drop(self, line: Line) -> None:
         """Forget *line*, whose jobs have all ended; lock held, so no code of the user's may run."""
-        key = _Exactly(line.key) if self._compared_by_users else line.key
+        key = Exactly(line.key) if self._compared_by_users else line.key
         if self._lines.get(key) is line:
             del self._lines[key]
 
@@ -370,70 +385,7 @@ class Keys:
     def _hashed(self, key: Hashable) -> Hashable:
         """Return *key* as it stands in the dict: to hash it runs no code of the user's."""
         kind = type(key)
-        if kind in _BUILTIN or (kind is tuple and _BUILTIN.issuperset(map(type, key))):  # type: ignore[call-overload]
+        if kind in BUILTIN or (kind is tuple and BUILTIN.issuperset(map(type, key))):  # type: ignore[call-overload]
             return key
         self._compared_by_users = True
-        return _HashedKey(key)
-
-
-_BUILTIN = frozenset({str, bytes, int, bool, float, type(None)})
-
-
-class _HashedKey:
-    """A key of a user's own type, with its hash at hand: no code of the user's runs to ask it."""
-
-    __slots__ = ("_hash", "key")
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self._hash = hash(key)
-
-    @override
-    def __hash__(self) -> int:
-        return self._hash
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return bool(self.key == (other.key if isinstance(other, _HashedKey) else other))
-
-
-class _Exactly(_HashedKey):
-    """Finds one key in a dict by its identity: no code of the user's runs to compare it.
-
-    Python asks this one first, since its class is the derived one, or the other one has no answer.
-    """
-
-    __slots__ = ()
-
-    @override
-    def __hash__(self) -> int:
-        return self._hash
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        return other is self.key
-
-
-def key_of(key: Any, job: KeyedJob) -> Hashable:
-    """Return the key of *job*, where the user has given *key*.
-
-    Raises:
-        TypeError: it cannot be a key, since it has no hash.
-        Exception: what the user's callable raised.
-    """
-    if not callable(key):
-        return key  # type: ignore[no-any-return]  # checked when it was given
-    found = (
-        key(job.submitted, *job.args, **job.kwargs) if job.by_exec else key(*job.args, **job.kwargs)
-    )
-    return found if type(found) in _BUILTIN else checked_key(found)
-
-
-def checked_key(key: Any) -> Hashable:
-    """Return *key*; raise TypeError if it has no hash."""
-    try:
-        hash(key)
-    except TypeError as error:
-        msg = f"a key must have a hash, as a str, a number or a tuple of them has (got {key!r})"
-        raise TypeError(msg) from error
-    return key  # type: ignore[no-any-return]
+        return HashedKey(key)

@@ -181,8 +181,12 @@ def _share(text: str) -> float:
     return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
-_RATE_UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "hour": 3600.0}
-_RATE_UNITS |= {"d": 86400.0, "day": 86400.0}
+_RATE_UNITS = {
+    **dict.fromkeys(("s", "sec"), 1.0),
+    **dict.fromkeys(("m", "min"), 60.0),
+    **dict.fromkeys(("h", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
+}
 _BREAKER: dict[str, Callable[[str], Any]] = {
     "failure_rate": _share,
     "minimum_attempts": count,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -125,7 +126,7 @@ class Passage:
     `ask` is called by one thread at a time; `settle` by any, meanwhile too.
     """
 
-    __slots__ = ("_guards", "_heard", "_held_at", "_settled", "_skipped", "request")
+    __slots__ = ("_guards", "_heard", "_held_at", "_released", "_settled", "_skipped", "request")
 
     def __init__(self, guards: tuple[Guard, ...], request: AttemptRequest) -> None:
         self.request = request
@@ -134,6 +135,7 @@ class Passage:
         self._held_at: Guard | None = None
         self._skipped: set[int] = set()  # the places of guards that have raised
         self._settled = False
+        self._released = False
 
     def ask(self) -> float | None:
         """Ask the guards; return None if the attempt may start now.
@@ -176,6 +178,13 @@ class Passage:
         # Of all guards: ask() may just be asking one of them, and each has a lock of its own.
         for guard in reversed(self._guards):
             _release(guard, self.request, outcome)
+        self._released = True
+
+    def __del__(self) -> None:
+        """Give back what an interrupt in the main thread has kept from being given back."""
+        if not getattr(self, "_released", True):
+            for guard in reversed(self._guards):
+                _release(guard, self.request, None)
 
     def _admit(self, i: int, guard: Guard) -> float | None:
         self._heard = max(self._heard, i + 1)
@@ -185,7 +194,9 @@ class Passage:
                 return told
             msg = f"admit() returns None or the time to ask again (it returned {told!r})"
             raise TypeError(msg)
-        except Exception:
+        except BaseException as error:
+            if _is_interrupt(error):
+                raise
             report("%s failed to decide; the attempt goes past it", guard_name(guard))
             self._skipped.add(i)
             return None
@@ -203,8 +214,15 @@ class Passage:
 def _release(guard: Guard, request: AttemptRequest, outcome: Outcome | None) -> None:
     try:
         guard.release(request, outcome)
-    except Exception:
+    except BaseException as error:
+        if _is_interrupt(error):
+            raise
         report("%s failed to take back a permit", guard_name(guard))
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether a signal handler may have raised *error*, in the main thread."""
+    return not isinstance(error, Exception) and current_thread() is main_thread()
 
 
 def guard_name(guard: Guard) -> str:

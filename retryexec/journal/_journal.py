@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from _thread import allocate_lock
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -16,10 +16,19 @@ from retryexec._validate import callable_or_none, seconds, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, closed
-from retryexec.journal._entry import DONE, Entry, Host, Outcome
+from retryexec.journal._entry import (
+    DONE,
+    SUCCEEDED,
+    Entry,
+    EntryState,
+    Host,
+    Outcome,
+    superseded,
+)
 from retryexec.journal._errors import JournalError
 from retryexec.journal._failures import death, failed
 from retryexec.journal._ids import ids
+from retryexec.journal._keys import recorded
 from retryexec.journal._letters import DeadLetters, Redact
 from retryexec.journal._sqlite import tell_of_sqlite
 from retryexec.journal._sqlite_store import SQLiteStore
@@ -216,16 +225,23 @@ class Journal:
 
     # ---- for executors
 
-    def accept(self, job: Any) -> Entry:
+    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Entry:
         """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
 
+        Args:
+            key: None for none; else a str, a number, bytes, a UUID, a date, or a tuple of such.
+            latest: whether a newer job of the key replaces this one while it waits.
+
         Raises:
+            TypeError: *key* would not come back as it is.
             JobRefused: it would not come back from the disk as it is.
             JournalError: it could not be written down; nothing is half accepted.
         """
         kind, data = self._codec.encode(job)
         now = self._wall()
         entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        if key is not None:
+            entry.key = recorded(key, latest=latest)
         engine = self._engine or self._running_engine()
         if not self._waits:  # as _show, for each job
             engine.writer.enqueue(entry)
@@ -290,8 +306,15 @@ class Journal:
     def succeeded(self, entry: Entry) -> None:
         """Note that *entry* has done its work."""
         if entry.outcome is None and (engine := self._engine) is not None:  # as _end, for each job
-            entry.outcome = DONE
+            entry.outcome = DONE if entry.key is None else SUCCEEDED
             engine.writer.enqueue(entry)
+
+    def superseded(self, entry: Entry, by: Entry) -> None:
+        """Note that *by*, a newer job of the same key, has replaced *entry*.
+
+        Whatever happens, one of them is on disk until the newer one has ended.
+        """
+        self._end(entry, DONE if by.state is EntryState.STORED else superseded(by))
 
     def cancelled(self, entry: Entry) -> None:
         """Note that *entry* is not wanted any more."""

@@ -19,8 +19,10 @@ from retryexec.journal._batch import (
     Batch,
     landed_in,
 )
+from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Lost
+from retryexec.journal._keyed import KeyedEnds
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
@@ -52,6 +54,7 @@ class Lanes:
         self._host = host
         self._later = later  # runs something on a thread that may wait for the writer
         self.answers = Answers(store, later)
+        self._keyed = KeyedEnds()
         self._wall = wall
         self.own: Lane | None = None
         self.taken: set[Lane] = set()
@@ -73,15 +76,16 @@ class Lanes:
 
     def write(self, entries: list[Entry]) -> None:
         """Make the disk agree with *entries*, and with those that are waiting for that."""
-        if self.backlog:
-            entries, self.backlog = self.backlog + entries, []
+        if self.backlog or self._keyed.stand_ins:
+            entries, self.backlog = self.backlog + self._keyed.due() + entries, []
         if self.homeless:
             self._find_home()
         if not entries:
             return
-        batch, dying = self._compared(entries)
-        if dying:
-            batch.deletes.extend(self._insert_letters(dying))
+        self._keyed.at_risk = False
+        batch, ending = self._compared(entries)
+        if ending:
+            batch.deletes.extend(self._end(ending))
         if batch.inserts and not self._number(batch.inserts):
             batch = batch.without_inserts()
         own = self.own
@@ -96,8 +100,8 @@ class Lanes:
     def _compared(  # noqa: C901  for each entry, in one go
         self, entries: Iterable[Entry]
     ) -> tuple[Batch, list[Entry]]:
-        """Return what is to be done for *entries*, and those that become dead letters."""
-        batch, dying = Batch([], [], [], []), []
+        """Return what is to be done for *entries*, and those whose end is more than a removal."""
+        batch, ending = Batch([], [], [], []), []
         inserts, updates, deletes, marks = batch
         for entry in entries:
             state, outcome = entry.state, entry.outcome
@@ -113,12 +117,12 @@ class Lanes:
                     if state is STORED and entry.waiter is not None:
                         marks.append(entry)
             elif outcome.reason is not None:
-                dying.append(entry)
+                ending.append(entry)
             elif state is STORED or state is WRITING:
                 deletes.append(entry)
             elif state is NEW:
                 self.answers.end(entry)  # so quick that it never needed the disk
-        return batch, dying
+        return batch, ending
 
     def _number(self, inserts: Sequence[Entry]) -> bool:
         """Give *inserts* rows in this process's own lane, made if need be; refuse them if not."""
@@ -144,6 +148,9 @@ class Lanes:
             # mark is about to start, and must not be blamed for what happens meanwhile.
             done = self._apply(lane, batch._replace(marks=[]), mark=mark)
             return self._apply(lane, Batch([], [], [], batch.marks), mark=False) and done
+        if self._keyed.at_risk:
+            batch, kept = self._keyed.without_refused(batch)
+            self.backlog += kept
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
@@ -189,47 +196,31 @@ class Lanes:
             and entry.state is STORED
         ]
 
-    def _insert_letters(self, dying: list[Entry]) -> list[Entry]:
-        """Write dead letters; return the entries whose rows may go now."""
-        now = self._wall()
-        try:
-            self._store.letters.insert(
-                [entry.as_letter(now) for entry in {e.id: e for e in dying}.values()]
-            )
-        except Exception as error:
-            if self._store.is_unavailable(error):
-                self._fail(error)
-                self.backlog += dying
-                return []
-            if len(dying) > 1:
-                middle = len(dying) // 2
-                return self._insert_letters(dying[:middle]) + self._insert_letters(dying[middle:])
-            return self._insert_plain_letter(dying[0], error)
-        stored = []
-        for entry in dying:
-            entry.outcome = DONE  # as far as its own lane is concerned
-            if entry.state is NEW:
-                self.answers.end(entry)
-            elif entry.state is STORED:
-                stored.append(entry)
-        return stored
+    def _end(self, entries: list[Entry]) -> list[Entry]:
+        """Do what the ends of *entries* ask for; return those whose rows may go now."""
+        dying, succeeded, ended, later = self._keyed.sorted(entries)
+        self.backlog += later
+        buried = self._bury(dying) if dying else []
+        if succeeded:
+            try:
+                self._store.letters.outdate(succeeded)
+            except Exception as error:
+                if self._store.is_unavailable(error):
+                    self._fail(error)
+                    self.backlog, succeeded = self.backlog + succeeded, []
+                else:
+                    logger.exception("no dead letters of older jobs can be marked as stale")
+        ended += succeeded
+        self.answers.end_new(ended)
+        return buried + [entry for entry in ended if entry.state in {STORED, WRITING}]
 
-    def _insert_plain_letter(self, entry: Entry, error: Exception) -> list[Entry]:
-        """Write a letter without what may be wrong with it, if it had anything of that kind."""
-        outcome = entry.outcome
-        assert outcome is not None
-        if outcome.errors:
-            logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
-            entry.outcome = outcome._replace(errors=())
-            return self._insert_letters([entry])
-        logger.error(
-            "no dead letter can be made of job %s, which is run again after the next start: %r",
-            entry.id,
-            error,
-        )
-        if entry.state is NEW:
-            self.answers.end(entry)
-        return []
+    def _bury(self, dying: list[Entry]) -> list[Entry]:
+        """Write dead letters; return the entries whose rows may go now."""
+        buried, postponed, error = bury(self._store, self.answers, dying, self._wall())
+        if error is not None:
+            self._fail(error)
+            self.backlog += postponed
+        return buried
 
     # ---- when things go wrong
 
@@ -383,6 +374,14 @@ class Lanes:
 
     # ---- lanes taken over
 
+    def hand_out(self, lane: Lane, suspects: list[Entry]) -> None:
+        """Let the *suspects* of *lane*, which has been taken over, have their turns."""
+        lane.suspects = suspects
+        if lane in self.taken:
+            self.release_next_suspect(lane)
+        elif suspects:  # it has been lost meanwhile, and its entries are in another one
+            self._later(lambda: self._host.recover(suspects))
+
     def release_next_suspect(self, lane: Lane) -> None:
         """Hand out the next suspect of *lane*, and let go of a lane that is done with."""
         if lane not in self.taken:
@@ -391,6 +390,8 @@ class Lanes:
             entry = lane.suspects.pop()
             if entry.outcome is None and entry.state is STORED:
                 lane.turn = (entry, entry.attempts)
+                if entry.key is not None:
+                    entry.key.held = False
                 self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
         if not lane.live:
             self.taken.discard(lane)

@@ -94,11 +94,14 @@ def frames(call: Callable[..., object], *args: object) -> Called:
         if event == "call":
             called.append(frame.f_code.co_name)
 
+    gc.collect()
+    gc.disable()  # else finalizers of what other tests have left would be counted, too
     sys.setprofile(note)
     try:
         call(*args)
     finally:
         sys.setprofile(None)
+        gc.enable()
     return called
 
 
@@ -221,6 +224,7 @@ def test_a_job_that_waits_after_three_failures_is_five_objects(
     (known,) = waiting(executor, worker, monkeypatch, 1)
     view = executor.using(backoff=[0.0, 0.0, 3600.0], max_elapsed=None)
     futures = [kept(view, monkeypatch, failing) for _ in range(1000)]
+    gc.collect()
     pending = len(gc.get_objects())
     tracemalloc.start()
     try:

@@ -61,6 +61,13 @@ def test_a_rate_that_is_met_exactly_opens_it() -> None:
         assert guard.state == "open"
 
 
+def test_without_a_failure_no_rate_opens_it() -> None:
+    guard, asker = breaker(failure_rate=1e-12)
+    for _ in range(5):
+        run(asker, SUCCESS)
+    assert guard.state == "closed"
+
+
 def test_failures_count_for_the_window() -> None:
     guard, asker = breaker(window=5.0)
     run(asker, failure())
@@ -156,7 +163,7 @@ def test_time_alone_half_opens_it() -> None:
 
 def test_an_attempt_begun_before_the_opening_says_nothing_later() -> None:
     guard, asker = breaker()
-    early = [asker.request() for _ in range(4)]
+    early = [asker.request() for _ in range(6)]
     for request in early:
         asker.ask(request)
     for request in early[:2]:
@@ -170,9 +177,8 @@ def test_an_attempt_begun_before_the_opening_says_nothing_later() -> None:
     guard.release(early[3], failure())
     assert guard.state == "half_open"
     guard.release(probe, SUCCESS)
-    assert guard.state == "closed"
-    run(asker, SUCCESS)
-    run(asker, SUCCESS)
+    for request in early[4:]:
+        guard.release(request, failure())
     assert guard.state == "closed"
 
 

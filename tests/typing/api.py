@@ -6,7 +6,14 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, as_completed, wait
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +21,12 @@ from typing import Any, assert_type
 
 from retryexec import (
     Attempt,
+    AttemptRequest,
     Backoff,
     CallStats,
+    CircuitBreaker,
     Clock,
+    ConcurrencyLimit,
     ConstantBackoff,
     DecorrelatedJitterBackoff,
     EqualJitterBackoff,
@@ -25,14 +35,18 @@ from retryexec import (
     FibonacciBackoff,
     FullJitterBackoff,
     GiveUp,
+    Guard,
     LastCall,
     LinearBackoff,
+    Outcome,
     PermanentError,
+    RateLimit,
     Recovered,
     Retriable,
     RetriedFunction,
     Retry,
     RetryAfter,
+    RetryBudget,
     RetryFuture,
     RetryingExecutor,
     RetryPolicy,
@@ -47,6 +61,7 @@ from retryexec import (
     retry_async,
     retrying,
 )
+from retryexec.engines import Engine, dask, interpreters, processes
 from retryexec.journal import DeadLetter, Inspector, Journal, JournalStats, MemoryJournal
 from retryexec.testing import InstantClock, VirtualClock
 
@@ -369,3 +384,49 @@ assert_type(journal.dead.list(limit=3), list[DeadLetter])
 assert_type(journal.dead.edit(kept.job_id, activity="y"), DeadLetter)
 assert_type(journal.dead.rerun_all("save"), int)
 assert_type(Inspector("var/saves").stats().unfinished, int)
+
+# ---- guards
+
+
+class NoGuard:
+    def admit(self, request: AttemptRequest) -> None: ...
+
+
+class OfMyOwn:
+    def admit(self, request: AttemptRequest) -> float | None:
+        return request.now() + 1.0 if request.number > 1 else None
+
+    def release(self, request: AttemptRequest, outcome: Outcome | None) -> None: ...
+
+
+def activity_of(job: Save) -> str:
+    return job.activity
+
+
+guards: list[Guard] = [
+    RateLimit(100, timedelta(minutes=1), burst=10, key=activity_of),
+    ConcurrencyLimit(5, key="all"),
+    CircuitBreaker(trips_on=(OSError, ValueError), open_for=timedelta(minutes=1)),
+    CircuitBreaker(trips_on=lambda error: "down" in str(error)),
+    RetryBudget(0.1, reserve=1),
+    OfMyOwn(),
+]
+with RetryingExecutor(guards=guards) as guarded:
+    assert_type(guarded.using(guards=[RateLimit(5)]).submit(len, "seven"), RetryFuture[int])
+    guarded.using(guards=[NoGuard()])  # type: ignore[list-item]
+    guarded.using(guards=RateLimit(5))  # type: ignore[arg-type]
+assert_type(retry(lambda: 1, guards=[RateLimit(5)]), int)
+state: str = CircuitBreaker().state
+RateLimit("fast")  # type: ignore[arg-type]
+retrying(guards=guards)(double)
+
+# ---- engines
+
+assert_type(processes(2, mp_context="spawn", max_crashes=1), Engine)
+assert_type(interpreters(2), Engine)
+assert_type(dask("tcp://127.0.0.1:8786"), Engine)
+RetryingExecutor(attempts_on=processes())
+RetryingExecutor(attempts_on=ThreadPoolExecutor(2))
+RetryingExecutor(attempts_on=ProcessPoolExecutor)
+RetryingExecutor(attempts_on=lambda: ProcessPoolExecutor(2))
+RetryingExecutor(attempts_on="processes")  # type: ignore[arg-type]
