@@ -153,7 +153,7 @@ class Model:
             self.queue.append(life)
 
     def cancel(self, life: Life) -> None:
-        if life.state in PENDING | {"superseded"}:
+        if life.state in PENDING or (life.state == "superseded" and life.outcome is None):
             self.end(life, "cancelled", StopReason.CANCELLED)
         elif life.state == "running":
             life.cancel_requested = True
@@ -173,6 +173,8 @@ class Model:
         if life.state == "held":
             life.not_before = self.now + seconds
         else:
+            if life.state == "paused":
+                self.paused = [one for one in self.paused or () if one.newest is not life]
             life.state, life.until = "waiting", self.now + seconds
         return True
 
