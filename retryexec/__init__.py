@@ -18,6 +18,7 @@ from retryexec._clock import Clock
 from retryexec._core.job import RetryFuture
 from retryexec._errors import (
     Cancelled,
+    MovedError,
     PendingLimitError,
     PermanentError,
     RetryAfter,
@@ -50,6 +51,7 @@ __all__ = [
     "GiveUp",
     "LastCall",
     "LinearBackoff",
+    "MovedError",
     "PendingLimitError",
     "PermanentError",
     "Recovered",

@@ -92,11 +92,14 @@ class Worker(StartableThread):
                 pool.at_rest()
 
     @calls_jobs
-    def _attempt(self, job: Job[Any]) -> bool:
+    def _attempt(self, job: Job[Any]) -> bool:  # noqa: C901  each check is one for every job
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
             job.cancel()
+        journal = settings.journal
+        if journal is not None and journal.leased and not journal.may_start(job):
+            return False
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
         if pool.stopping or not (progress := job.begin(now)):
@@ -288,7 +291,7 @@ def give_up(
                 pool.remove(job)
             else:
                 worker.job = None
-                if reason is StopReason.SHUTDOWN:
+                if reason is StopReason.SHUTDOWN or reason is StopReason.MOVED:
                     worker.abandoned += 1
                 else:
                     worker.failed += 1
@@ -307,7 +310,9 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     """Return whether a failure is to be logged if nobody reads it off the future."""
     settings = job.settings
     asked_for = reason is StopReason.CANCELLED
-    not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
+    not_lost = reason is StopReason.MOVED or (
+        reason is StopReason.SHUTDOWN and settings.journal is not None
+    )
     logs = settings.logged_types is not None
     return logs and not (asked_for or not_lost or pool.shutdown.silent)
 

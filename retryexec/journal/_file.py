@@ -94,6 +94,8 @@ class JournalFile:
     It is a `Lane`. All but the constructor is for one thread, the writer's.
     """
 
+    shared = False  # each owner has a file of its own
+
     def __init__(self, lock: Lock, sql: sqlite3.Connection, *, power: bool) -> None:
         self.lock = lock
         self.name = lock.owner

@@ -13,7 +13,7 @@ from typing import Any
 
 from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
 from retryexec.journal._entry import DONE, Entry, Host
-from retryexec.journal._errors import Lost
+from retryexec.journal._errors import Fenced, JournalError, Lost
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
@@ -59,8 +59,14 @@ class Lanes:
 
     def all(self) -> list[Lane]:
         """Return the lanes in this process's hands; by any thread."""
-        own = self.own
-        return [*self.taken, *([own] if own else [])]
+        own, taken = self.own, [*self.taken]
+        return taken if own is None or own in taken else [*taken, own]
+
+    def take(self, lane: Lane) -> None:
+        """Look after *lane*, with what has been taken over; by the thread that does that."""
+        if lane.shared:
+            self.own = lane
+        self.taken.add(lane)
 
     # ---- one batch
 
@@ -81,8 +87,7 @@ class Lanes:
         if self.taken:
             for lane, part in self._by_lane(batch):
                 self._apply(lane, part)
-                if lane is not own:
-                    self.release_next_suspect(lane)
+                self.release_next_suspect(lane)
         elif own is not None and batch:  # the common case: all is in one lane
             self._apply(own, batch)
 
@@ -246,15 +251,12 @@ class Lanes:
     def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> bool:
         """Save what can be saved of a transaction that failed; return whether all has been."""
         inserts = batch.inserts
+        if isinstance(error, Fenced):
+            self._let_go(lane, inserts, error)
+            return False
         if isinstance(error, Lost):
             self._move_out(lane, error)
-            for entry in inserts:
-                entry.state = HOMELESS
-            self.homeless += inserts
-            self._find_home()
-            if self.homeless:
-                self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
-                self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+            self._move_home(inserts, error)
             return False
         landed = self._landed(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
@@ -354,6 +356,35 @@ class Lanes:
             self._later(lambda: self._host.recover(suspects))
         lane.live = {}
 
+    def _let_go(self, lane: Lane, inserts: Sequence[Entry], error: Fenced) -> None:
+        """Forget what was in a lane that somebody else has by now, and begin another one."""
+        logger.error("%s: its jobs are run by others from now on", error)
+        lane.abandon()
+        self.own = None if lane is self.own else self.own
+        self.taken.discard(lane)
+        moved = [entry for entry in [*lane.live.values()] if entry.state is not ENDED]
+        moved += [entry for entry in inserts if entry.row in error.landed]
+        lane.live, lane.suspects, lane.turn = {}, [], None
+        for entry in moved:
+            self.answers.end(entry)
+        rest = [entry for entry in inserts if entry.state is not ENDED]
+        if error.unsure:
+            words = "the job may have been written down, or not: nobody can say, as %s"
+            self.answers.refuse(rest, JournalError(words % error))
+        else:
+            self._move_home(rest, error)
+        self._later(lambda: self._host.moved([e for e in moved if e.outcome is None]))
+
+    def _move_home(self, inserts: Sequence[Entry], error: Lost) -> None:
+        """Write *inserts* to another lane, or refuse them."""
+        for entry in inserts:
+            entry.state, entry.row = HOMELESS, None
+        self.homeless += inserts
+        self._find_home()
+        if self.homeless:
+            self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
+            self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+
     def _find_home(self) -> None:
         """Write all homeless entries to this process's own lane, a new one if need be."""
         entries = []
@@ -396,7 +427,7 @@ class Lanes:
             if entry.outcome is None and entry.state is STORED:
                 lane.turn = (entry, entry.attempts)
                 self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
-        if not lane.live:
+        if not lane.live and not lane.shared:
             self.taken.discard(lane)
             self._leave(lane)
             if lane.parked:

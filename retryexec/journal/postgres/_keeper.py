@@ -1,0 +1,165 @@
+"""The thread that renews a life's lease, and hears when there may be something to take.
+
+It has a connection of its own, so that a renewal never waits behind a batch.
+"""
+
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+import psycopg
+from psycopg import sql
+
+from retryexec.journal._errors import JournalError
+from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing
+from retryexec.journal.postgres._lane import PostgresLane, awake
+from retryexec.journal.postgres._statements import Statements
+
+logger = logging.getLogger("retryexec.journal")
+
+_RENEWALS = 4  # in the time of one lease
+_AGAIN = 0.2  # seconds after a renewal that failed
+_ECHO = 0.05  # seconds after which something put in the same moment is looked for
+
+
+class Keeper:
+    """Keeps one life alive.
+
+    Args:
+        wake: called when there may be something to take; quick.
+        lost: called when the life has been declared dead.
+        reconnected: called when the server had been away, and is back.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        statements: Statements,
+        lane: PostgresLane,
+        *,
+        wake: Callable[[], object],
+        lost: Callable[[], object],
+        reconnected: Callable[[], object],
+    ) -> None:
+        self._database = database
+        self._sql = statements
+        self._lane = lane
+        self._wake = wake
+        self._lost = lost
+        self._reconnected = reconnected
+        self._link = Link(database)
+        self._listening: Connection | None = None
+        self._look_at: float | None = None  # when to wake without being told
+        self._stopped = False
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._thread = threading.Thread(
+            target=self._run, name="retryexec-journal-lease", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, and wait for that."""
+        self._stopped = True
+        with suppress(OSError):
+            os.write(self._writer, b".")
+        if threading.current_thread() is not self._thread:
+            self._thread.join(self._database.patience * 2)
+
+    def forget_after_fork(self) -> None:
+        """In a forked child: leave it to the parent."""
+        self._link.forget_after_fork()
+        self._listening = None
+        os.close(self._reader)
+        os.close(self._writer)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        due = monotonic()
+        try:
+            while not self._stopped and not self._lane.lost:
+                if monotonic() >= due:
+                    due = monotonic() + self._renew()
+                until = due if self._look_at is None else min(due, self._look_at)
+                self._wait(max(0.0, until - monotonic()))
+                if self._look_at is not None and monotonic() >= self._look_at:
+                    self._look_at = None
+                    self._wake()
+        except Exception:
+            logger.exception("the thread that renews the journal's lease has failed")
+        finally:
+            self._link.close()
+            os.close(self._reader)
+            os.close(self._writer)
+            if self._lane.lost and not self._stopped:
+                self._lost()
+
+    def _renew(self) -> float:
+        """Renew the lease; return in how many seconds to do it again."""
+        lane, losses = self._lane, self._link.losses
+        asked = awake()
+        try:
+            connection = self._link.get()
+            self._listen(connection)
+            values = (lane.lease, lane.running(), lane.crashes if lane.foreign else 0, lane.life)
+            found = connection.execute(self._sql["renew"], values).fetchone()
+        except (psycopg.Error, JournalError) as error:
+            self._failed(error)
+            return _AGAIN
+        if found is None:
+            lane.lose()
+            return 0.0
+        lane.renewed(asked)
+        if losses:
+            self._link.losses = 0
+            self._reconnected()
+        _, soonest = found
+        if soonest is not None and soonest < lane.lease / 2:
+            # Somebody has not renewed for a while: look when that lease ends.
+            self._look_in(max(0.05, soonest + 0.05))
+        return lane.lease / _RENEWALS
+
+    def _failed(self, error: Exception) -> None:
+        if not is_passing(error):
+            logger.error("the lease of %s cannot be renewed: %s", self._lane, error)
+        if isinstance(error, psycopg.Error):
+            self._link.drop()
+
+    def _listen(self, connection: Connection) -> None:
+        if connection is not self._listening and not connection.pooled:
+            channel = sql.Identifier(self._database.channel)
+            connection.execute(sql.SQL("LISTEN {}").format(channel), prepare=False)
+        self._listening = connection
+
+    def _look_in(self, seconds: float) -> None:
+        at = monotonic() + seconds
+        self._look_at = at if self._look_at is None else min(self._look_at, at)
+
+    def _wait(self, seconds: float) -> None:
+        """Wait for a notification, for `stop`, or until *seconds* have passed."""
+        connection = self._listening
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        if connection is not None and not connection.closed and not connection.pooled:
+            poll.register(connection.fileno(), select.POLLIN)
+        ready = poll.poll(int(seconds * 1000) + 1)
+        if connection is None or not any(fd != self._reader for fd, _ in ready):
+            return
+        try:
+            told = list(connection.notifies(timeout=0.0))
+        except psycopg.Error as error:
+            self._failed(error)
+            self._look_at = None
+            return
+        if told:
+            self._wake()
+            # Who puts more in the same moment does not tell of it again.
+            self._look_in(_ECHO)

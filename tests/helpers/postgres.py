@@ -1,0 +1,208 @@
+"""A PostgreSQL server for tests: its own data directory, its own socket, gone with the tests.
+
+It is the newest that is installed as Debian has it, or on PATH. Where there is none, root installs
+Debian's; anybody else is told what is missing. A server refuses to run as root, so root starts it
+as the user `postgres`, or as `nobody`.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+
+from retryexec.journal import Journal
+
+MISSING = (
+    "the tests of the journal on PostgreSQL need a server's programs (initdb, pg_ctl), 13 or "
+    "newer: apt-get install postgresql, or name their folder in RETRYEXEC_PG_BIN"
+)
+
+
+class MissingServer(RuntimeError):
+    """There are no programs to start a server with."""
+
+
+@cache
+def programs() -> Path:
+    """Return the folder of the server's programs, which are installed if need be and possible.
+
+    Raises:
+        MissingServer: with what is missing.
+    """
+    found = _installed()
+    if found is None and os.getuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (
+            ["apt-get", "-qq", "update"],
+            ["apt-get", "-qq", "install", "-y", "postgresql"],
+        ):
+            subprocess.run(command, env=os.environ | quiet, check=False, capture_output=True)
+        found = _installed()
+    if found is None:
+        raise MissingServer(MISSING)
+    return found
+
+
+def _installed() -> Path | None:
+    if named := os.environ.get("RETRYEXEC_PG_BIN"):
+        return Path(named)
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    for folder in reversed(versions):
+        if (folder / "initdb").exists():
+            return folder
+    on_path = shutil.which("pg_ctl")
+    folder = None if on_path is None else Path(on_path).resolve().parent
+    return folder if folder is not None and (folder / "initdb").exists() else None
+
+
+def _as_user() -> dict[str, Any]:
+    """Return arguments for subprocess that make it run as somebody other than root."""
+    if os.getuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
+    raise MissingServer("a PostgreSQL server does not run as root, and there is no other user")
+
+
+class Schema:
+    """The schema of one journal."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+
+    def __call__(self, **options: Any) -> Journal:
+        """Return a journal in it."""
+        return Journal(self.url, schema=self.name, **options)
+
+    def query(self, text: str, *values: Any) -> list[Any]:
+        """Return the rows of *text*, in which {s} stands for the schema."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            done = connection.execute(text.format(s=f'"{self.name}"').encode(), values or None)
+            return done.fetchall() if done.description is not None else []
+
+    def drop(self) -> None:
+        """Remove it, with all that is in it."""
+        self.query("DROP SCHEMA IF EXISTS {s} CASCADE")
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, place: Path, *, durable: bool) -> None:
+        self.place = place
+        self.data = place / "data"
+        self._durable = durable
+
+    @property
+    def url(self) -> str:
+        """The URL of a superuser's connection."""
+        return f"postgresql://tester@/postgres?host={quote(str(self.place), safe='')}"
+
+    def url_of(self, user: str, *, password: str = "") -> str:
+        """Return the URL of another role's connection."""
+        word = f":{password}" if password else ""
+        return self.url.replace("tester@", f"{user}{word}@")
+
+    def create(self) -> None:
+        self._run("initdb", "-D", self.data, "-U", "tester", "-A", "trust", "-E", "UTF8", "-N")
+        rules = "local all locked scram-sha-256\nlocal all all trust\n"
+        (self.data / "pg_hba.conf").write_text(rules)
+        settings = [
+            "listen_addresses=''",
+            f"unix_socket_directories='{self.place}'",
+            "max_connections=200",
+            "shared_buffers=64MB",
+            "log_min_messages=fatal",
+        ]
+        if not self._durable:
+            settings += ["fsync=off", "full_page_writes=off"]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(settings) + "\n")
+
+    def start(self) -> None:
+        self._ctl("start", "-w", "-t", "60")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it; *mode* "immediate" is as if it had crashed."""
+        self._ctl("stop", "-w", "-m", mode)
+
+    def restart(self) -> None:
+        """Let it crash, and start it again."""
+        self.stop("immediate")
+        self.start()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the server's first process and all of its others."""
+        head = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{head}/task/{head}/children").read_text().split()
+        for pid in [head, *map(int, children)]:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Let it answer nothing for a while."""
+        self.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
+    def _ctl(self, *arguments: object) -> None:
+        self._run("pg_ctl", "-D", self.data, "-l", self.place / "log", *arguments)
+
+    def _run(self, name: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [programs() / name, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=self.place,
+            check=False,
+            **_as_user(),
+        )
+        if done.returncode:
+            log = self.place / "log"
+            more = log.read_text()[-2000:] if log.exists() else ""
+            raise RuntimeError(f"{name} failed: {done.stderr.decode()}\n{more}")
+
+
+@contextmanager
+def serving(*, durable: bool = False) -> Iterator[Server]:
+    """Start a server, and remove it afterwards.
+
+    Args:
+        durable: whether it syncs its disk, for tests that cut its power or measure.
+    """
+    user = _as_user()
+    place = Path(tempfile.mkdtemp(prefix="retryexec-pg-"))
+    if user:
+        os.chown(place, user["user"], user["group"])
+    server = Server(place, durable=durable)
+    try:
+        server.create()
+        server.start()
+        yield server
+    finally:
+        with suppress(RuntimeError):
+            server.stop("immediate")
+        shutil.rmtree(place, ignore_errors=True)
