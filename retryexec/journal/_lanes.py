@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
+from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Fenced, JournalError, Lost
 from retryexec.journal._store import Changes, Lane, Store
@@ -80,7 +81,7 @@ class Lanes:
             return
         batch, dying = self._compared(entries)
         if dying:
-            batch.deletes.extend(self._insert_letters(dying))
+            batch.deletes.extend(self._bury(dying))
         if batch.inserts and not self._number(batch.inserts):
             batch = batch.without_inserts()
         own = self.own
@@ -198,47 +199,13 @@ class Lanes:
             and entry.state is STORED
         ]
 
-    def _insert_letters(self, dying: list[Entry]) -> list[Entry]:
+    def _bury(self, dying: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
-        now = self._wall()
-        try:
-            self._store.letters.insert(
-                [entry.as_letter(now) for entry in {e.id: e for e in dying}.values()]
-            )
-        except Exception as error:
-            if self._store.is_unavailable(error):
-                self._fail(error)
-                self.backlog += dying
-                return []
-            if len(dying) > 1:
-                middle = len(dying) // 2
-                return self._insert_letters(dying[:middle]) + self._insert_letters(dying[middle:])
-            return self._insert_plain_letter(dying[0], error)
-        stored = []
-        for entry in dying:
-            entry.outcome = DONE  # as far as its own lane is concerned
-            if entry.state is NEW:
-                self.answers.end(entry)
-            elif entry.state is STORED:
-                stored.append(entry)
-        return stored
-
-    def _insert_plain_letter(self, entry: Entry, error: Exception) -> list[Entry]:
-        """Write a letter without what may be wrong with it, if it had anything of that kind."""
-        outcome = entry.outcome
-        assert outcome is not None
-        if outcome.errors:
-            logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
-            entry.outcome = outcome._replace(errors=())
-            return self._insert_letters([entry])
-        logger.error(
-            "no dead letter can be made of job %s, which is run again after the next start: %r",
-            entry.id,
-            error,
-        )
-        if entry.state is NEW:
-            self.answers.end(entry)
-        return []
+        buried, postponed, error = bury(self._store, self.answers, dying, self._wall())
+        if error is not None:
+            self._fail(error)
+            self.backlog += postponed
+        return buried
 
     # ---- when things go wrong
 
@@ -358,7 +325,8 @@ class Lanes:
 
     def _let_go(self, lane: Lane, inserts: Sequence[Entry], error: Fenced) -> None:
         """Forget what was in a lane that somebody else has by now, and begin another one."""
-        logger.error("%s: its jobs are run by others from now on", error)
+        if lane in self.all():
+            logger.error("%s: its jobs are run by others from now on", error)
         lane.abandon()
         self.own = None if lane is self.own else self.own
         self.taken.discard(lane)

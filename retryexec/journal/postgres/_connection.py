@@ -184,12 +184,18 @@ class Database:
     def end_session(self, fresh: Connection, session: tuple[int, str]) -> None:
         """By a *fresh* connection, end a lost *session*: what it was told it must not do later."""
         if not fresh.pooled:
+            # From version 14 on it waits until the other one has ended.
+            wait = ",1000" if fresh.info.server_version >= 140000 else ""
             fresh.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                f"SELECT pg_terminate_backend(pid{wait}) FROM pg_stat_activity"  # noqa: S608
                 " WHERE pid=%s AND backend_start::text=%s AND usename=current_user",
                 session,
                 prepare=False,
             )
+
+    def agree_on_time(self, at: float) -> None:
+        """Note that it is *at* now, by the server's clock."""
+        self.offset = at - time.time()
 
     # ---- errors
 

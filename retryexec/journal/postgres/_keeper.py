@@ -121,7 +121,8 @@ class Keeper:
         if losses:
             self._link.losses = 0
             self._reconnected()
-        _, soonest = found
+        at, soonest = found
+        self._database.agree_on_time(at)
         if soonest is not None and soonest < lane.lease / 2:
             # Somebody has not renewed for a while: look when that lease ends.
             self._look_in(max(0.05, soonest + 0.05))

@@ -75,6 +75,7 @@ _TEXTS = {
     "AND seq=ANY(%s)",
     "take": _TAKE,
     "take_parked": _TAKE.replace("seq>%(after)s", "seq>%(after)s AND kind=ANY(%(kinds)s)"),
+    "mine": f"SELECT {JOB_COLUMNS} FROM {{s}}.job WHERE owner=%s AND NOT seq BETWEEN %s AND %s ORDER BY seq LIMIT 1000",
     "park": "UPDATE {s}.job SET owner=-1,parked=coalesce(%s::text,parked) WHERE owner=%s AND seq=%s",
     "unpark": "UPDATE {s}.job SET parked=NULL WHERE owner=%s AND seq=ANY(%s)",
     # ---- what is put, by anybody, in any transaction

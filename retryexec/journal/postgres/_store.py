@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -23,6 +24,9 @@ from retryexec.journal.postgres._statements import Statements
 from retryexec.journal.postgres._taker import Taker
 
 logger = logging.getLogger("retryexec.journal")
+
+
+_TELL_AGAIN = 0.02  # seconds; less than after which those who hear of it look again
 
 
 class PostgresStore:
@@ -66,6 +70,7 @@ class PostgresStore:
         self._lock = threading.Lock()
         self._lane: PostgresLane | None = None
         self._keeper: Keeper | None = None
+        self._told_at = -1.0  # when it was last told that something was put
         self._wake: Callable[[], object] = _nothing
         self._lost: Callable[[], object] = _nothing
         self.desk.use(lambda connection: _schema.prepare(connection, schema))
@@ -143,6 +148,8 @@ class PostgresStore:
             stopping: whether none is to start any more, so that there is no use in waiting.
         """
         while not entry.moved:
+            if entry.refusal is not None:
+                return True  # it was never written down, and so is nobody else's
             lane = self._lane
             if lane is not None and lane.is_sure():
                 return not entry.moved
@@ -215,11 +222,17 @@ class PostgresStore:
             [row.data for row in rows],
             self.database.channel,
         )
-        statement = self.statements["put"]
         if connection is not None:
-            connection.execute(statement, values)
+            connection.execute(self.statements["put"], values)
+            return
+        # Each notification takes a lock of the whole database, so there are not many of them. Who
+        # hears one looks once more a moment later.
+        now = monotonic()
+        if now - self._told_at < _TELL_AGAIN:
+            self.desk.use(lambda c: c.execute(self.statements["put_quietly"], values[:-1]))
         else:
-            self.desk.use(lambda c: c.execute(statement, values))
+            self._told_at = now
+            self.desk.use(lambda c: c.execute(self.statements["put"], values))
 
 
 def _nothing() -> None:

@@ -19,7 +19,7 @@ from retryexec.journal.postgres._arrays import Int8s, UUIDs
 from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing
 from retryexec.journal.postgres._lane import PostgresLane
 from retryexec.journal.postgres._letters import storable
-from retryexec.journal.postgres._schema import FREE, PARKED
+from retryexec.journal.postgres._schema import FREE, LIFE_BITS, PARKED
 from retryexec.journal.postgres._statements import Statements
 
 logger = logging.getLogger("retryexec.journal")
@@ -64,6 +64,7 @@ class Taker:
         self._max_crashes = max_crashes
         self._wall = wall
         self._link = Link(database)
+        self._unsure = False  # whether rows may have been taken without anybody knowing
         self._judge_after = 0.0
         self._water = -1  # the highest row of those put that was taken here
         self._full_after = 0.0
@@ -101,9 +102,15 @@ class Taker:
             if self._link.losses:
                 self._link.losses = 0
                 self.wait_a_lease()
+            if self._unsure:
+                taken = self._take_orphans(connection, lane)
+                if taken is not None:
+                    return taken
             for source, crashes in self._sources(connection, lane):
                 while str(source) not in seen:
+                    self._unsure = True
                     taken = self._take_lot(connection, lane, source, crashes, seen)
+                    self._unsure = False
                     if taken is not None:
                         return taken
         except psycopg.Error as error:
@@ -111,6 +118,17 @@ class Taker:
                 self._link.drop()
             raise self._database.explained(error) from error
         return None
+
+    def _take_orphans(self, connection: Connection, lane: PostgresLane) -> Taken | None:
+        """Find what was taken as the connection was lost, so that nobody here knows of it."""
+        # Before the question: a row that is known now may have ended when the answer comes.
+        known = {*lane.live}
+        first, last = lane.life << LIFE_BITS, (lane.life + 1) << LIFE_BITS
+        rows = connection.execute(self._sql["mine"], [lane.life, first, last]).fetchall()
+        orphans = [row for row in rows if row[0] not in known]
+        taken = self._joined(connection, lane, orphans, 0, put=False) if orphans else None
+        self._unsure = False
+        return taken
 
     def _sources(self, connection: Connection, lane: PostgresLane) -> list[tuple[int, int]]:
         values = {"me": lane.life, "grace": self.grace}
