@@ -87,15 +87,19 @@ class Schema:
         self.url = url
         self.name = name
 
-    def __call__(self, **options: Any) -> Journal:
-        """Return a journal in it, which declares others dead however short the server runs."""
+    def __call__(self, *, grace: float = 0.0, **options: Any) -> Journal:
+        """Return a journal in it.
+
+        Args:
+            grace: seconds for which it declares nobody dead after the server has started.
+        """
         made = Journal(self.url, schema=self.name, **options)
-        made._store._taker.grace = 0.0
+        made._store._taker.grace = grace
         return made
 
     def expire(self, life: int) -> None:
         """Let the lease of *life* run out."""
-        query = "UPDATE {s}.owner SET lease_until='-infinity' WHERE id=%s AND NOT dead"
+        query = "UPDATE {s}.owner SET lease_until=now()-interval '1 day' WHERE id=%s AND NOT dead"
         self.query(query, life)
 
     def query(self, text: str, *values: Any) -> list[Any]:

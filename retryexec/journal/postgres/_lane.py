@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -47,7 +48,8 @@ class PostgresLane:
         lost: it has been declared dead; by any thread.
         hand: rows that were put by somebody, and have not been run here yet.
         foreign: rows that came from owners that have crashed.
-        marked: entries at work, by row, which the next renewal of the lease tells.
+        marked: rows at work, each with the attempts that had failed by then. The next renewal of
+            the lease tells of them, so that no row has to be written for it.
         crashes: how many owners of those in `foreign` have crashed in a row.
         runs: how many of those that were put have been run here.
         low: how many are left in `hand` when `on_low` is called; 0 for never.
@@ -70,7 +72,7 @@ class PostgresLane:
         self.left = False
         self.hand: set[int] = set()
         self.foreign: set[int] = set()
-        self.marked: dict[int, Entry] = {}
+        self.marked: dict[int, int] = {}
         self.crashes = 0
         self.runs = 0
         self.low = 0
@@ -156,7 +158,7 @@ class PostgresLane:
         self._check()
         for entry in changes.marks:
             assert entry.row is not None
-            self.marked[entry.row] = entry
+            self.marked[entry.row] = entry.attempts
         rows = {entry.row for entry in changes.deletes if entry.row is not None}
         missing = 0
         writes = self._writes(changes, rows)
@@ -272,10 +274,7 @@ class PostgresLane:
 
     def running(self) -> Int8s:
         """Return what is at work, for the table of owners; by any thread."""
-        pairs: list[int] = []
-        for row, entry in list(self.marked.items()):
-            pairs += (row, entry.attempts)
-        return Int8s.of(pairs)
+        return Int8s.of(chain.from_iterable(list(self.marked.items())))
 
     def insert_rows(self, rows: Iterable[JobRow]) -> None:
         """Write whole records in one transaction; raises as `apply`."""

@@ -49,6 +49,7 @@ _TEXTS = {
     "forget": "DELETE FROM {s}.owner o WHERE dead AND id=%s "
     "AND pg_snapshot_xmin(pg_current_snapshot())>dead_xid "
     "AND NOT EXISTS(SELECT FROM {s}.job WHERE owner=o.id)",
+    "inherit": "UPDATE {s}.owner SET crashes=greatest(crashes,%s) WHERE id=%s AND NOT dead",
     # ---- suspects
     "marks": "SELECT seq,crashes,attempts FROM {s}.job WHERE owner=%s AND seq=ANY(%s)",
     "blame": "UPDATE {s}.job SET crashes=crashes+1 WHERE owner=%s AND seq=ANY(%s)",

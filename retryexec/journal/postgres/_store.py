@@ -73,7 +73,11 @@ class PostgresStore:
         self._told_at = -1.0  # when it was last told that something was put
         self._wake: Callable[[], object] = _nothing
         self._lost: Callable[[], object] = _nothing
-        self.desk.use(lambda connection: _schema.prepare(connection, schema))
+        try:
+            self.desk.use(lambda connection: _schema.prepare(connection, schema))
+        except BaseException:
+            self.desk.close()
+            raise
 
     @property
     def name(self) -> str:

@@ -183,6 +183,9 @@ class Taker:
         if source == FREE:
             rows = self._claim(connection, lane, seen)
         else:
+            if crashes > lane.crashes:
+                # Before any of them may end this process, too.
+                connection.execute(self._sql["inherit"], [crashes, lane.life])
             rows = self._rows(connection, lane, source)
             if len(rows) < LOT:
                 seen.add(str(source))
