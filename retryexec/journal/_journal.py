@@ -344,8 +344,8 @@ class Journal:
     def put(self, job: Any, *, connection: Any = None) -> str:
         """Write *job* down for whichever process has an executor on this journal; return its id.
 
-        It needs no executor here, and starts no thread. What is put is run in about the order in
-        which it was put.
+        It needs no executor here, and starts no thread. In a directory, the processes find it at
+        their next look (``poll``); on PostgreSQL they are told.
 
         Args:
             connection: on PostgreSQL, your own connection of psycopg: the job is part of its

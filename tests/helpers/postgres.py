@@ -13,7 +13,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -195,6 +196,15 @@ class Server:
             log = self.place / "log"
             more = log.read_text()[-2000:] if log.exists() else ""
             raise RuntimeError(f"{name} failed: {done.stderr.decode()}\n{more}")
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is true."""
+    for _ in range(3000):
+        if true():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it never was")
 
 
 @contextmanager

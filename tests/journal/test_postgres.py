@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from helpers.jobs import Gate, InThread
 from helpers.journal_kit import JOBS, Call, FakeHost, Save, crash_on_server, settled
-from helpers.postgres import Schema, Server
+from helpers.postgres import Schema, Server, until
 from journal.test_executor import Save as Work
 
 from retryexec import MovedError, RetryingExecutor, RetryPolicy, StopReason
@@ -49,15 +49,6 @@ def declare_dead(schema: Schema, journal: Journal) -> None:
     """Declare the life of an open *journal* dead, as another process would."""
     life = journal._store.new_lane().life
     schema.query("UPDATE {s}.owner SET dead=true,dead_xid=pg_current_xact_id() WHERE id=%s", life)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until something is true."""
-    for _ in range(2000):
-        if true():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never was")
 
 
 # ---- owners
@@ -300,7 +291,6 @@ def test_futures_of_jobs_that_were_taken_end_as_moved(schema: Schema) -> None:
         taker = schema(jobs={"work": Work}, poll=3600)
         taker.open(other)
         assert len(other.recovered) == 3
-        journal._store._keeper._look_in(0.0)
         executor.submit(Work("new"))
         assert isinstance(waits.exception(10), MovedError)
         assert isinstance(queued.exception(10), MovedError)

@@ -4,6 +4,7 @@ It has a connection of its own, so that a renewal never waits behind a batch.
 """
 
 import logging
+import math
 import os
 import select
 import threading
@@ -53,7 +54,9 @@ class Keeper:
         self._reconnected = reconnected
         self._link = Link(database)
         self._listening: Connection | None = None
-        self._look_at: float | None = None  # when to wake without being told
+        # When to wake without being told: as somebody's lease ends, and after a notification.
+        self._lease_ends = math.inf
+        self._echo_at = math.inf
         self._stopped = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -88,10 +91,12 @@ class Keeper:
             while not self._stopped and not self._lane.lost:
                 if monotonic() >= due:
                     due = monotonic() + self._renew()
-                until = due if self._look_at is None else min(due, self._look_at)
+                until = min(due, self._lease_ends, self._echo_at)
                 self._wait(max(0.0, until - monotonic()))
-                if self._look_at is not None and monotonic() >= self._look_at:
-                    self._look_at = None
+                now = monotonic()
+                if now >= self._lease_ends or now >= self._echo_at:
+                    self._lease_ends = math.inf if now >= self._lease_ends else self._lease_ends
+                    self._echo_at = math.inf if now >= self._echo_at else self._echo_at
                     self._wake()
         except Exception:
             logger.exception("the thread that renews the journal's lease has failed")
@@ -125,7 +130,7 @@ class Keeper:
         self._database.agree_on_time(at)
         if soonest is not None and soonest < lane.lease / 2:
             # Somebody has not renewed for a while: look when that lease ends.
-            self._look_in(max(0.05, soonest + 0.05))
+            self._lease_ends = monotonic() + max(0.05, soonest + 0.05)
         return lane.lease / _RENEWALS
 
     def _failed(self, error: Exception) -> None:
@@ -139,10 +144,6 @@ class Keeper:
             channel = sql.Identifier(self._database.channel)
             connection.execute(sql.SQL("LISTEN {}").format(channel), prepare=False)
         self._listening = connection
-
-    def _look_in(self, seconds: float) -> None:
-        at = monotonic() + seconds
-        self._look_at = at if self._look_at is None else min(self._look_at, at)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a notification, for `stop`, or until *seconds* have passed."""
@@ -158,9 +159,8 @@ class Keeper:
             told = list(connection.notifies(timeout=0.0))
         except psycopg.Error as error:
             self._failed(error)
-            self._look_at = None
             return
         if told:
             self._wake()
             # Who puts more in the same moment does not tell of it again.
-            self._look_in(_ECHO)
+            self._echo_at = monotonic() + _ECHO

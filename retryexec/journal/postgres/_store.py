@@ -227,7 +227,16 @@ class PostgresStore:
             self.database.channel,
         )
         if connection is not None:
-            connection.execute(self.statements["put"], values)
+            if not isinstance(connection, (psycopg.Connection, psycopg.Cursor)):
+                msg = (
+                    "connection takes a psycopg.Connection, or a cursor of one (got a "
+                    f"{type(connection).__qualname__}): the job is part of its transaction"
+                )
+                raise TypeError(msg)
+            try:
+                connection.execute(self.statements["put"], values)
+            except psycopg.Error as error:
+                raise self.database.explained(error) from error
             return
         # Each notification takes a lock of the whole database, so there are not many of them. Who
         # hears one looks once more a moment later.
