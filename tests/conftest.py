@@ -1,7 +1,11 @@
-"""For all tests: nothing outlives a test, and slow ones run only when asked for."""
+"""For all tests: nothing outlives a test, slow ones run only when asked for, and a server."""
+
+from collections.abc import Iterator
+from itertools import count
 
 import pytest
 from helpers import leaks
+from helpers.postgres import Schema, Server, serving
 from helpers.progress import FileLines
 from helpers.slow import SlowTests
 
@@ -16,3 +20,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SlowTests(config))
     if config.option.verbose < 0 and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FileLines(config))
+
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server, one for all tests of this process that want one."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def schema(server: Server) -> Iterator[Schema]:
+    """A schema of its own for this test."""
+    made = Schema(server.url, f"test {next(_numbers)}")
+    yield made
+    made.drop()

@@ -23,6 +23,8 @@ T = TypeVar("T")
 OLDEST = 13
 """The first version of PostgreSQL with all that is needed (``xid8``, generic plans)."""
 
+_AGREED = 0.5  # seconds
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two tries to connect
 
 # Every statement here has one good plan. A plan from the statistics of a table that was empty
@@ -147,7 +149,6 @@ class Database:
             version = made.info.server_version / 10000
             msg = f"{self.name} is PostgreSQL {version:.1f}, and a journal needs {OLDEST} or newer"
             raise JournalError(msg)
-        sent = time.time()
         (found,) = made.execute(
             "SELECT pg_backend_pid(), extract(epoch from clock_timestamp())::float8,"
             " pg_is_in_recovery(), current_setting('server_encoding'),"
@@ -156,7 +157,7 @@ class Database:
             prepare=False,
         )
         pid, at, standby, encoding, commit, began = found
-        self.offset = at - (sent + time.time()) / 2
+        self.agree_on_time(at)
         if standby:
             msg = f"{self.name} is a standby, which cannot be written to: name the primary"
             raise Away(msg)
@@ -195,7 +196,9 @@ class Database:
 
     def agree_on_time(self, at: float) -> None:
         """Note that it is *at* now, by the server's clock."""
-        self.offset = at - time.time()
+        offset = at - time.time()
+        # Two clocks that agree as well as clocks do are best left alone: the answer took its time.
+        self.offset = offset if abs(offset) > _AGREED else 0.0
 
     # ---- errors
 

@@ -116,6 +116,7 @@ class Keeper:
             self._listen(connection)
             values = (lane.lease, lane.running(), lane.crashes if lane.foreign else 0, lane.life)
             found = connection.execute(self._sql["renew"], values).fetchone()
+            self._hear(connection)  # what came with the answer
         except (psycopg.Error, JournalError) as error:
             self._failed(error)
             return _AGAIN
@@ -143,6 +144,7 @@ class Keeper:
         if connection is not self._listening and not connection.pooled:
             channel = sql.Identifier(self._database.channel)
             connection.execute(sql.SQL("LISTEN {}").format(channel), prepare=False)
+            self._wake()  # nobody has told of what was put before
         self._listening = connection
 
     def _wait(self, seconds: float) -> None:
@@ -156,11 +158,13 @@ class Keeper:
         if connection is None or not any(fd != self._reader for fd, _ in ready):
             return
         try:
-            told = list(connection.notifies(timeout=0.0))
+            self._hear(connection)
         except psycopg.Error as error:
             self._failed(error)
-            return
-        if told:
+
+    def _hear(self, connection: Connection) -> None:
+        """Wake if anybody has told that something was put."""
+        if list(connection.notifies(timeout=0.0)):
             self._wake()
             # Who puts more in the same moment does not tell of it again.
             self._echo_at = monotonic() + _ECHO

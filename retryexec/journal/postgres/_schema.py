@@ -94,6 +94,20 @@ def prepare(connection: Connection, schema: str) -> None:
     _check_privileges(connection, schema)
 
 
+def check(connection: Connection, schema: str) -> None:
+    """Make sure that there is a journal, and that it may be looked into.
+
+    Raises:
+        JournalError: there is none.
+    """
+    if _version(connection, schema) is None:
+        msg = (
+            f'there is no journal in schema "{schema}": name the schema that Journal(...) was given'
+        )
+        raise JournalError(msg)
+    _check_privileges(connection, schema)
+
+
 def _version(connection: Connection, schema: str) -> int | None:
     query = sql.SQL("SELECT version FROM {}.meta").format(sql.Identifier(schema))
     try:

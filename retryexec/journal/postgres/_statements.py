@@ -80,10 +80,10 @@ _TEXTS = {
     "park": "UPDATE {s}.job SET owner=-1,parked=coalesce(%s::text,parked) WHERE owner=%s AND seq=%s",
     "unpark": "UPDATE {s}.job SET parked=NULL WHERE owner=%s AND seq=ANY(%s)",
     # ---- what is put, by anybody, in any transaction
-    "put": "WITH put AS (INSERT INTO {s}.job(id,kind,ver,data) SELECT * "
-    "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[])) SELECT pg_notify(%s,'')",
-    "put_quietly": "INSERT INTO {s}.job(id,kind,ver,data) SELECT * "
-    "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[])",
+    "put": "WITH put AS (INSERT INTO {s}.job(id,kind,ver,data,accepted_at) SELECT * "
+    "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[],%s::float8[])) SELECT pg_notify(%s,'')",
+    "put_quietly": "INSERT INTO {s}.job(id,kind,ver,data,accepted_at) SELECT * "
+    "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[],%s::float8[])",
     # ---- dead letters
     "bury": "INSERT INTO {s}.dead AS d SELECT u.* FROM unnest(%(ids)s,%(kinds)s,%(vers)s,"
     "%(datas)s,%(reasons)s,%(attempts)s,%(crashes)s,%(accepted)s,%(died)s,%(errors)s,%(sources)s) u "
@@ -108,10 +108,10 @@ _TEXTS = {
     "(%(at)s,%(id)s::text::uuid) ORDER BY died_at DESC,id DESC LIMIT %(most)s",
     # ---- looking in from outside
     "owners": "SELECT id,host,pid,NOT dead AND lease_until>now(),running FROM {s}.owner ORDER BY id",
-    "jobs": f"SELECT {JOB_COLUMNS} FROM {{s}}.job WHERE owner=%(owner)s AND seq>%(after)s "
-    "ORDER BY seq LIMIT %(most)s",
-    "jobs_of": f"SELECT {JOB_COLUMNS} FROM {{s}}.job WHERE owner=%(owner)s AND seq>%(after)s "
-    "AND kind=%(kind)s ORDER BY seq LIMIT %(most)s",
+    "jobs": f"SELECT owner,{JOB_COLUMNS} FROM {{s}}.job WHERE (accepted_at,owner,seq)>(%(at)s,%(owner)s,%(seq)s) "
+    "AND (%(kind)s::text IS NULL OR kind=%(kind)s::text) ORDER BY accepted_at,job.owner,seq "
+    "LIMIT %(most)s",
+    "parked": f"SELECT {JOB_COLUMNS} FROM {{s}}.job WHERE owner=-1 AND seq>%s ORDER BY seq LIMIT 500",
     "job": f"SELECT owner,{JOB_COLUMNS} FROM {{s}}.job WHERE id BETWEEN %s::text::uuid AND "
     "%s::text::uuid LIMIT 100",
     "job_counts": "SELECT owner,kind,count(*),count(parked),min(accepted_at) FROM {s}.job "

@@ -224,6 +224,7 @@ class PostgresStore:
             [row.kind for row in rows],
             [row.ver for row in rows],
             [row.data for row in rows],
+            [row.accepted_at for row in rows],
             self.database.channel,
         )
         if connection is not None:
