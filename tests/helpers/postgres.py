@@ -43,17 +43,42 @@ def programs() -> Path:
         MissingServer: with what is missing.
     """
     found = _installed()
-    if found is None and os.getuid() == 0 and shutil.which("apt-get"):
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (
-            ["apt-get", "-qq", "update"],
-            ["apt-get", "-qq", "install", "-y", "postgresql"],
-        ):
-            subprocess.run(command, env=os.environ | quiet, check=False, capture_output=True)
+    if found is None:
+        _install("postgresql")
         found = _installed()
     if found is None:
         raise MissingServer(MISSING)
     return found
+
+
+@cache
+def pooler() -> str:
+    """Return the path of pgbouncer, which is installed if need be and possible.
+
+    Raises:
+        MissingServer: it is missing.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
+    found = shutil.which("pgbouncer", path=path)
+    if found is None:
+        _install("pgbouncer")
+        found = shutil.which("pgbouncer", path=path)
+    if found is None:
+        raise MissingServer("this test needs pgbouncer: apt-get install pgbouncer")
+    return found
+
+
+def _install(package: str) -> None:
+    """Install a package of Debian, if that is possible."""
+    if os.getuid() == 0 and shutil.which("apt-get"):
+        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", package]):
+            subprocess.run(
+                ["apt-get", "-qq", *command],
+                env=os.environ | quiet,
+                check=False,
+                capture_output=True,
+            )
 
 
 def _installed() -> Path | None:
@@ -105,7 +130,7 @@ class Schema:
 
     def query(self, text: str, *values: Any) -> list[Any]:
         """Return the rows of *text*, in which {s} stands for the schema."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
+        with psycopg.connect(self.url, autocommit=True, prepare_threshold=None) as connection:
             done = connection.execute(text.format(s=f'"{self.name}"').encode(), values or None)
             return done.fetchall() if done.description is not None else []
 
@@ -227,3 +252,38 @@ def serving(*, durable: bool = False) -> Iterator[Server]:
         with suppress(RuntimeError):
             server.stop("immediate")
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def pooled(server: Server) -> Iterator[str]:
+    """Run pgbouncer before *server*, with a session for each transaction, and yield its URL."""
+    place = server.place / "pool"
+    place.mkdir()
+    user = _as_user()
+    (place / "users").write_text('"tester" ""\n')
+    (place / "ini").write_text(
+        "[databases]\n"
+        f"postgres = host={server.place} dbname=postgres\n"
+        "[pgbouncer]\n"
+        "pool_mode = transaction\n"
+        "auth_type = trust\n"
+        f"auth_file = {place}/users\n"
+        f"unix_socket_dir = {place}\n"
+        "listen_port = 6432\n"
+        "default_pool_size = 5\n"
+        f"logfile = {place}/log\n"
+    )
+    if user:
+        for path in (place, place / "users", place / "ini"):
+            os.chown(path, user["user"], user["group"])
+    process = subprocess.Popen(
+        [pooler(), "-q", str(place / "ini")], cwd=place, stderr=subprocess.DEVNULL, **user
+    )
+    url = f"postgresql://tester@:6432/postgres?host={quote(str(place), safe='')}"
+    try:
+        until((place / ".s.PGSQL.6432").exists)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+        shutil.rmtree(place)
