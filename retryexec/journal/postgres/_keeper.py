@@ -65,7 +65,11 @@ class Keeper:
         )
 
     def start(self) -> None:
-        """Begin."""
+        """Begin: whatever is put from now on is heard of."""
+        try:
+            self._listen(self._link.get())
+        except (psycopg.Error, JournalError) as error:
+            self._failed(error)  # the thread tries again
         self._thread.start()
 
     def stop(self) -> None:
@@ -114,7 +118,7 @@ class Keeper:
         try:
             connection = self._link.get()
             self._listen(connection)
-            values = (lane.lease, lane.running(), lane.crashes if lane.foreign else 0, lane.life)
+            values = (lane.lease, lane.running(), lane.crashes, lane.life)
             found = connection.execute(self._sql["renew"], values).fetchone()
             self._hear(connection)  # what came with the answer
         except (psycopg.Error, JournalError) as error:
@@ -144,7 +148,8 @@ class Keeper:
         if connection is not self._listening and not connection.pooled:
             channel = sql.Identifier(self._database.channel)
             connection.execute(sql.SQL("LISTEN {}").format(channel), prepare=False)
-            self._wake()  # nobody has told of what was put before
+            if self._thread.is_alive():
+                self._wake()  # of what was put since the last connection, nobody has told us
         self._listening = connection
 
     def _wait(self, seconds: float) -> None:

@@ -74,6 +74,7 @@ class PostgresLane:
         self.foreign: set[int] = set()
         self.marked: dict[int, int] = {}
         self.crashes = 0
+        self._inheriting = False
         self.runs = 0
         self.low = 0
         self.on_low: Callable[[], object] | None = None
@@ -115,13 +116,19 @@ class PostgresLane:
 
     # ---- what is taken over; by the thread that does
 
-    def join(
-        self, live: dict[int, Entry], suspects: list[Entry], crashes: int, *, put: bool
-    ) -> bool:
+    def inherit(self, crashes: int) -> None:
+        """Note that jobs are being taken so many owners of which have crashed; 0: no more."""
+        with self._renewed:
+            self._inheriting = crashes > 0
+            if self._inheriting or self.foreign:
+                self.crashes = max(self.crashes, crashes)
+            else:
+                self.crashes = 0
+
+    def join(self, live: dict[int, Entry], suspects: list[Entry], *, put: bool) -> bool:
         """Take in rows that have been taken; False if this life is over, and they with it.
 
         Args:
-            crashes: how many of their owners have crashed in a row.
             put: whether they were put, and had no owner.
         """
         with self._renewed:  # so that `lose` comes before, or finds them here
@@ -129,9 +136,8 @@ class PostgresLane:
                 return False
             if put:
                 self.hand.update(live)
-            elif crashes:
+            elif self._inheriting:
                 self.foreign.update(live)
-                self.crashes = max(self.crashes, crashes)
             self.live.update(live)
             self.suspects[0:0] = suspects
             return True
@@ -176,7 +182,11 @@ class PostgresLane:
 
     def _not_at_work(self, row: Any) -> None:
         self.marked.pop(row, None)
-        self.foreign.discard(row)
+        if row in self.foreign:
+            with self._renewed:
+                self.foreign.discard(row)
+                if not self.foreign and not self._inheriting:
+                    self.crashes = 0  # they did no harm here
         if row in self.hand:
             self.hand.discard(row)
             self.runs += 1

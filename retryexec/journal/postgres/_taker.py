@@ -126,7 +126,7 @@ class Taker:
         first, last = lane.life << LIFE_BITS, (lane.life + 1) << LIFE_BITS
         rows = connection.execute(self._sql["mine"], [lane.life, first, last]).fetchall()
         orphans = [row for row in rows if row[0] not in known]
-        taken = self._joined(connection, lane, orphans, 0, put=False) if orphans else None
+        taken = self._joined(connection, lane, orphans, put=False) if orphans else None
         self._unsure = False
         return taken
 
@@ -183,18 +183,22 @@ class Taker:
         if source == FREE:
             rows = self._claim(connection, lane, seen)
         else:
-            if crashes > lane.crashes:
-                # Before any of them may end this process, too.
+            if crashes:
+                # Told before any of them may end this process, too.
+                lane.inherit(crashes)
                 connection.execute(self._sql["inherit"], [crashes, lane.life])
             rows = self._rows(connection, lane, source)
             if len(rows) < LOT:
                 seen.add(str(source))
         if not rows:
+            lane.inherit(0)
             if source > FREE:
                 connection.execute(self._sql["forget"], [source])
             return None
         rows.sort(key=lambda row: row[0])
-        return self._joined(connection, lane, rows, crashes, put=source == FREE)
+        taken = self._joined(connection, lane, rows, put=source == FREE)
+        lane.inherit(0)
+        return taken
 
     def _rows(self, connection: Connection, lane: PostgresLane, source: int) -> list[Any]:
         values: dict[str, Any] = {"me": lane.life, "lane": source, "after": -1, "most": LOT}
@@ -212,7 +216,6 @@ class Taker:
         connection: Connection,
         lane: PostgresLane,
         rows: list[Any],
-        crashes: int,
         *,
         put: bool,
     ) -> Taken | None:
@@ -227,7 +230,7 @@ class Taker:
         for entry in lot.live.values():
             entry.lane = lane
         lane.parked += lot.parked
-        if not lane.join(lot.live, lot.suspects, crashes, put=put) or not lot.live:
+        if not lane.join(lot.live, lot.suspects, put=put) or not lot.live:
             return None
         return Taken(lane, taken.free, taken.dead)
 
