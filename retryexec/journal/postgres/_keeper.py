@@ -10,6 +10,7 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from queue import SimpleQueue
 from time import monotonic
 
 import psycopg
@@ -54,9 +55,12 @@ class Keeper:
         self._reconnected = reconnected
         self._link = Link(database)
         self._listening: Connection | None = None
-        # When to wake without being told: as somebody's lease ends, and after a notification.
-        self._lease_ends = math.inf
-        self._echo_at = math.inf
+        # When to wake without being told: what others ask for, and what this thread knows of.
+        self._asked: SimpleQueue[float] = SimpleQueue()
+        self._looks = [math.inf]
+        # Guards the ends of the pipe, which wakes the thread, until they are closed.
+        self._piping = threading.Lock()
+        self._ended = False
         self._stopped = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
@@ -75,41 +79,56 @@ class Keeper:
     def stop(self) -> None:
         """End, and wait for that."""
         self._stopped = True
-        with suppress(OSError):
-            os.write(self._writer, b".")
+        self._poke()
         if threading.current_thread() is not self._thread:
             self._thread.join(self._database.patience * 2)
+
+    def look_at(self, moment: float) -> None:
+        """Wake at *moment*, of the monotonic clock; by any thread."""
+        self._asked.put(moment)
+        self._poke()
+
+    def _poke(self) -> None:
+        with self._piping, suppress(BlockingIOError):
+            if not self._ended:
+                os.write(self._writer, b".")
 
     def forget_after_fork(self) -> None:
         """In a forked child: leave it to the parent."""
         self._link.forget_after_fork()
         self._listening = None
-        os.close(self._reader)
-        os.close(self._writer)
+        if not self._ended:
+            os.close(self._reader)
+            os.close(self._writer)
 
     # ---- the thread
 
     def _run(self) -> None:
-        due = monotonic()
-        try:
-            while not self._stopped and not self._lane.lost:
-                if monotonic() >= due:
+        due, lane = monotonic(), self._lane
+        while not (self._stopped or lane.lost or lane.left):
+            if monotonic() >= due:
+                try:
                     due = monotonic() + self._renew()
-                until = min(due, self._lease_ends, self._echo_at)
-                self._wait(max(0.0, until - monotonic()))
-                now = monotonic()
-                if now >= self._lease_ends or now >= self._echo_at:
-                    self._lease_ends = math.inf if now >= self._lease_ends else self._lease_ends
-                    self._echo_at = math.inf if now >= self._echo_at else self._echo_at
-                    self._wake()
-        except Exception:
-            logger.exception("the thread that renews the journal's lease has failed")
-        finally:
-            self._link.close()
+                except Exception:
+                    logger.exception("the lease of %s could not be renewed", lane)
+                    due = monotonic() + _AGAIN
+            self._wait(max(0.0, min(due, *self._looks) - monotonic()))
+            self._look_if_due()
+        self._link.close()
+        with self._piping:
+            self._ended = True
             os.close(self._reader)
             os.close(self._writer)
-            if self._lane.lost and not self._stopped:
-                self._lost()
+        if lane.lost and not (self._stopped or lane.left):
+            self._lost()
+
+    def _look_if_due(self) -> None:
+        while not self._asked.empty():
+            self._looks.append(self._asked.get())
+        now = monotonic()
+        if any(at <= now for at in self._looks):
+            self._looks = [at for at in self._looks if at > now]
+            self._wake()
 
     def _renew(self) -> float:
         """Renew the lease; return in how many seconds to do it again."""
@@ -135,7 +154,7 @@ class Keeper:
         self._database.agree_on_time(at)
         if soonest is not None and soonest < lane.lease / 2:
             # Somebody has not renewed for a while: look when that lease ends.
-            self._lease_ends = monotonic() + max(0.05, soonest + 0.05)
+            self._looks.append(monotonic() + max(0.05, soonest + 0.05))
         return lane.lease / _RENEWALS
 
     def _failed(self, error: Exception) -> None:
@@ -160,6 +179,8 @@ class Keeper:
         if connection is not None and not connection.closed and not connection.pooled:
             poll.register(connection.fileno(), select.POLLIN)
         ready = poll.poll(int(seconds * 1000) + 1)
+        if any(fd == self._reader for fd, _ in ready):
+            os.read(self._reader, 4096)
         if connection is None or not any(fd != self._reader for fd, _ in ready):
             return
         try:
@@ -172,4 +193,4 @@ class Keeper:
         if list(connection.notifies(timeout=0.0)):
             self._wake()
             # Who puts more in the same moment does not tell of it again.
-            self._echo_at = monotonic() + _ECHO
+            self._looks.append(monotonic() + _ECHO)

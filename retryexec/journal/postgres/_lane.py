@@ -53,6 +53,7 @@ class PostgresLane:
         crashes: how many owners of those in `foreign` have crashed in a row.
         runs: how many of those that were put have been run here.
         low: how many are left in `hand` when `on_low` is called; 0 for never.
+        look_at: has a look taken at a moment of the monotonic clock.
     """
 
     shared = True
@@ -78,6 +79,7 @@ class PostgresLane:
         self.runs = 0
         self.low = 0
         self.on_low: Callable[[], object] | None = None
+        self.look_at: Callable[[float], object] | None = None
         self._down_since: float | None = None
         # Guards `_sure_until`; notified when it is moved, and when the life is lost or left.
         self._renewed = threading.Condition()

@@ -122,7 +122,7 @@ class PostgresStore:
                 lost=self._lost,
                 reconnected=self._taker.wait_a_lease,
             )
-            lane.on_low = self._wake
+            lane.on_low, lane.look_at = self._wake, keeper.look_at
             self._lane, self._keeper = lane, keeper
             keeper.start()
             return lane

@@ -280,6 +280,9 @@ class Taker:
             self._water = max(self._water, *(row[0] for row in rows))
         if len(rows) < most:
             seen.add(str(FREE))
+            if not whole and lane.look_at is not None:
+                # For a transaction that has come later than others with higher numbers.
+                lane.look_at(self._full_after)
         return rows
 
     def _wanted(self, lane: PostgresLane) -> int:
