@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -259,6 +261,30 @@ def test_a_lane_is_kept_while_a_transaction_may_still_add_to_it(
     assert second.poll() == 1
     assert host.jobs == [Save("", 1), Save("", 2)]
     until(lambda: second.poll() == 0 and schema.query("SELECT FROM {s}.owner WHERE dead") == [])
+
+
+def test_a_forked_child_has_a_life_of_its_own(opened: Open, schema: Schema) -> None:
+    journal, _ = opened()
+    kept = journal.accept(Save("parent", 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:  # pragma: no cover  in the child
+        code = 1
+        try:
+            journal.put(Save("put", 2))
+            entry = journal.accept(Save("child", 3))
+            journal.succeeded(journal.accept(Save("child", 4)))
+            code = 0 if journal.flush(10) and entry.accepted.done() else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert journal.accept(Save("parent", 5)).accepted.done()
+    journal.succeeded(kept)
+    assert journal.flush(10)
+    assert len(schema.query("SELECT FROM {s}.owner")) == 2
+    rows = schema.query("SELECT (data::json->>'n')::int FROM {s}.job ORDER BY 1")
+    assert [n for (n,) in rows] == [2, 3, 5]
 
 
 # ---- with an executor

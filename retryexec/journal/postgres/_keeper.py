@@ -169,6 +169,8 @@ class Keeper:
             connection.execute(sql.SQL("LISTEN {}").format(channel), prepare=False)
             if self._thread.is_alive():
                 self._wake()  # of what was put since the last connection, nobody has told us
+        # A renewal that hangs must not take the time of those that follow.
+        connection.limit = min(connection.limit, max(1.0, self._lane.lease / _RENEWALS))
         self._listening = connection
 
     def _wait(self, seconds: float) -> None:

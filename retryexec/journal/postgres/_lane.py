@@ -22,7 +22,7 @@ from retryexec.journal._errors import Fenced, JournalError
 from retryexec.journal._rows import JobRow, errors_json, values_of
 from retryexec.journal._store import Changes
 from retryexec.journal.postgres._arrays import Float8s, Int4s, Int8s, Texts, UUIDs
-from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing
+from retryexec.journal.postgres._connection import Away, Connection, Database, Link, is_passing
 from retryexec.journal.postgres._schema import LIFE_BITS
 from retryexec.journal.postgres._statements import Statements
 
@@ -320,6 +320,9 @@ class PostgresLane:
 
     def holds(self, entry: Entry) -> bool:
         """Return whether *entry* is in the table."""
+        if self._is_given_up():
+            msg = f"{self._database.name} cannot be reached"
+            raise Away(msg)
         try:
             connection = self._link.get()
             values = [self.life, entry.row, entry.id]
@@ -336,6 +339,11 @@ class PostgresLane:
             lambda link, _: link.get().execute(self._sql[name], values).fetchone()
         )
 
+    def _is_given_up(self) -> bool:
+        """Return whether the server has been away for longer than submitters wait."""
+        since = self._down_since
+        return since is not None and monotonic() - since >= self._database.patience
+
     def _patiently(self, do: Callable[[Link, bool], T]) -> T:
         """Return *do()*; while the server is away, try again, as long as submitters may wait.
 
@@ -344,17 +352,17 @@ class PostgresLane:
         """
         again = False
         while True:
+            began = monotonic()
             try:
                 result = do(self._link, again)
             except (psycopg.Error, JournalError) as error:
                 if not is_passing(error):
                     raise
-                now = monotonic()
-                since = self._down_since = self._down_since or now
+                self._down_since = self._down_since or began
                 if isinstance(error, psycopg.Error):
                     again = True
                     self._link.drop()
-                if now - since >= self._database.patience or self.lost:
+                if self._is_given_up() or self.lost:
                     raise
                 threading.Event().wait(0.02)
             else:
