@@ -1,5 +1,7 @@
 """A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail."""
 
+from typing import TYPE_CHECKING, Any
+
 from retryexec._attempt import Attempt, current_attempt
 from retryexec._backoff import (
     Backoff,
@@ -15,7 +17,8 @@ from retryexec._backoff import (
 )
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
-from retryexec._core.job import RetryFuture
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.steering import PendingJob
 from retryexec._errors import (
     Cancelled,
     MovedError,
@@ -25,21 +28,36 @@ from retryexec._errors import (
     ShutdownError,
 )
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
-from retryexec._executor import Retriable, RetryingExecutor
+from retryexec._executor import RetryingExecutor
 from retryexec._journal_api import Recovered
 from retryexec._outcome import Failure, StopReason
 from retryexec._policy import RetryPolicy
+from retryexec._retriable import Retriable
 from retryexec._retry import retry, retry_async
 from retryexec._retrying import CallStats, LastCall, RetriedFunction, retrying
 from retryexec._ticker import EventTimer, Ticker, Timer
 
+if TYPE_CHECKING:
+    from retryexec.guards import (
+        AttemptRequest,
+        CircuitBreaker,
+        ConcurrencyLimit,
+        Guard,
+        Outcome,
+        RateLimit,
+        RetryBudget,
+    )
+
 __all__ = [
     "Attempt",
+    "AttemptRequest",
     "Backoff",
     "CallStats",
     "CancelToken",
     "Cancelled",
+    "CircuitBreaker",
     "Clock",
+    "ConcurrencyLimit",
     "ConstantBackoff",
     "DecorrelatedJitterBackoff",
     "EqualJitterBackoff",
@@ -49,16 +67,21 @@ __all__ = [
     "FibonacciBackoff",
     "FullJitterBackoff",
     "GiveUp",
+    "Guard",
     "LastCall",
     "LinearBackoff",
     "MovedError",
+    "Outcome",
+    "PendingJob",
     "PendingLimitError",
     "PermanentError",
+    "RateLimit",
     "Recovered",
     "Retriable",
     "RetriedFunction",
     "Retry",
     "RetryAfter",
+    "RetryBudget",
     "RetryFuture",
     "RetryPolicy",
     "RetryingExecutor",
@@ -76,3 +99,13 @@ __all__ = [
     "retry_async",
     "retrying",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a guard when it is first used: most programs use none (PEP 562)."""
+    if name in __all__:
+        from retryexec import guards
+
+        return getattr(guards, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -149,6 +149,13 @@ class ConstantBackoff(_Value):
         return repeat(self.interval)
 
 
+def fixed_delay(backoff: object) -> float | None:
+    """Return the one delay that *backoff* gives for ever; None if it is not such a backoff."""
+    if type(backoff) is ZeroBackoff:
+        return 0.0
+    return backoff.interval if type(backoff) is ConstantBackoff else None
+
+
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class LinearBackoff(_Stepped[float]):
     """Wait *initial* seconds, then *increment* more each time, at most *max_interval*."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from retryexec._core.job import RetryFuture
+from retryexec._core.retry_future import RetryFuture
 from retryexec._outcome import StopReason
 
 
@@ -71,12 +71,15 @@ class Stats:
     Attributes:
         queued: jobs ready to run, with no worker free yet.
         running: jobs that a worker is running.
-        waiting: jobs in backoff.
+        waiting: jobs in backoff, or put off by `RetryFuture.postpone`.
         succeeded, failed, cancelled: jobs ended so; a job that ended with a value
             `retry_on_result` refused counts as failed, as does one that a shutdown ended.
         attempts: attempts ended, of all jobs.
         oldest_wait: seconds since the last attempt of the job longest in backoff; 0.0 if none
             is. Finding it looks at every waiting job once.
+        held: jobs that may not start for the time being: another job of their key goes first, a
+            guard holds them, or the executor is paused.
+        superseded: jobs that a newer one of their key has replaced.
     """
 
     queued: int
@@ -87,6 +90,8 @@ class Stats:
     cancelled: int
     attempts: int
     oldest_wait: float
+    held: int = 0
+    superseded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,7 @@ class ShutdownReport:
         unfinished: jobs still going on when `shutdown` returned: attempts that outlasted its
             timeout, or, with ``wait=False``, everything that is yet to come.
         journaled: of those two, how many are in the journal, for the next process to run.
+        superseded: jobs that a newer one of their key has replaced.
     """
 
     done: int
@@ -109,3 +115,4 @@ class ShutdownReport:
     abandoned: int
     unfinished: int = 0
     journaled: int = 0
+    superseded: int = 0

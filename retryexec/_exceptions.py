@@ -38,9 +38,12 @@ def release_frames(exception: BaseException) -> None:
     An exception that is being handled here belongs to the caller, though the exceptions of the
     attempt have it as their context. It keeps its traceback, and so does all that hangs on it.
     """
-    if not attached(exception):  # as with most exceptions
-        with_traceback(exception, None)
-        return
+    with_traceback(exception, None)
+    linked = exception.__context__ is not None or exception.__cause__ is not None
+    for value in exception.args:
+        linked = linked or issubclass(type(value), BaseException)
+    if not linked and not issubclass(type(exception), BaseExceptionGroup):
+        return  # as with most exceptions
     handled = sys.exception()
     callers_own = frozenset[int]() if handled is None else frozenset(map(id, connected(handled)))
     for one in connected(exception, but=callers_own):

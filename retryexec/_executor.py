@@ -4,54 +4,65 @@ import inspect
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import count, islice
 from time import monotonic
 from types import FunctionType, TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
-from retryexec._core.job import Job, RetryFuture
-from retryexec._core.pool import Pool, Setup
+from retryexec._core.controlled import ControlledJob
+from retryexec._core.job import Job
+from retryexec._core.keys import checked_key, key_of
+from retryexec._core.map import results
+from retryexec._core.pool import Pool
 from retryexec._core.process import register
-from retryexec._core.settings import JobSettings
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.settings import JobSettings, Setup
 from retryexec._core.shutdown import after_shutdown
+from retryexec._core.steering import PendingJob, pending
 from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
+from retryexec._retriable import Retriable, runs_by_exec
 from retryexec._suggest import suggests_names
 from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
     callable_or_none,
     coroutine_refusal,
-    is_coroutine_function,
     seconds,
     seconds_or_none,
     whole_number,
 )
 
+if TYPE_CHECKING:
+    from retryexec.guards import Guard
+
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
+
+Keep: TypeAlias = Literal["all", "latest"]
+
+UNCHANGED: Any = object()
 
 _prefixes = count()
 _EMPTY = Context()
 _NO_KWARGS: dict[str, Any] = {}
-
-
-@runtime_checkable
-class Retriable(Protocol[T_co]):
-    """A job: anything with an ``exec()``, which is called for each attempt."""
-
-    def exec(self) -> T_co:
-        """Do the work once; raise if it failed."""
-        ...
 
 
 class RetryingExecutor(Executor):
@@ -79,6 +90,13 @@ class RetryingExecutor(Executor):
         clock: where the time comes from.
         journal: a `retryexec.journal.Journal`, where jobs survive the process. It is opened here,
             which takes over what dead processes have left, and closed when all jobs have ended.
+        key: of the jobs that have the same key, one runs at a time. A hashable that they all have,
+            or a callable that returns one; it is called with what the attempts are called with, a
+            `Retriable` itself first. None is no key.
+        keep: "all" runs the jobs of a key in the order they were accepted. With "latest", a newer
+            job replaces one that waits, whose future then ends as the newer one's does.
+        guards: what each attempt has to pass, outermost first: a `RateLimit`, for one. A job that a
+            guard holds back waits without a thread, and spends no attempt.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
@@ -101,6 +119,9 @@ class RetryingExecutor(Executor):
         exit_timeout: Seconds | None = None,
         clock: Clock | None = None,
         journal: JobJournal | None = None,
+        key: Callable[..., Hashable] | Hashable = None,
+        keep: Keep = "all",
+        guards: Iterable["Guard"] = (),
     ) -> None:
         if max_workers is None:
             # As ThreadPoolExecutor does.
@@ -128,6 +149,9 @@ class RetryingExecutor(Executor):
         self._on_give_up = callable_or_none("on_give_up", on_give_up)
         self._on_success = callable_or_none("on_success", on_success)
         self._cancel: CancelToken | None = None
+        self._key = key if callable(key) else checked_key(key)
+        self._latest = _is_latest(keep)
+        self._guards = _checked_guards(guards)
         self._link = None if journal is None else JournalLink(_checked_journal(journal))
         self._move(Pool(setup))
         if self._link is not None:
@@ -136,6 +160,7 @@ class RetryingExecutor(Executor):
     def _move(self, pool: Pool) -> None:
         """Hand all further jobs to *pool*; called by the constructor, and in a forked child."""
         self._pool = pool
+        controlled = self._key is not None or bool(self._guards)
         self._settings = JobSettings(
             self._policy,
             pool.setup.clock,
@@ -146,9 +171,14 @@ class RetryingExecutor(Executor):
             self._on_success,
             self._link,
             pool.logged_types if self._on_retry is None and self._on_give_up is None else None,
+            self._key,
+            self._latest,
+            self._guards,
+            controlled,
         )
+        self._job_type: type[Job[Any]] = ControlledJob if controlled else Job
         # Whether a job goes straight to the pool.
-        self._plain = self._link is None and self._cancel is None
+        self._plain = self._link is None and self._cancel is None and not controlled
         register(self, pool, RetryingExecutor._move_after_fork)
         if self._whole is None:
             if self._link is not None:
@@ -183,9 +213,9 @@ class RetryingExecutor(Executor):
                 raise TypeError(coroutine_refusal(fn))
             by_exec = False
         else:
-            by_exec = _runs_by_exec(fn)
+            by_exec = runs_by_exec(fn)
         # Most contexts are empty, and one can serve all jobs, since attempts run in copies.
-        job: Job[Any] = Job(
+        job = self._job_type(
             self._settings, fn, by_exec, args, kwargs or _NO_KWARGS, copy_context() or _EMPTY
         )
         if self._plain:
@@ -195,15 +225,19 @@ class RetryingExecutor(Executor):
         return job
 
     def _accept(self, job: Job[Any]) -> None:
-        """Accept *job* where there is a journal, which comes first, or a token that cancels it."""
+        """Accept *job* where more is to be done than to put it into the pool."""
+        control = None
+        if isinstance(job, ControlledJob):
+            control = self._pool.control
+            job.key = key_of(self._key, job)
         if self._link is None:
-            self._pool.accept(job)
+            self._pool.accept(job, control)
         else:
             if self._pool.refusal is not None:
                 raise self._pool.refusal()  # before anything is written
             self._link.accept(job)
             try:
-                self._pool.accept(job)
+                self._pool.accept(job, control)
             except BaseException:
                 self._link.refused(job)
                 raise
@@ -240,14 +274,17 @@ class RetryingExecutor(Executor):
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
         if buffersize is None:
-            return _results(futures, deadline)  # without a reference to the executor
-        return _results(futures, deadline, (self.submit(fn, *item) for item in items))
+            return results(futures, deadline)  # without a reference to the executor
+        return results(futures, deadline, (self.submit(fn, *item) for item in items))
 
     def using(
         self,
         policy: RetryPolicy | None = None,
         *,
         cancel: CancelToken | None = None,
+        key: Callable[..., Hashable] | Hashable = UNCHANGED,
+        keep: Keep | None = None,
+        guards: Iterable["Guard"] | None = None,
         **changes: Unpack[PolicyChanges],
     ) -> "RetryingExecutor":
         """Return a view of this executor, with the same threads, for jobs with other settings.
@@ -256,7 +293,10 @@ class RetryingExecutor(Executor):
             policy: the view's policy; by default this executor's own.
             cancel: cancelling this token cancels the view's jobs that are queued or waiting, at
                 once; a running one can see it as ``current_attempt().cancelled``.
-            changes: changes to it, as in ``using(max_attempts=3)``.
+            key, keep, guards: as for the constructor; by default this executor's own. Views share
+                the keys of their executor: jobs of one key go one after the other, whichever view
+                they were submitted to.
+            changes: changes to the policy, as in ``using(max_attempts=3)``.
 
         Raises:
             TypeError, ValueError: a change cannot be right; the message names it.
@@ -271,6 +311,9 @@ class RetryingExecutor(Executor):
             raise TypeError(msg)
         view._cancel = self._cancel if cancel is None else cancel
         view._policy = policy.replace(**changes) if changes else policy
+        view._key = self._key if key is UNCHANGED else key if callable(key) else checked_key(key)
+        view._latest = self._latest if keep is None else _is_latest(keep)
+        view._guards = self._guards if guards is None else _checked_guards(guards)
         view._move(self._pool)
         return view
 
@@ -325,6 +368,25 @@ class RetryingExecutor(Executor):
         """Return how many jobs are where, and what became of the others, at this moment."""
         return self._pool.stats()
 
+    def pending(self) -> list[PendingJob]:
+        """Return the unfinished jobs: running, queued, held, and waiting ones, soonest due first.
+
+        It looks at every one of them. Their futures have what steers them:
+        `RetryFuture.retry_now`, `RetryFuture.postpone` and `RetryFuture.cancel`.
+        """
+        return pending(self._pool)
+
+    def pause(self) -> None:
+        """Let no attempt start until `resume`; running ones go on, and jobs are accepted.
+
+        A shutdown ends the pause, since the jobs that it waits for would never end.
+        """
+        self._pool.steering.pause()
+
+    def resume(self) -> None:
+        """Let attempts start again after `pause`."""
+        self._pool.steering.resume()
+
     @property
     def recovered(self) -> Recovered:
         """The jobs taken over from dead processes, by way of the journal; none without one."""
@@ -353,37 +415,26 @@ class RetryingExecutor(Executor):
         )
 
 
+def _is_latest(keep: Any) -> bool:
+    if keep not in ("all", "latest"):
+        msg = f'keep takes "all" or "latest" (got {keep!r})'
+        raise ValueError(msg)
+    return bool(keep == "latest")
+
+
+def _checked_guards(guards: Any) -> "tuple[Guard, ...]":
+    if type(guards) is tuple and not guards:
+        return ()
+    from retryexec.guards._guard import checked_guards  # here, since most programs have none
+
+    return checked_guards(guards)
+
+
 def _checked_journal(value: Any) -> JobJournal:
     if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
         msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
         raise TypeError(msg)
     return value  # type: ignore[no-any-return]
-
-
-def _results(
-    futures: deque[RetryFuture[T]],
-    deadline: float | None,
-    more: Iterable[RetryFuture[T]] = (),
-) -> Iterator[T]:
-    """Yield the results of *futures* in order, submitting one of *more* ahead of each."""
-    ahead = iter(more)
-    try:
-        while futures:
-            futures.extend(islice(ahead, 1))
-            timeout = None if deadline is None else deadline - monotonic()
-            # No names for the future and its result: a suspended generator would keep them alive.
-            yield _result_or_cancel(futures.popleft(), timeout)
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _result_or_cancel(future: RetryFuture[T], timeout: float | None) -> T:
-    try:
-        return future.result(timeout)
-    finally:
-        future.cancel()
-        del future  # a frame of the traceback, if there is one, does not hold it
 
 
 def _cpu_count() -> int | None:
@@ -396,27 +447,3 @@ def _close_forgotten(reference: "weakref.ref[Pool]") -> None:
     pool = reference()
     if pool is not None:
         pool.shutdown.close(after_shutdown)
-
-
-def _runs_by_exec(job: Any) -> bool:
-    """Return whether *job*, not a plain function, is run by its exec(); raise if it cannot be run.
-
-    An object that is callable as well counts as a `Retriable` only if its class says so: some
-    objects answer to every name.
-    """
-    by_exec = hasattr(job.__class__, "exec")
-    if not by_exec:
-        if inspect.isclass(job) and hasattr(job, "exec"):
-            msg = f"submit takes an instance of {job.__qualname__}, not the class with its exec()"
-            raise TypeError(msg)
-        by_exec = not callable(job)
-    call = getattr(job, "exec", None) if by_exec else job
-    if call is None:
-        msg = f"submit takes an object with exec(), or a callable (got {job!r})"
-        raise TypeError(msg)
-    if not callable(call):
-        msg = f"submit takes an object with exec(), and {job!r} has {call!r} in its place"
-        raise TypeError(msg)
-    if is_coroutine_function(call):
-        raise TypeError(coroutine_refusal(call))
-    return by_exec

@@ -14,6 +14,7 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retryexec._collector import BATCH, collector_off
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.settings import JobSettings
 from retryexec._core.worker import give_up
@@ -235,7 +236,7 @@ class JournalLink:
         """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
-        elif reason is StopReason.CANCELLED:
+        elif reason in {StopReason.CANCELLED, StopReason.SUPERSEDED}:
             self._journal.cancelled(job.entry)
         elif reason is not StopReason.SHUTDOWN and reason is not StopReason.MOVED:
             # Those two leave the job to another process.
@@ -245,15 +246,21 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        for start in range(0, len(entries), BATCH):
+            with collector_off():
+                self._recover(entries[start : start + BATCH])
+
+    def _recover(self, entries: Sequence[JournalEntry]) -> None:
         pool, settings = self._pool, self._settings
         assert pool is not None
         assert settings is not None
-        now, context = pool.now(), Context()
+        now, context, arguments = pool.now(), Context(), dict[str, Any]()
+        count_end = self.recovered.count_end
         jobs: list[tuple[Job[Any], float | None]] = []
         for entry in entries:
-            job: Job[Any] = Job(settings, entry.job, True, (), {}, context)
+            job: Job[Any] = Job(settings, entry.job, True, (), arguments, context)
             job.entry = entry
-            job.add_done_callback(self.recovered.count_end)
+            job.add_done_callback(count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
             if entry.attempts:
                 job.started = now - entry.elapsed

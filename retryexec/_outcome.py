@@ -22,6 +22,7 @@ class StopReason(StrEnum):
     BACKOFF_EXHAUSTED = "backoff_exhausted"
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
+    SUPERSEDED = "superseded"
     MOVED = "moved"
 
 

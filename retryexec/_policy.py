@@ -9,7 +9,7 @@ from math import inf
 from numbers import Number
 from typing import Any, TypeAlias, TypedDict, cast
 
-from retryexec._backoff import Delays, ExponentialBackoff
+from retryexec._backoff import Delays, ExponentialBackoff, fixed_delay
 from retryexec._errors import PermanentError, RetryAfter
 from retryexec._exceptions import report, with_traceback
 from retryexec._groups import (
@@ -84,12 +84,13 @@ class RetryPolicy:
     retry_on: RetryOn
     retry_on_result: Callable[[Any], object] | None
     attempt_timeout: float | None
-    # The same in the form that decisions read quickly: limits as numbers, infinity for none; and
-    # the types in retry_on, none if it is a callable. No attempt may start when more than
-    # elapsed_limit has passed since the first one started.
+    # The same in the form that decisions read quickly: limits as numbers, infinity for none; the
+    # types in retry_on, none if it is a callable; and the delay, if it is always the same. No
+    # attempt may start when more than elapsed_limit has passed since the first one started.
     attempt_limit: float = field(init=False, repr=False, compare=False)
     elapsed_limit: float = field(init=False, repr=False, compare=False)
     retried_types: tuple[type[Exception], ...] = field(init=False, repr=False, compare=False)
+    fixed_delay: float | None = field(init=False, repr=False, compare=False)
 
     @suggests_names
     def __init__(
@@ -120,6 +121,7 @@ class RetryPolicy:
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         plain = (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))
         fill(self, "retried_types", tuple(plain))
+        fill(self, "fixed_delay", fixed_delay(self.backoff))
 
     @classmethod
     def never(cls) -> "RetryPolicy":
@@ -175,9 +177,11 @@ def decide(
     if progress.attempts >= policy.attempt_limit:
         return exception, None, StopReason.MAX_ATTEMPTS
     if delay is None:
-        delay = _next_delay(policy, progress)
+        delay = policy.fixed_delay
         if delay is None:
-            return exception, None, StopReason.BACKOFF_EXHAUSTED
+            delay = _next_delay(policy, progress)
+            if delay is None:
+                return exception, None, StopReason.BACKOFF_EXHAUSTED
     if now + delay - progress.began > policy.elapsed_limit:
         return exception, None, StopReason.MAX_ELAPSED
     return exception, delay, None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import EngineClock
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 HISTORY_LENGTH = 5
 """How many failures a history keeps, the latest ones."""
+
+_FIELDS = len(Failure._fields)
+_KEPT = (HISTORY_LENGTH - 1) * _FIELDS  # of the failures before the latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,77 +33,52 @@ class Progress:
     Only the thread that runs the job's attempt writes here, and a job has one at a time.
     """
 
-    __slots__ = (
-        "_recorded",
-        "attempts",
-        "began",
-        "delays",
-        "previous",
-        "seconds",
-        "started",
-        "unrecorded",
-    )
+    __slots__ = ("_records", "attempts", "began", "delays", "previous", "started")
 
     def __init__(self, started: float = 0.0, attempts: int = 0) -> None:
         self.attempts = attempts  # how many have begun
         # When the first of them began, and when the latest did, in the clock's seconds.
         self.began = self.started = started
-        self.seconds = 0.0  # how long the latest failed attempt took
         self.delays: Iterator[Any] | None = None  # the job's own run through the backoff
         self.previous: BaseException | None = None  # what the latest failed attempt raised
-        self.unrecorded = False  # whether that failure is still to be recorded
-        self._recorded: tuple[_Record, ...] = ()
+        # The fields of each Failure, one after the other: few are ever read, and one tuple is
+        # lighter than one for each. Replaced in one store, for threads that read it meanwhile.
+        self._records: tuple[Any, ...] = ()
 
     @property
     def history(self) -> tuple[Failure, ...]:
         """The last few failures, oldest first."""
-        recorded = self._recorded
-        if self.unrecorded and not (recorded and recorded[-1][0] == self.attempts):
-            recorded = self._with_latest()
-        return tuple(map(Failure._make, recorded))
-
-    def record(self) -> None:
-        """Put the latest failure, which is unrecorded, on record.
-
-        Only when the next attempt begins, or the job ends: a waiting job is lighter without.
-        """
-        # In one store, so that a thread that reads `history` meanwhile does not see it twice.
-        self._recorded = self._with_latest()
-        self.unrecorded = False
-
-    def _with_latest(self) -> "tuple[_Record, ...]":
-        exception = self.previous
-        kind = None if exception is None else type(exception)
-        text = "refused result" if exception is None else text_of(exception)
-        latest = (self.attempts, self.started, self.seconds, kind, text)
-        # Not (*recorded, latest), which takes twice as long.
-        return self._recorded[1 - HISTORY_LENGTH :] + (latest,)  # noqa: RUF005
+        records = self._records
+        starts = range(0, len(records), _FIELDS)
+        return tuple([Failure._make(records[i : i + _FIELDS]) for i in starts])
 
     def begin(self, now: float) -> None:
         """Note the start of an attempt."""
-        if self.unrecorded:
-            self.record()
-        elif self.attempts == 0:
+        if self.attempts == 0:
             self.began = now
         self.attempts += 1
         self.started = now
 
     def fail(self, exception: BaseException | None, now: float) -> None:
-        """Note that the attempt begun last has failed, with *exception* or a refused value."""
+        """Record that the attempt begun last has failed, with *exception* or a refused value."""
         self.previous = exception
-        self.seconds = now - self.started
-        self.unrecorded = True
+        started = self.started
+        kind = None if exception is None else type(exception)
+        text = "refused result" if exception is None else text_of(exception)
+        latest = (self.attempts, started, now - started, kind, text)
+        # Not (*records, *latest), which takes twice as long.
+        records = self._records
+        self._records = (records if len(records) <= _KEPT else records[_FIELDS:]) + latest
 
-    def end(self) -> None:
-        """Put the latest failure on record, and drop what only further attempts need."""
-        if self.unrecorded:
-            self.record()
-        self.delays = self.previous = None
+    @property
+    def failed(self) -> bool:
+        """Whether the attempt begun last is on record as failed."""
+        return self._records[-_FIELDS : 1 - _FIELDS] == (self.attempts,)
 
     @property
     def failed_at(self) -> float:
         """When the latest failed attempt ended."""
-        return self.started + self.seconds
+        return self.started + (self._records[2 - _FIELDS] if self._records else 0.0)
 
     def deadline(self, policy: "RetryPolicy") -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""
@@ -110,7 +88,3 @@ class Progress:
     def is_cancelled(self, settings: Settings) -> bool:
         """Return whether somebody wants the job, which has these *settings*, to stop."""
         return settings.cancel is not None and settings.cancel.cancelled
-
-
-# The fields of a Failure. A plain tuple, since few of them are ever read.
-_Record: TypeAlias = tuple[int, float, float, type[BaseException] | None, str]

@@ -1,12 +1,13 @@
 """`retry` and `retry_async`: retry a call in the calling thread or coroutine."""
 
 import functools
+import math
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from types import CoroutineType
-from typing import Any, Self, TypeAlias, TypeVar
+from types import CoroutineType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._attempt import retrying_here, running_job
@@ -20,6 +21,11 @@ from retryexec._policy import RetryPolicy, checked_policy, decide
 from retryexec._progress import Progress, Settings
 from retryexec._ticker import EventTimer, Timer
 from retryexec._validate import callable_or_none, is_coroutine_function
+from retryexec._waits import wait, wait_async
+
+if TYPE_CHECKING:
+    from retryexec.guards import Guard
+    from retryexec.guards._guarded_call import GuardedCall
 
 T = TypeVar("T")
 OnRetry: TypeAlias = Callable[[Retry], object]
@@ -36,18 +42,29 @@ class RetryOptions:
     cancel: CancelToken | None = None
     clock: Clock | None = None
     timer: Timer | None = None
+    guards: "Iterable[Guard]" = ()  # a tuple, once checked
 
     def __post_init__(self) -> None:
         checked_policy(self.policy)
         callable_or_none("on_retry", self.on_retry)
         callable_or_none("on_success", self.on_success)
+        if self.guards != ():
+            from retryexec.guards._guard import checked_guards
+
+            object.__setattr__(self, "guards", checked_guards(self.guards))
 
 
 class Call:
     """One call being retried: its state, apart from running attempts and waiting."""
 
     def __init__(
-        self, options: RetryOptions, on_end: "Callable[[Call], object] | None" = None
+        self,
+        options: RetryOptions,
+        on_end: "Callable[[Call], object] | None" = None,
+        *,
+        job: Callable[..., object],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.options = options
         self._on_end = on_end  # called when the call is over, before the caller hears of it
@@ -58,6 +75,13 @@ class Call:
         self.exception: BaseException | None = None
         self.stop_reason: StopReason | None = None  # None until it is over
         self._job_id: str | None = None
+        self.guarded: GuardedCall | None = None
+        if options.guards:
+            from retryexec.guards import _guarded_call
+
+            self.guarded = _guarded_call.GuardedCall(
+                tuple(options.guards), (job, args, kwargs), self.clock, options.timer
+            )
 
     def __enter__(self) -> Self:
         settings = Settings(self.options.policy, self.clock, self.cancel)
@@ -65,6 +89,8 @@ class Call:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.guarded is not None:
+            self.guarded.settle(None)  # if it was interrupted
         retrying_here.reset(self._token)
         self.clock.thread_idle()
         if self.options.timer is not None:
@@ -85,6 +111,27 @@ class Call:
         """Seconds since the first attempt began."""
         return self.clock.now() - self.progress.began
 
+    def held_until(self, *, is_async: bool) -> float | None:
+        """Ask the guards; return None if the next attempt may begin, else until when to wait.
+
+        The call ends if it is held back while it is cancelled, or its time is up.
+        """
+        if self.guarded is None or self.stop_reason is not None:
+            return None
+        attempts, policy = self.progress.attempts, self.options.policy
+        until = self.guarded.ask(attempts + 1, policy.attempt_timeout, is_async=is_async)
+        if until is None:
+            return None
+        last = self.progress.began + policy.elapsed_limit if attempts else math.inf
+        if self.is_cancelled():
+            self._end(_cancelled_after(self.exception), StopReason.CANCELLED)
+        elif self.clock.now() >= last:
+            self._end(self.exception, StopReason.MAX_ELAPSED)
+        else:
+            return min(until, last)
+        self.guarded.settle(None)
+        return None
+
     def begin(self) -> bool:
         """Note the start of an attempt; False if there is none, because the call is over."""
         if self.progress.attempts and self.stop_reason is None:
@@ -103,14 +150,16 @@ class Call:
         Do not call it in an except clause that handles *raised*: its frames would be kept.
         """
         progress, now = self.progress, self.clock.now()
-        progress.fail(raised, now)
         exception, delay, reason = decide(self.options.policy, progress, raised, value, now)
-        progress.previous = self.exception = exception
+        self.exception = exception
+        if self.guarded is not None:
+            succeeded = reason is StopReason.SUCCEEDED
+            self.guarded.settle_attempt(exception, now - progress.started, succeeded=succeeded)
         if reason is StopReason.SUCCEEDED:
-            progress.unrecorded = False
             self.stop_reason = reason
             self._tell_success(value)
             return None
+        progress.fail(exception, now)
         if delay is None or self.is_cancelled():
             if reason is None:  # only the token prevents another attempt
                 exception = _cancelled_after(exception)
@@ -153,6 +202,7 @@ def retry(
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
+    guards: "Iterable[Guard]" = (),
 ) -> T:
     """Call ``fn()`` in this thread until it succeeds or the policy stops; return what it returns.
 
@@ -164,6 +214,7 @@ def retry(
         cancel: a token that ends the retries; an attempt that runs is not interrupted.
         clock: where the time comes from.
         timer: what to wait by; stopped at the end.
+        guards: what to ask before each attempt, outermost first, such as a `RateLimit`.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
@@ -171,7 +222,8 @@ def retry(
         TypeError: *fn* is a coroutine function (see `retry_async`), or is not callable.
     """
     _refuse_async(fn)
-    return run_attempts(fn, Call(RetryOptions(policy, on_retry, on_success, cancel, clock, timer)))
+    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer, guards)
+    return run_attempts(fn, Call(options, job=fn))
 
 
 async def retry_async(
@@ -183,13 +235,14 @@ async def retry_async(
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
+    guards: "Iterable[Guard]" = (),
 ) -> T:
     """Await ``fn()`` until it succeeds or the policy stops; as `retry`, on asyncio or trio.
 
     Args:
         fn: called for each attempt, at least once; what it returns is awaited.
-        policy, on_retry, on_success, cancel, clock, timer: as for `retry`. A *timer* is waited
-            for on another thread.
+        policy, on_retry, on_success, cancel, clock, timer, guards: as for `retry`. A *timer* is
+            waited for on another thread.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
@@ -197,8 +250,8 @@ async def retry_async(
         TypeError: *fn* is not callable.
     """
     _check_callable(fn)
-    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer)
-    return await run_attempts_async(fn, Call(options))
+    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer, guards)
+    return await run_attempts_async(fn, Call(options, job=fn))
 
 
 # The two loops differ only in that one awaits attempts and waits. Both call delay_after outside of
@@ -211,7 +264,7 @@ def run_attempts(fn: Callable[[], T], call: Call) -> T:
     timer = call.options.timer or EventTimer(call.clock)
     value: Any = None
     with call:
-        while call.begin():
+        while (call.guarded is None or _let_go(call)) and call.begin():
             raised, value = None, None
             try:
                 value = _no_coroutine(fn())
@@ -220,7 +273,7 @@ def run_attempts(fn: Callable[[], T], call: Call) -> T:
             delay = call.delay_after(raised, value)
             del raised
             if delay is not None:
-                _wait(timer, delay, call.cancel)
+                wait(timer, delay, call.cancel)
         if call.exception is not None:
             raise call.exception
         return value  # type: ignore[no-any-return]
@@ -231,7 +284,7 @@ async def run_attempts_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
     """Run the attempts of *call* in this coroutine."""
     value: Any = None
     with call:
-        while call.begin():
+        while (call.guarded is None or await _let_go_async(call)) and call.begin():
             raised, value = None, None
             try:
                 value = await fn()
@@ -244,6 +297,21 @@ async def run_attempts_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
         if call.exception is not None:
             raise call.exception
         return value  # type: ignore[no-any-return]
+
+
+def _let_go(call: Call) -> bool:
+    """Wait until the guards let the next attempt go, or the call has ended; return True."""
+    while (until := call.held_until(is_async=False)) is not None:
+        assert call.guarded is not None
+        call.guarded.wait(until, call.cancel)
+    return True
+
+
+async def _let_go_async(call: Call) -> bool:
+    while (until := call.held_until(is_async=True)) is not None:
+        assert call.guarded is not None
+        await call.guarded.wait_async(until, call.cancel)
+    return True
 
 
 def _no_coroutine(value: Any) -> Any:
@@ -264,38 +332,13 @@ def _cancelled_after(failure: BaseException | None) -> Cancelled:
     return cancelled
 
 
-def _wait(timer: Timer, delay: float, cancel: CancelToken | None) -> None:
-    """Wait *delay* seconds, or until *cancel* is cancelled."""
-    timer.start(delay)
-    if cancel is None:
-        timer.wait()
-        return
-    # Registered after start(), which would undo a stop(). If it is cancelled by now, this stops.
-    unregister = cancel.on_change(timer.stop)
-    try:
-        # What is left of the token's time may be rounded down, or be told by another clock.
-        while (left := cancel.remaining()) != 0.0 and not timer.wait(left) and left is not None:
-            pass
-    finally:
-        unregister()
-
-
 async def _wait_async(delay: float, call: Call) -> None:
     """Wait *delay* seconds in a coroutine, or until the token is cancelled."""
-    cancel, clock, timer = call.cancel, call.clock, call.options.timer
+    timer, clock = call.options.timer, call.clock
     if timer is not None:
-        await in_thread(functools.partial(_wait, timer, delay, cancel))
-        return
-    due = clock.now() + delay
-    event = AsyncEvent()
-    unregister = None if cancel is None else cancel.on_change(event.set)
-    try:
-        while clock.now() < due and not event.is_set and not call.is_cancelled():
-            left = None if cancel is None else cancel.remaining()
-            await clock.wait_async(event, due if left is None else min(due, clock.now() + left))
-    finally:
-        if unregister is not None:
-            unregister()
+        await in_thread(functools.partial(wait, timer, delay, call.cancel))
+    else:
+        await wait_async(clock, clock.now() + delay, call.cancel, AsyncEvent())
 
 
 def _check_callable(fn: Any) -> None:

@@ -3,9 +3,18 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    overload,
+)
 
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock
@@ -22,6 +31,9 @@ from retryexec._retry import (
 from retryexec._suggest import suggests_names, unknown_argument
 from retryexec._ticker import Timer
 from retryexec._typing import Unpack
+
+if TYPE_CHECKING:
+    from retryexec.guards import Guard
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -75,6 +87,7 @@ class RetryChanges(TypedDict, total=False):
     cancel: CancelToken | None
     clock: Clock | None
     timer: Timer | None
+    guards: "Iterable[Guard]"
 
 
 class RetriedFunction(Protocol[P, T_co]):
@@ -140,6 +153,7 @@ def retrying(
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
+    guards: "Iterable[Guard]" = (),
 ) -> Callable[[Callable[P, T]], RetriedFunction[P, T]]: ...
 @suggests_names
 def retrying(
@@ -150,6 +164,7 @@ def retrying(
     cancel: CancelToken | None = None,
     clock: Clock | None = None,
     timer: Timer | None = None,
+    guards: "Iterable[Guard]" = (),
 ) -> Any:
     """Decorate a function, or a coroutine function, so that each call of it is retried.
 
@@ -164,7 +179,7 @@ def retrying(
     if not isinstance(policy, RetryPolicy) and callable(policy):
         return retrying()(policy)
     checked_policy(policy)
-    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer)
+    options = RetryOptions(policy, on_retry, on_success, cancel, clock, timer, guards)
     return functools.partial(_decorate, options=options)
 
 
@@ -181,7 +196,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
 
         @functools.wraps(fn)
         async def call_async(*args: Any, **kwargs: Any) -> Any:
-            call = Call(options, counter.count)
+            call = Call(options, counter.count, job=fn, args=args, kwargs=kwargs)
             return await run_attempts_async(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_async
@@ -189,7 +204,7 @@ def _decorate(fn: Callable[..., Any], options: RetryOptions) -> Any:
 
         @functools.wraps(fn)
         def call_here(*args: Any, **kwargs: Any) -> Any:
-            call = Call(options, counter.count)
+            call = Call(options, counter.count, job=fn, args=args, kwargs=kwargs)
             return run_attempts(functools.partial(fn, *args, **kwargs), call)
 
         decorated = call_here

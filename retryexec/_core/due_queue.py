@@ -63,7 +63,7 @@ class DueQueue(Generic[E]):
         # To an interrupt these two are one step, since there is no call in them.
         entry.due = None
         self._dead += 1
-        if self._dead > SWEEP_MIN and self._dead * 2 > self._places():
+        if self._dead > SWEEP_MIN and self._dead > len(self):
             self._sweep()
         return True
 
@@ -146,8 +146,8 @@ class DueQueue(Generic[E]):
         """Drop all dead places, and let the others stand in the lane."""
         old_lane, arrived = self._lane, list(self._inbox)
         places = len(old_lane) + len(self._heap) + len(arrived)
-        # Sorting leaves those that are due at one time in the order they arrived.
-        live = sorted(self._live_places(arrived), key=_due_of)
+        live = self._live_places(arrived)
+        live.sort(key=_due_of)  # leaves those that are due at one time in the order they arrived
         lane, lane_end = deque(live), live[-1][0] if live else -math.inf
         dropped = places - len(live)
         moved = islice(iter(self._inbox.popleft, None), len(arrived))
@@ -160,19 +160,19 @@ class DueQueue(Generic[E]):
 
     def _live_places(self, arrived: list[E]) -> list[_Place]:
         """Return the place of each entry that waits, of one due time in order of arrival."""
-        places = [*self._lane, *sorted(self._heap), *map(_place_of, arrived)]
+        places = [*self._lane, *sorted(self._heap), *[(entry.due, entry) for entry in arrived]]
+        # As _is_live, which would be a call for each.
+        live = [p for p in places if (due := p[0]) is not None and p[-1].due == due]
+        if len(live) <= len(places) - self._dead:
+            return live
         # An entry that was discarded and added again has two; both look alive if it is due at the
         # same time as before. Looked through from behind, so that the first one is kept.
-        kept = {id(place[-1]): place for place in reversed(places) if _is_live(place)}
+        kept = {id(place[-1]): place for place in reversed(live)}
         return list(reversed(kept.values()))
 
 
 _due_of = itemgetter(0)
 _entry_of = itemgetter(-1)
-
-
-def _place_of(entry: Any) -> _Place:
-    return entry.due, entry
 
 
 def _is_live(place: _Place) -> bool:

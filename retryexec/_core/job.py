@@ -2,7 +2,7 @@
 
     PENDING ── begin ──→ RUNNING ── succeed, fail ──→ FINISHED
        ↑ └── cancel, withdraw ──→ CANCELLED_AND_NOTIFIED
-       └──── postpone ─────┘
+       └──── put_off ──────┘
 
 A pending job is queued, or waits until it is due. `expire` takes a pending job for itself, as
 `begin` does, to fail it without a further attempt. Nothing outside this file and `future.py`
@@ -11,19 +11,21 @@ writes a state or takes a job's lock.
 Most jobs succeed at once. The others get a `JobProgress` when their first attempt fails.
 """
 
-import os
 from collections.abc import Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._async import outcome_of
-from retryexec._core.future import FinalException, LazyFuture, next_lock
+from retryexec._core.future import FinalException, next_lock
+from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
 from retryexec._errors import ShutdownError
-from retryexec._outcome import Failure, StopReason, type_name
+from retryexec._outcome import Failure, StopReason
 from retryexec._progress import Progress, Settings
 from retryexec._typing import override
+from retryexec._validate import Seconds
+from retryexec._validate import seconds as seconds_to_wait
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -31,70 +33,6 @@ if TYPE_CHECKING:
     from retryexec._journal_api import JournalEntry
 
 T = TypeVar("T")
-
-
-class RetryFuture(LazyFuture[T]):
-    """The outcome of a job that is tried again until it succeeds or finally fails.
-
-    A `concurrent.futures.Future` in every way, and ``await``-able on any running asyncio loop.
-    Between two attempts it is pending again: not running, and `cancel` works.
-    """
-
-    __slots__ = ()
-
-    @property
-    def attempts(self) -> int:
-        """How many attempts have begun."""
-        return 0
-
-    @property
-    def stop_reason(self) -> StopReason | None:
-        """Why the attempts ended; None while they have not."""
-        if self.cancelled():
-            return StopReason.CANCELLED
-        if self._state != FINISHED:
-            return None
-        return StopReason.SUCCEEDED if self._failure is None else StopReason.NOT_RETRIABLE
-
-    @property
-    def history(self) -> tuple[Failure, ...]:
-        """The last few failures, oldest first."""
-        return ()
-
-    @property
-    def next_attempt_at(self) -> float | None:
-        """When the next attempt is due, in the clock's seconds; None unless waiting for it."""
-        return None
-
-    @property
-    def job_id(self) -> str:
-        """What the job is called, the same in all its attempts: in a journal, and after a crash."""
-        with self._lock:
-            name: str = self.__dict__.setdefault("_name", os.urandom(16).hex())
-            return name
-
-    @property
-    def accepted(self) -> "Future[None]":
-        """Resolved when the journal has the job on disk; fails if it cannot be put there.
-
-        Raises:
-            AttributeError: the executor has no journal.
-        """
-        msg = "this job is in no journal: give the executor one, by journal="
-        raise AttributeError(msg)
-
-    @override
-    def __repr__(self) -> str:
-        state = self._state
-        if state != FINISHED:
-            end = ""
-        elif self._failure is not None:
-            end = f" raised {type_name(type(self._failure.exception))}"
-        else:
-            end = f" returned {type_name(type(self._result))}"
-        shown = "cancelled" if self.cancelled() else state.lower()
-        name = "RetryFuture" if type(self) is Job else type(self).__name__  # as users know it
-        return f"<{name} at {id(self):#x} state={shown}{end}>"
 
 
 class JobProgress(Progress):
@@ -110,7 +48,11 @@ class JobProgress(Progress):
     __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
 
     def __init__(self, started: float | None) -> None:
-        super().__init__(started or 0.0, 0 if started is None else 1)
+        # The same as in Progress.__init__, repeated here to spare each job that fails a call.
+        self.attempts = 0 if started is None else 1
+        self.began = self.started = started or 0.0
+        self.delays = self.previous = None
+        self._records = ()
         self.refused: Any = None
         self.cancel_requested = False
         self.stop_reason: StopReason | None = None
@@ -122,14 +64,15 @@ class JobProgress(Progress):
         stopping = settings.pool.stopping
         return self.cancel_requested or stopping or super().is_cancelled(settings)
 
-    @override
     def end(self) -> None:
-        super().end()
-        self.refused = None
+        """Drop what only further attempts need."""
+        self.delays = self.previous = self.refused = None
 
 
 class Job(RetryFuture[T]):
     """A submitted job, which is its own future."""
+
+    _shown_as = "RetryFuture"
 
     # Each slot costs every job 8 bytes and a few nanoseconds, so what few jobs need is in
     # JobProgress.
@@ -170,7 +113,8 @@ class Job(RetryFuture[T]):
         self.kwargs: Any = kwargs
         self.context: Any = context
         self.progress: JobProgress | None = None
-        # When its wait ends; None unless it waits. Written by `postpone`, and by the due queue.
+        # When its wait ends; None unless it waits. Written by `put_off`, by `wait_until`, and by
+        # the due queue.
         self.due: float | None = None
         # When the latest attempt began; read only while there is no progress, so it is the first.
         self.started: float | None = None
@@ -205,6 +149,19 @@ class Job(RetryFuture[T]):
 
     @property
     @override
+    def held_by(self) -> str | None:
+        return "pause" if self in self.settings.pool.steering.set_aside else None
+
+    @override
+    def retry_now(self) -> bool:
+        return self.settings.pool.steering.retry_now(self)
+
+    @override
+    def postpone(self, seconds: Seconds) -> bool:
+        return self.settings.pool.steering.postpone(self, seconds_to_wait("seconds", seconds))
+
+    @property
+    @override
     def job_id(self) -> str:
         return super().job_id if self.entry is None else str(self.entry.id)
 
@@ -233,7 +190,7 @@ class Job(RetryFuture[T]):
         lock.release()
         return progress or True
 
-    def postpone(self, progress: JobProgress, due: float | None) -> StopReason | None:
+    def put_off(self, progress: JobProgress, due: float | None) -> StopReason | None:
         """Make the running job pending again, until *due* or, if None, for the queue.
 
         Returns:
@@ -302,9 +259,17 @@ class Job(RetryFuture[T]):
 
     def is_pending(self) -> bool:
         """Return whether the job is queued or waits, and not just about to."""
-        # Under the lock: a `postpone` that has found nothing against it comes before this look.
+        # Under the lock: a `put_off` that has found nothing against it comes before this look.
         with self._lock:
             return self._state == PENDING
+
+    def wait_until(self, due: float) -> bool:
+        """Let the pending job wait until *due*; return False if it is not pending any more."""
+        with self._lock:
+            if self._state != PENDING:
+                return False
+            self.due = due
+            return True
 
     def claim(self) -> None:
         """Take the job, if it is pending, to fail it after an internal error."""
@@ -333,15 +298,22 @@ class Job(RetryFuture[T]):
         Returns:
             whether the job is cancelled.
         """
+        return self.cancel_pending(or_request=True)
+
+    def cancel_pending(self, *, or_request: bool = False) -> bool:
+        """Cancel the job if it is queued or waits; return whether it is cancelled.
+
+        With *or_request*, no other attempt follows one that is running.
+        """
         try:
             if self.settings.pool.forked:
                 self._check_fork()
             ended = False
             while not ended:
                 with self._lock:
-                    if self._state == RUNNING:
-                        self.ensure_progress().cancel_requested = True
                     if self._state != PENDING:
+                        if self._state == RUNNING and or_request:
+                            self.ensure_progress().cancel_requested = True
                         return self.cancelled()
                     if self._threads_waiting is None:  # the short way, for there is nobody to tell
                         self._state = CANCELLED_AND_NOTIFIED
@@ -367,15 +339,31 @@ class Job(RetryFuture[T]):
 
     def after_end(self) -> None:
         """Do what follows the end of a job that no worker was running. May be called twice."""
-        self.release_call()
         settings = self.settings
+        # As release_call does, which would be one more call for every job at a shutdown.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
         if settings.journal is not None:
             reason = self.stop_reason
             assert reason is not None
             settings.journal.note_end(self, reason, self._exception)
         settings.pool.remove(self)
+        if settings.controlled:
+            self.release_control()
         if self._done_callbacks:
             self._run_callbacks()
+
+    # ---- what a `ControlledJob` does beyond that
+
+    def settle(self, succeeded: bool, exception: BaseException | None) -> None:
+        """Tell the guards how the attempt went, and give back to them what it took."""
+
+    def give_back(self) -> None:
+        """Give back to the guards what was taken for an attempt that cannot start after all."""
+
+    def release_control(self) -> None:
+        """Let go on what the job, which has ended, held back. May be called twice."""
 
     def run_callbacks(self) -> None:
         """Run the callbacks of the ended job, each once."""

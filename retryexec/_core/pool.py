@@ -12,20 +12,22 @@ shutdown or a fork has to end, and when the workers may exit.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread
 from typing import Any, TypeAlias
 
-from retryexec._clock import EngineClock
+from retryexec._core.control import Control
+from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job
+from retryexec._core.settings import Setup
 from retryexec._core.shutdown import Shutdown
-from retryexec._core.signals import in_one_call
+from retryexec._core.signals import Resuming, in_one_call
+from retryexec._core.steering import Steering
 from retryexec._core.timekeeper import Timekeeper
 from retryexec._core.worker import Worker
 from retryexec._errors import PendingLimitError, ShutdownError
@@ -42,19 +44,6 @@ SWEEP_MIN = 64
 AnyJob: TypeAlias = Job[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a pool is made from; kept, since a forked child makes another one."""
-
-    max_workers: int
-    thread_name_prefix: str
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    max_pending: int | None
-    exit_timeout: float | None
-    clock: EngineClock
-
-
 class Pool:
     """Runs jobs on worker threads until each has ended."""
 
@@ -68,6 +57,7 @@ class Pool:
         # sentinel is queued, and never taken back.
         self.refusal: Callable[[], Exception] | None = None
         self.stopping = False  # True once no further attempt may start
+        self.halted = False  # True if so, and during a pause
         # The accepted jobs that have not ended.
         self.unfinished: set[AnyJob] = set()
         # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
@@ -94,6 +84,8 @@ class Pool:
         # A clock that tests move waits until the pool is at rest, and is told when it is.
         self._tell_rest = setup.clock.attach(self)
         self.watched = self._tell_rest is not None
+        self.control = Control(self)
+        self.steering = Steering(self)
         # Called by the last worker to exit, or by shutdown if there is none, with the seconds it
         # may take; None for no limit.
         self.on_drained: Callable[[float | None], object] | None = None
@@ -109,8 +101,11 @@ class Pool:
 
     # ---- in: jobs come from submit, from a journal, and from the timekeeper
 
-    def accept(self, job: AnyJob) -> None:
+    def accept(self, job: AnyJob, control: Control | None = None) -> None:
         """Take *job*; block while `max_pending` jobs are unfinished.
+
+        Args:
+            control: puts a `ControlledJob` in its place; None for any other job, which is queued.
 
         Raises:
             RuntimeError: the pool takes no more jobs, or not from this thread.
@@ -120,7 +115,7 @@ class Pool:
         try:
             if self.room is None:
                 self.unfinished.add(job)
-            else:
+            elif control is None or not control.place_by_replacing(job):
                 self._add_once_there_is_room(self.room, job)
             # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
             # So either a worker stays to run this one, or we see `refusal` here.
@@ -128,7 +123,10 @@ class Pool:
                 raise self.refusal()
             if self.growing:
                 self._grow_or_raise()
-            self.queue.put(job)
+            if control is None:
+                self.queue.put(job)
+            else:
+                control.place(job)
         except BaseException:  # an interrupt, or a refusal, or no worker could be started
             try:  # for a second interrupt
                 self.interrupted.append(job)
@@ -136,6 +134,29 @@ class Pool:
             finally:
                 self.wake_worker()
             raise
+
+    def enqueue(self, job: AnyJob, due: float | None = None) -> bool:
+        """Queue the pending *job*, or let it wait until *due*; return whether it waits."""
+        if due is not None and self.timekeeper.ready() and job.wait_until(due):
+            self.timekeeper.schedule(job, due)
+            return True
+        self.queue.put(job)
+        if self.growing:
+            with self.lock:
+                self.grow()
+        return False
+
+    def end_wait(self, job: AnyJob) -> bool:
+        """Take *job* out of the due queue; return False if it does not wait there."""
+        with self.lock:
+            return self.timekeeper.discard(job)
+
+    def resuming(self, job: AnyJob | None) -> Resuming:
+        """Return what lets a worker go on with *job* if an interrupt strikes in a ``with`` block.
+
+        None stands for all unfinished jobs.
+        """
+        return Resuming(self.interrupted, job, self.wake_worker)
 
     def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
         """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
@@ -166,22 +187,26 @@ class Pool:
     def _is_full(self, most: int) -> bool:
         return self.refusal is None and len(self.unfinished) >= most
 
-    def take_over(self, jobs: list[tuple[AnyJob, float | None]]) -> None:
+    def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that have been accepted before, each with when it is due, or None for now.
 
         They come in whether there is room or not. A pool that takes no more jobs leaves them.
         """
-        for job, due in jobs:
+        for job, _ in jobs:
             self.unfinished.add(job)
-            if self.refusal is not None:  # looked at only now, as in `accept`
+        if self.refusal is not None:  # looked at only now, as in `accept`
+            for job, _ in jobs:
                 job.expire(ShutdownError("the executor was shut down before it took this job over"))
                 job.resume_end()
-                continue
-            if due is None or not self.timekeeper.ready():
-                self.queue.put(job)
+            return
+        put = self.queue.put
+        for job, due in jobs:
+            if isinstance(job, ControlledJob):
+                self.control.place(job, due)
+            elif due is None:
+                put(job)
             else:
-                job.due = due
-                self.timekeeper.schedule(job, due)
+                self.enqueue(job, due)
         with self.lock:
             self.grow(at_least=1)  # even if all of them wait: one worker, to get the sentinel
 
@@ -234,7 +259,8 @@ class Pool:
     def _load(self) -> int:
         """Return how many workers there is work for; lock held."""
         finishing = sum(worker.finishing for worker in self._workers)
-        return len(self.unfinished) - len(self.timekeeper) + finishing
+        held = len(self.control.parked) + len(self.steering.set_aside)
+        return len(self.unfinished) - len(self.timekeeper) - held + finishing
 
     @property
     def alive(self) -> int:
@@ -279,9 +305,9 @@ class Pool:
 
     def remove(self, job: AnyJob) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
-        if job.due is not None:
-            self.timekeeper.discard(job)
         with self.lock:
+            if job.due is not None:
+                self.timekeeper.discard(job)
             if job in self.unfinished:
                 if job.cancelled():
                     self._cancelled += 1
@@ -289,9 +315,11 @@ class Pool:
                     self._abandoned += 1
                 # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
+        if self.steering.set_aside:
+            self.steering.set_aside.pop(job, None)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
-        if self.room is not None or self.refusal is not None:
+        if self.room is not None or (self.refusal is not None and not self.unfinished):
             self.after_removal()
 
     def after_removal(self) -> None:
@@ -315,10 +343,15 @@ class Pool:
         if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
             return
         items = islice(iter(self.queue.get_nowait, self), size)
-        alive = filter(self.unfinished.__contains__, items)
-        with self.lock, suppress(Empty):
+        with self.lock, self.resuming(None), suppress(Empty):
             # Each item is taken from the front and, if it is unfinished, put in again at the end.
-            in_one_call(map(self.queue.put, alive))
+            if not self.control.superseded:
+                in_one_call(map(self.queue.put, filter(self.unfinished.__contains__, items)))
+            else:
+                for job in items:  # a job may stand there for the one that has replaced it
+                    newest = job if job is None else job.superseded_by or job
+                    if isinstance(newest, Job) and newest in self.unfinished:
+                        self.queue.put(newest)
         self.wake_worker()  # instead of the sentinels that were dropped, too
 
     def empty_queue(self) -> None:
@@ -357,22 +390,31 @@ class Pool:
 
     def stats(self) -> Stats:
         """Return how many jobs are in which state, and how long one has waited at most."""
-        since = (job.ensure_progress().failed_at for job in self.timekeeper.waiting())
-        return self.snapshot(oldest_wait=max(0.0, self.now() - min(since, default=math.inf)))
+        waiting = self.timekeeper.waiting()
+        held = sum(job.held_by is not None for job in waiting) if self.control.used else 0
+        since = (job.ensure_progress().failed_at for job in waiting if job.attempts or job.entry)
+        oldest = max(0.0, self.now() - min(since, default=math.inf))
+        return self.snapshot(oldest_wait=oldest, held_for_a_time=held)
 
-    def snapshot(self, oldest_wait: float = 0.0) -> Stats:
-        """Return how many jobs are in which state; quickly, without the longest wait."""
+    def snapshot(self, oldest_wait: float = 0.0, held_for_a_time: int = 0) -> Stats:
+        """Return how many jobs are in which state; quickly, without looking at each.
+
+        Jobs that a guard holds until a certain time count as waiting, but for so many of them.
+        """
         with self.lock:
             workers = self._workers
             running = sum(worker.job in self.unfinished for worker in workers)
             waiting = len(self.timekeeper)
+            held = len(self.control.parked) + len(self.steering.set_aside)
             return Stats(
-                queued=max(0, len(self.unfinished) - running - waiting),
+                queued=max(0, len(self.unfinished) - running - waiting - held),
                 running=running,
-                waiting=waiting,
+                waiting=max(0, waiting - held_for_a_time),
+                held=held + held_for_a_time,
                 succeeded=sum(worker.succeeded for worker in workers),
                 failed=sum(worker.failed for worker in workers) + self._all_abandoned(),
                 cancelled=self._cancelled,
+                superseded=self.control.superseded,
                 attempts=sum(worker.succeeded + worker.failures for worker in workers),
                 oldest_wait=oldest_wait,
             )
@@ -386,6 +428,7 @@ class Pool:
                 failed=sum(worker.failed for worker in self._workers),
                 cancelled=self._cancelled,
                 abandoned=abandoned,
+                superseded=self.control.superseded,
                 unfinished=len(self.unfinished),
             )
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
+from retryexec._core.keys import LINE_LOCKS
 from retryexec._core.pool import Pool
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
@@ -66,14 +67,15 @@ def _finish_pools() -> None:
 
 
 _held: list[Pool] = []  # the pools whose locks a fork under way holds
-_locks: list[Any] = []  # those locks, and the jobs'
+_locks: list[Any] = []  # those locks, and those of the lines and jobs
 
 
 def _before_fork() -> None:
     """Take all locks, so that the child inherits none that a thread of the parent holds."""
     _lock.acquire()
     _held[:] = _pools
-    for lock in (*(pool.lock for pool in _held), *LOCKS):
+    # In the order in which they nest.
+    for lock in (*LINE_LOCKS, *(pool.lock for pool in _held), *LOCKS):
         _locks.append(lock)
         lock.acquire()
 

@@ -1,15 +1,17 @@
-"""What an executor, or a view of it, has set for all jobs that are submitted to it."""
+"""What an executor has set: for its threads, and for the jobs submitted to it, or a view of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from retryexec._clock import EngineClock
 from retryexec._progress import Settings
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
     from retryexec._events import GiveUp, Retry, Success
     from retryexec._journal_api import JournalLink
+    from retryexec.guards import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,21 @@ class JobSettings(Settings):
     # Where the user has no hook that hears of failures, they are logged. Of retries, only the
     # first after each of these types is, for a whole executor. None where there is a hook.
     logged_types: set[type] | None
+    # What keys jobs have: a callable that is asked, or one key for all; None for no keys.
+    key: "Callable[..., Hashable] | Hashable"
+    latest: bool  # whether a newer job of a key replaces one that waits
+    guards: "tuple[Guard, ...]"
+    controlled: bool  # whether a key or guards may hold jobs back
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a pool is made from; kept, since a forked child makes another one."""
+
+    max_workers: int
+    thread_name_prefix: str
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_pending: int | None
+    exit_timeout: float | None
+    clock: EngineClock

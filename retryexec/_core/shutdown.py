@@ -78,8 +78,10 @@ class Shutdown:
             )
             raise RuntimeError(msg)
         self.close(after_shutdown)
+        pool.steering.resume()  # else its jobs would never end
         if cancel_futures:
-            self.stop_attempts(_cancel_pending)
+            # A running attempt is its job's last anyway, and that job fails for the shutdown.
+            self.stop_attempts(Job.cancel_pending)
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)
@@ -93,6 +95,7 @@ class Shutdown:
     def _finish(self, deadline: float) -> None:
         """Wait until the workers have exited; at *deadline*, let no further attempt start."""
         pool = self._pool
+        pool.steering.resume()
         with pool.lock:
             pool.grow()  # an interrupt may have kept the first job from starting one
             self._deadline = min(self._deadline, deadline)
@@ -184,7 +187,7 @@ class Shutdown:
             with pool.lock:
                 self._end_pending = end = self._end_pending or end
                 # From now on no job becomes pending again, and workers begin none.
-                pool.stopping = True
+                pool.stopping = pool.halted = True
             pool.timekeeper.close()
             pool.empty_queue()
             for job in list(pool.unfinished):
@@ -276,12 +279,6 @@ class Shutdown:
                 self._pool.on_drained(None if left == math.inf else max(0.0, left))
             except Exception:
                 report("%s could not be ended in order", self._pool.name)
-
-
-def _cancel_pending(job: Job[Any]) -> None:
-    # A running attempt is its job's last anyway, and that job fails for the shutdown.
-    if job.is_pending():
-        job.cancel()
 
 
 def after_shutdown() -> Exception:

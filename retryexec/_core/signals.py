@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from threading import Event, Lock, Thread
+from typing import Any
 
 from retryexec._typing import override
 
@@ -24,6 +25,31 @@ in_one_call: Callable[[Iterable[object]], object] = partial(deque, maxlen=0)
 
 It is C code itself: a function would begin with a look for signals, before the call.
 """
+
+
+class Resuming:
+    """Lets a worker go on with *item* where this thread is interrupted in a ``with`` block.
+
+    Args:
+        interrupted: `Pool.interrupted`, which gets *item*.
+        item: a job, or None for all that are unfinished.
+        wake: makes a worker look there.
+    """
+
+    __slots__ = ("_interrupted", "_item", "_wake")
+
+    def __init__(self, interrupted: "deque[Any]", item: object, wake: Callable[[], object]) -> None:
+        self._interrupted = interrupted
+        self._item = item
+        self._wake = wake
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._interrupted.append(self._item)
+            self._wake()
 
 
 class _Started(Event):

@@ -52,6 +52,8 @@ class Timekeeper(Generic[E]):
         self._earlier = Condition(lock)
         self._queue: DueQueue[E] = DueQueue()
         self._add = self._queue.add
+        self.discard: Callable[[E], bool] = self._queue.discard
+        """Forget an entry; False if it is not waiting here. The lock must be held."""
         # Due, and not released yet. Only the thread writes here.
         self._released: deque[E] = deque()
         # Until when the thread sleeps; -inf while it is awake, and will look into the queue.
@@ -114,11 +116,6 @@ class Timekeeper(Generic[E]):
             self._queue.clear()
             entry.due = None
         return False
-
-    def discard(self, entry: E) -> bool:
-        """Forget *entry*; False if it is not waiting here."""
-        with self._lock:
-            return self._queue.discard(entry)
 
     def clear(self) -> None:
         """Forget all entries; the `due` of each becomes None."""

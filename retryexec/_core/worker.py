@@ -10,6 +10,7 @@ from contextvars import Context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from retryexec._core.controlled import ControlledJob
 from retryexec._core.future import FinalException, UnreadFailure
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.signals import StartableThread
@@ -21,7 +22,6 @@ from retryexec._exceptions import (
     release_frames,
     report,
     trim,
-    with_traceback,
 )
 from retryexec._outcome import StopReason, gave_up, name_of, text_of, type_name
 from retryexec._policy import decide
@@ -92,7 +92,7 @@ class Worker(StartableThread):
                 pool.at_rest()
 
     @calls_jobs
-    def _attempt(self, job: Job[Any]) -> bool:  # noqa: C901  each check is one for every job
+    def _attempt(self, job: Job[Any]) -> bool:  # noqa: C901  each call costs every job
         """Run one attempt of *job*; return whether it goes back into the queue at once."""
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
@@ -100,10 +100,13 @@ class Worker(StartableThread):
         journal = settings.journal
         if journal is not None and journal.leased and not journal.may_start(job):
             return False
+        if settings.controlled and not pool.control.admit(job):
+            return self._instead_of(job)
         now = pool.now()
         # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.stopping or not (progress := job.begin(now)):
-            return False
+        if pool.halted or not (progress := job.begin(now)):
+            job.give_back()
+            return self._instead_of(job)
         policy = settings.policy
         if progress is not True:
             if progress.attempts and now - progress.began > policy.elapsed_limit:
@@ -135,9 +138,30 @@ class Worker(StartableThread):
             # A traceback keeps this frame alive, which must not keep the job alive.
             del job, progress, context, raised, value
 
+    def _instead_of(self, job: Job[Any]) -> bool:
+        """Do what is to be done where no attempt of *job* can start; return False.
+
+        Mostly that is nothing: the job has ended, or somebody else will queue it.
+        """
+        pool = self._pool
+        if pool.halted:
+            pool.steering.set_aside_if_paused(job)
+            return False
+        newer = job.superseded_by
+        if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+            self.job = newer
+            try:
+                if self._attempt(newer):
+                    pool.queue.put(newer)
+            except BaseException as error:
+                self._fail_after_internal_error(newer, error)
+        return False
+
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
         """End *job* with *value*."""
         pool, settings = self._pool, job.settings
+        if settings.guards:
+            job.settle(True, None)
         submitted = job.submitted if settings.on_success is not None else None
         self.succeeded += 1
         self.job = None
@@ -151,6 +175,8 @@ class Worker(StartableThread):
         if pool.room is not None:
             pool.after_removal()
         has_callbacks = job.succeed(value)
+        if settings.controlled:
+            job.release_control()
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)
@@ -172,7 +198,7 @@ class Worker(StartableThread):
             if not pool.watched:
                 self.finishing = False
 
-    def _judge(
+    def _judge(  # noqa: C901  each call costs every attempt that fails
         self, job: Job[Any], context: Context, raised: BaseException | None, value: Any
     ) -> bool:
         """Act on what an attempt raised or returned; return whether *job* is queued again."""
@@ -183,77 +209,78 @@ class Worker(StartableThread):
             raised, value = PermanentError(TypeError(coroutine_refusal(job.submitted))), None
         progress = job.progress or job.ensure_progress()
         now = pool.now()
-        progress.fail(raised, now)
         self.failures += 1  # counted before anything of the user's can raise
         progress.refused = value
-        exception, delay, reason = decide(settings.policy, progress, raised, value, now)
-        if reason is StopReason.SUCCEEDED:
-            progress.unrecorded = False
+        try:
+            exception, delay, reason = decide(settings.policy, progress, raised, value, now)
+        except BaseException:  # control flow, from one of the policy's callables
+            progress.fail(raised, now)
+            raise
+        if delay is None and reason is StopReason.SUCCEEDED:
             self.failures -= 1
             self._succeed(job, value, context)
             return False
-        progress.previous = exception
+        progress.fail(exception, now)
+        if settings.guards:
+            job.settle(False, exception)
         if delay is not None:
-            if settings.journal is not None:
-                settings.journal.note_retry(job, delay)
-            if settings.on_retry is not None and not progress.cancel_requested:
-                trim_to_attempt(exception, raised)
-                event = Retry(progress.attempts, exception, delay, job.submitted, job)
-                tell(settings.on_retry, event, context)
-                del event
-            if settings.logged_types is not None and type(exception) not in settings.logged_types:
-                _log_first_retry(job, settings.logged_types, exception, delay)
             due = None if delay == 0.0 else now + delay
+            if settings.controlled and pool.control.hand_over(job, due):
+                return False
+            logged = settings.logged_types
+            if logged is None or type(exception) not in logged or settings.journal is not None:
+                _tell_of_retry(job, progress, raised, delay, context)
             if due is not None and not pool.timekeeper.ready():
                 pool.timekeeper.wait_here(due)
                 due = None
-            reason = self._postpone(job, progress, due)
+            reason = job.put_off(progress, due)
             if reason is None:
+                if exception is not None:
+                    release_frames(exception)
+                if due is not None:
+                    pool.timekeeper.schedule(job, due)
                 return due is None
-        assert reason is not None  # from decide() if there is no delay, else from _postpone()
+        assert reason is not None  # from decide() if there is no delay, else from put_off()
         trim_to_attempt(exception, raised)
         give_up(pool, job, exception, reason, worker=self, context=context)
         return False
 
-    def _postpone(
-        self, job: Job[Any], progress: JobProgress, due: float | None
-    ) -> StopReason | None:
-        """Make *job* pending, as `Job.postpone` does, and schedule it if it has to wait."""
-        exception = progress.previous
-        reason = job.postpone(progress, due)
-        if reason is not None:
-            return reason
-        if exception is not None:
-            # A traceback keeps the variables of its frames alive, as long as the job waits.
-            # And an exception that is raised again adds its new traceback to the old one.
-            with_traceback(exception, None)
-            linked = exception.__cause__ is not None or exception.__context__ is not None
-            for value in exception.args:
-                linked = linked or isinstance(value, BaseException)
-            if linked or isinstance(exception, BaseExceptionGroup):
-                release_frames(exception)
-        if due is not None:
-            self._pool.timekeeper.schedule(job, due)
-        return None
+    def remove_failed(self, job: Job[Any], reason: StopReason) -> None:
+        """Remove *job*, which this worker ran and is about to fail, and count it."""
+        pool = self._pool
+        self.job = None
+        if reason is StopReason.SHUTDOWN or reason is StopReason.MOVED:
+            self.abandoned += 1
+        else:
+            self.failed += 1
+        self.finishing = pool.watched
+        pool.unfinished.discard(job)
+        if pool.room is not None:
+            pool.after_removal()
 
     def _fail_after_internal_error(self, job: Job[Any], error: BaseException) -> None:
         """End *job* after *error*, which did not come from its attempt."""
         pool = self._pool
         # If there was no memory to queue the job, or to schedule it, nobody else would run it.
-        pool.timekeeper.discard(job)
+        with pool.lock:
+            pool.timekeeper.discard(job)
         job.claim()
         report("%s met an error outside the job it ran", self.name, error=error)
         if job.running():  # else it came from a callback
             progress = job.ensure_progress()
-            self.failures += not progress.unrecorded  # if _judge has not got that far
-            exception = progress.previous if progress.unrecorded else error
+            self.failures += not progress.failed  # if _judge has not got that far
+            exception = progress.previous if progress.failed else error
             try:
                 give_up(pool, job, exception, StopReason.NOT_RETRIABLE, worker=self)
             except BaseException:
                 report("%s met another error as it ended that job", self.name)
+                self.failed += job in pool.unfinished  # if give_up has not got that far
                 pool.unfinished.discard(job)
+                pool.after_removal()
                 message = "the job's exception could not be handled; the log has what it raised"
-                job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message)))
+                if job.fail(StopReason.NOT_RETRIABLE, FinalException(RuntimeError(message))):
+                    self.run_callbacks(job)
+                job.release_control()
 
 
 def give_up(
@@ -290,16 +317,11 @@ def give_up(
             if worker is None:
                 pool.remove(job)
             else:
-                worker.job = None
-                if reason is StopReason.SHUTDOWN or reason is StopReason.MOVED:
-                    worker.abandoned += 1
-                else:
-                    worker.failed += 1
-                worker.finishing = pool.watched
-                pool.unfinished.discard(job)
-                if pool.room is not None:
-                    pool.after_removal()
-            if job.fail(reason, failure, value):
+                worker.remove_failed(job, reason)
+            has_callbacks = job.fail(reason, failure, value)
+            if settings.controlled:
+                job.release_control()
+            if has_callbacks:
                 if worker is None:
                     job.run_callbacks()
                 else:
@@ -315,6 +337,25 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     )
     logs = settings.logged_types is not None
     return logs and not (asked_for or not_lost or pool.shutdown.silent)
+
+
+def _tell_of_retry(
+    job: Job[Any],
+    progress: JobProgress,
+    raised: BaseException | None,
+    delay: float,
+    context: Context,
+) -> None:
+    """Tell the journal, and the user's hook or else the log, that another attempt follows."""
+    settings, exception = job.settings, progress.previous
+    if settings.journal is not None:
+        settings.journal.note_retry(job, delay)
+    if settings.on_retry is not None and not progress.cancel_requested:
+        trim_to_attempt(exception, raised)
+        event = Retry(progress.attempts, exception, delay, job.submitted, job)
+        tell(settings.on_retry, event, context)
+    if settings.logged_types is not None and type(exception) not in settings.logged_types:
+        _log_first_retry(job, settings.logged_types, exception, delay)
 
 
 def _log_first_retry(

@@ -14,6 +14,8 @@ from retryexec._outcome import qualified_name
 
 _TEXT_LIMIT = 500  # characters kept of an exception's text; some carry a whole page
 _PIPE_WIDTH = 10_000  # columns of a table in a pipe: whoever reads it can fold lines themselves
+_CELL_LIMIT = 64  # characters of a cell of a table, but for the last one of a line
+_LAST_LIMIT = 200  # of that one, in a pipe; a terminal has a width
 
 
 def open_missing_streams() -> None:
@@ -66,13 +68,15 @@ def show_json(value: Any) -> None:
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print *rows* below the names of *columns*; numbers are set to the right.
 
-    The last column gives way where a terminal is too narrow; the others are shown whole.
+    The last column gives way where a terminal is too narrow; the others are shown whole, as far as
+    they are not of a length that nobody has meant.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[_cell(value) for value in row] for row in rows]
+    limits = [*[_CELL_LIMIT] * (len(columns) - 1), _LAST_LIMIT]
+    cells = [[_cell(*pair) for pair in zip(row, limits, strict=True)] for row in rows]
     numeric = [all(number for _, number in column) for column in zip(*cells, strict=True)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for place, name in enumerate(columns):
@@ -93,11 +97,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     show("\n".join(line.rstrip() for line in out.getvalue().splitlines()))
 
 
-def _cell(value: Any) -> tuple[str, bool]:
-    """Return *value* as text, and whether it is a number."""
+def _cell(value: Any, limit: int) -> tuple[str, bool]:
+    """Return *value* as text of at most *limit* characters, and whether it is a number."""
     if isinstance(value, (int, float)):
         return f"{value:,}", True
-    return clean(str(value)), False
+    text = clean(str(value))
+    return text if len(text) <= limit else text[: limit - 1] + "…", False
 
 
 # ---- words

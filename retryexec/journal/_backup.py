@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from retryexec.journal._copies import Copies
 from retryexec.journal._directory import DEAD
 from retryexec.journal._errors import JournalError
 from retryexec.journal._inspect import Inspector
@@ -93,7 +94,7 @@ def _copy(source: Path, target: Path) -> bool:
     try:
         try:
             with (
-                reading(source) as old,
+                Copies().reading(source) as old,
                 closing(sqlite3.connect(target, isolation_level=None)) as new,
             ):
                 # Synced below: a disk that takes its time must not make the owners wait.

@@ -1,11 +1,14 @@
 """A batch of changes, and what those hear who wait for it."""
 
+import threading
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from retryexec.journal._entry import Entry, EntryState
 from retryexec.journal._errors import JournalError, JournalFull
-from retryexec.journal._store import Store
+from retryexec.journal._store import Lane, Store
+
+_DOUBTS, _DOUBT_PAUSE = 5, 0.05  # looks at a lane before an outcome stays unknown; seconds
 
 NEW, WRITING, STORED, HOMELESS, ENDED = EntryState
 
@@ -26,6 +29,17 @@ class Batch(NamedTuple):
         """How many changes that is."""
         return sum(map(len, self))
 
+    def by_lane(self, own: Lane | None) -> "Iterable[tuple[Lane, Batch]]":
+        """Return the parts that belong to one lane each; new entries go to the *own* one."""
+        parts: dict[Any, Batch] = {}
+        for place, group in enumerate(self):
+            for entry in group:
+                lane = entry.lane or own
+                if lane not in parts:
+                    parts[lane] = Batch([], [], [], [])
+                parts[lane][place].append(entry)
+        return parts.items()
+
     def without_inserts(self) -> "Batch":
         """Return what is left of it when the new entries have been refused."""
         return Batch([], *([e for e in part if e.state is not ENDED] for part in self[1:]))
@@ -38,6 +52,16 @@ class Batch(NamedTuple):
             second.append(part[room:])
             room -= len(first[-1])
         return Batch(*first), Batch(*second)
+
+
+def landed_in(lane: Lane, entry: Entry) -> bool | None:
+    """Return whether the transaction that *entry* was in took place; None if unknown."""
+    for _ in range(_DOUBTS):
+        try:
+            return lane.holds(entry)
+        except Exception:
+            threading.Event().wait(_DOUBT_PAUSE)
+    return None
 
 
 class Answers:

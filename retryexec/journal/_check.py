@@ -6,14 +6,22 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from retryexec.journal._directory import DEAD, filesystem_of, is_network, is_young
-from retryexec.journal._errors import Newer
+from retryexec.journal._directory import (
+    DEAD,
+    filesystem_of,
+    is_network,
+    is_of_this_boot,
+    is_young,
+)
+from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS
-from retryexec.journal._inspect import Inspector, Owner, why_unreadable
+from retryexec.journal._inspect import Inspector, Owner, holder, why_unreadable
 from retryexec.journal._letter_file import LETTERS
+from retryexec.journal._log import Log
 from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
 from retryexec.journal._sqlite import (
     WAL_HEADER,
@@ -23,7 +31,6 @@ from retryexec.journal._sqlite import (
     damage,
     has_known_format,
     is_plain,
-    reading,
     size_of,
 )
 
@@ -32,6 +39,11 @@ _OURS = re.compile(
 )
 _PROBE = re.compile(r"[0-9a-f]{32}\.probe")
 _ASIDE = re.compile(r".+\.(db|lock)\.corrupt-[0-9-]+(-wal|-shm|-journal)?")
+
+_GONE = (
+    "the file of jobs that belongs here is gone, or empty, and so is its log: nobody can say how "
+    "many jobs were in it; the next process to open the journal tidies up"
+)
 
 
 class Finding(NamedTuple):
@@ -69,11 +81,50 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
     for name in inspector.names():
         yield from _check_name(directory / name)
     pragma = "integrity_check" if full else "quick_check"
-    for owner in inspector.owners():
+    owners = inspector.owners()
+    for owner in owners:
         yield from _check_lock(owner)
-        yield from _check_file(owner.path, JOBS, pragma, alive=owner.alive)
+        if not owner.alive:
+            yield from _check_log(owner.path)
+        yield from _check_file(inspector, owner.path, JOBS, pragma, alive=owner.alive)
     if os.path.lexists(directory / DEAD):
-        yield from _check_file(directory / DEAD, LETTERS, pragma)
+        yield from _check_file(inspector, directory / DEAD, LETTERS, pragma)
+
+
+def _check_log(path: Path) -> Iterator[Finding]:
+    """Yield what SQLite leaves out of the log of a dead owner without a word."""
+    try:
+        log = Log(path)
+        same_boot = is_of_this_boot(_said(path.with_suffix(".lock")), path) is True
+        left_out = log.left_out(same_boot=same_boot)
+    except OSError:
+        return  # which is told of the file
+    count = "1 transaction" if left_out == 1 else f"{left_out} transactions"
+    if left_out and same_boot:
+        text = (
+            f"{count} in it cannot be read by SQLite, which takes it to end where it is damaged: "
+            "the next process to open the journal saves what can be read"
+        )
+        yield Finding("damaged", Path(f"{path}-wal"), text)
+    elif left_out:
+        text = (
+            f"{count} at the end of it cannot be read: the machine has been started since, and "
+            "may have been switched off before they were on disk"
+        )
+        yield Finding("damaged", Path(f"{path}-wal"), text)
+    elif same_boot and (missing := log.missing()):
+        text = (
+            f"its log is shorter than it was, by about {missing} pages: what was in them last, new "
+            "jobs or ends, is lost"
+        )
+        yield Finding("damaged", path, text)
+
+
+def _said(lock: Path) -> bytes:
+    if not (is_plain(lock) and lock.exists()):
+        return b""
+    with lock.open("rb") as file:
+        return file.read(200)
 
 
 def _check_mode(path: Path, right: int) -> Iterator[Finding]:
@@ -99,6 +150,8 @@ def _check_name(path: Path) -> Iterator[Finding]:
                 "journal saves what can be read"
             )
             yield Finding("damaged", path, text)
+        elif name.endswith(".spare") and not size_of(path.with_suffix(".db")) and _is_left(path):
+            yield Finding("damaged", path, _GONE)
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
         # Of a file and what belongs to it, one is enough.
@@ -122,6 +175,15 @@ def _is_alone(path: Path) -> bool:
     return name.endswith("-wal") and not os.path.lexists(name.removesuffix("-wal"))
 
 
+def _is_left(spare: Path) -> bool:
+    """Return whether *spare* is of a dead owner, and there is no log."""
+    if not size_of(spare) or size_of(spare.with_suffix(".db-wal")):
+        return False
+    with suppress(JournalError):
+        return not holder(spare.with_suffix(".lock"))[0]
+    return False
+
+
 def _check_lock(owner: Owner) -> Iterator[Finding]:
     lock = owner.path.with_suffix(".lock")
     if not is_plain(lock):
@@ -140,15 +202,19 @@ def _check_lock(owner: Owner) -> Iterator[Finding]:
         )
 
 
-def _check_file(path: Path, form: Format, pragma: str, *, alive: bool = False) -> Iterator[Finding]:
+def _check_file(
+    inspector: Inspector, path: Path, form: Format, pragma: str, *, alive: bool = False
+) -> Iterator[Finding]:
     try:
-        with reading(path) as sql:
+        with inspector.copies.reading(path) as sql:
             if check_version(sql, path, form):
                 check_content(sql, form, pragma)
                 if not (alive or has_known_format(path)):
                     msg = "its header says that only a later SQLite can write to it"
                     raise damage(msg)
                 yield from _check_rows(sql, path, form)
+            elif form is JOBS and not alive and _is_left(path.with_suffix(".spare")):
+                yield Finding("damaged", path, _GONE)
     except Newer as error:
         yield Finding("version", path, f"{error}: upgrade the library, or leave it to who has")
     except sqlite3.Error as error:

@@ -9,12 +9,13 @@ import inspect
 import ipaddress
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
-from retryexec.journal._compare import comparison, difference, field_names, is_model, tests_of
+from retryexec.journal._compare import difference, field_names, is_model
 from retryexec.journal._errors import JobRefused, Undecodable
+from retryexec.journal._exact import exact_test
 from retryexec.journal._rows import printable
 
 # What msgspec knows nothing about, and what text stands for well.
@@ -39,15 +40,16 @@ class Kind:
         name: what its records are filed under.
         cls: the class.
         version: of its fields; older records go through the class's ``upcast``.
+        is_exact: passes only jobs that JSON is sure to give back, and may raise what their
+            attributes do.
     """
 
     __slots__ = (
         "_fields",
-        "_others",
-        "_same",
         "_upcast",
         "cls",
         "decode",
+        "is_exact",
         "json_names",
         "name",
         "version",
@@ -78,12 +80,10 @@ class Kind:
         self.version = _version_of(name, cls, fields)
         # A field of that name is the job's own affair.
         self._upcast: Any = None if "upcast" in fields else getattr(cls, "upcast", None)
-        self.decode: Callable[[bytes], Any] = _decoder_of(name, cls)
+        self.decode: Callable[[bytes | str], Any] = _decoder_of(name, cls)
         self._fields = fields
         self.json_names = _json_names(cls, fields)
-        tests = tests_of(cls, fields)
-        self._same = comparison(tests.values())
-        self._others = tuple(name for name in fields if name not in tests)
+        self.is_exact = exact_test(cls)
 
     def check(self, job: Any, data: bytes) -> None:
         """Make sure that what *data* says is the whole of *job*.
@@ -96,7 +96,7 @@ class Kind:
         except _UNFIT as error:
             raise self._refuse(job, f"it cannot be read back: {error}") from error
         try:
-            for name in self._others if self._same(job, back) else self._fields:
+            for name in self._fields:
                 found = difference(getattr(job, name), getattr(back, name), name)
                 if found is not None:
                     raise self._refuse(job, f"field {found}")
@@ -120,7 +120,7 @@ class Kind:
         try:
             if version < self.version:
                 data = self._carried_over(version, data)
-            return self.decode(cast("bytes", data))  # text will do
+            return self.decode(data)
         except Undecodable:
             raise
         except _UNFIT as error:
@@ -193,6 +193,14 @@ class Codec:
         """Return the version that records of *kind* are written in."""
         return self._by_name[kind].version
 
+    def decoder(self, kind: Any) -> tuple[str, int, Callable[[str], Any]] | None:
+        """Return the name of *kind*, its version, and what makes jobs of records of that version.
+
+        None if it is not registered. What the decoder raises, `decode` puts into words.
+        """
+        known = self._by_name.get(kind)
+        return None if known is None else (known.name, known.version, known.decode)
+
     def unknown(self, kind: str, names: Iterable[str]) -> str | None:
         """Return the first of *names* that is no field of *kind*, as JSON names them."""
         known = self._by_name[kind].json_names
@@ -211,7 +219,12 @@ class Codec:
             data = _encode(job)
         except _UNFIT as error:
             raise kind.refuse_unencodable(job, error) from error
-        kind.check(job, data)
+        try:
+            is_sure = kind.is_exact(job)
+        except _UNFIT:  # it lacks a field, say
+            is_sure = False
+        if not is_sure:
+            kind.check(job, data)
         if len(data) > self._max_bytes:
             msg = (
                 f"a job of kind {kind.name!r} takes {len(data):,} bytes, and the limit is "
@@ -264,9 +277,9 @@ def json_of(value: Any) -> bytes:
     return _encode(value)
 
 
-def _decoder_of(name: str, cls: type) -> Callable[[bytes], Any]:
+def _decoder_of(name: str, cls: type) -> Callable[[bytes | str], Any]:
     if is_model(cls):
-        validate: Callable[[bytes], Any] = cls.model_validate_json  # type: ignore[attr-defined]
+        validate: Callable[[bytes | str], Any] = cls.model_validate_json  # type: ignore[attr-defined]
         return validate
     try:
         return msgspec.json.Decoder(cls, dec_hook=_from_json).decode

@@ -12,8 +12,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,7 +25,10 @@ logger = logging.getLogger("retryexec.journal")
 
 DEAD = "dead.db"
 OWNER = re.compile(r"[0-9a-f]{32}")
+_PARTS = ("db", "db-wal", "spare")  # what there may be without a lock
 _LONGEST_PATH = 504  # bytes of a database's whole path: SQLite's own limit
+_FEW = 3  # characters of a boot's id that may be damaged: those of two have nearly all others
+_PATIENCE = 10.0  # seconds
 _MOUNTS = Path("/proc/self/mountinfo")
 # Where a lock may not reach the other machine, or the memory that SQLite shares is not shared.
 _NETWORK = frozenset(
@@ -92,7 +96,8 @@ class Lock:
 
     def remove(self) -> None:
         """Remove the database, which is closed and holds nothing more, and then the lock."""
-        for suffix in (".db", ".db-wal", ".db-shm", ".spare"):
+        # The reserve first: without its database, it says that one has gone.
+        for suffix in (".spare", ".db", ".db-wal", ".db-shm"):
             with suppress(FileNotFoundError):
                 self.path.with_suffix(suffix).unlink()
         # Last, and still held: whoever waits for this very file finds that it has gone.
@@ -184,20 +189,17 @@ class Directory:
                 logger.error("%s is not a plain file, and is %s now", path, aside)
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            if not os.path.lexists(self.path / f"{owner}.db"):
-                return None
             # Somebody has removed the lock alone. Its owner finds out, and moves; what is left
             # here then, or has nobody, is for whoever makes the lock anew.
-            if is_young(self.path / f"{owner}.db"):
+            parts = [self.path / f"{owner}.{suffix}" for suffix in _PARTS]
+            there = [part for part in parts if os.path.lexists(part)]
+            if not there or is_young(there[0]):
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         if _try_lock(fd) and _same(fd, path):
             lock = Lock(self.path, owner, fd)
-            said = os.pread(fd, 200, 0).decode(errors="replace").split()
-            boot = _boot()
-            if len(said) == 3 and "-" not in {said[1], boot}:
-                lock.same_boot = said[1] == boot
-                lock.rebooted = not lock.same_boot
+            same = is_of_this_boot(os.pread(fd, 200, 0), lock.database)
+            lock.same_boot, lock.rebooted = same is True, same is False
             _write_owner(fd)
             return lock
         os.close(fd)
@@ -208,7 +210,7 @@ class Directory:
         names = set()
         for name in os.listdir(self.path):  # noqa: PTH208  a thousand names, as text
             owner, dot, suffix = name.partition(".")
-            if dot and suffix in {"db", "lock"} and OWNER.fullmatch(owner):
+            if dot and suffix in {"lock", *_PARTS} and OWNER.fullmatch(owner):
                 names.add(owner)
         yield from sorted(names)
 
@@ -221,6 +223,24 @@ class Directory:
         except (OSError, ValueError):
             pass
         return None
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Keep other processes that do the same out of the block.
+
+        Raises:
+            OSError: somebody else takes long.
+        """
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            due = time.monotonic() + _PATIENCE
+            while not _try_lock(fd):
+                if time.monotonic() > due:
+                    raise OSError(errno.EBUSY, "another process has been at it for long")
+                time.sleep(0.01)
+            yield
+        finally:
+            os.close(fd)
 
     def sync(self) -> None:
         """Make names that have just been made or removed survive a power cut."""
@@ -275,6 +295,30 @@ def is_young(path: Path) -> bool:
         return abs(time.time() - path.stat().st_mtime) < 60
     except OSError:
         return True
+
+
+def is_of_this_boot(said: bytes, database: Path) -> bool | None:
+    """Return whether the machine has run on since an owner wrote what its lock says.
+
+    A bit of that may be flipped, and all of it may be gone. Then the times of its files tell.
+
+    Returns:
+        None if nobody knows.
+    """
+    words, boot = said.decode(errors="replace").split(), _boot()
+    if boot == "-":
+        return None
+    if len(words) == 3 and words[0].isdigit() and words[1] != "-":
+        wrong = [one for one, other in zip_longest(words[1], boot) if one != other]
+        return len(wrong) <= _FEW
+    if len(words) == 3 and "-" in words[:2]:
+        return None  # as it was written
+    try:
+        started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        log = database.with_suffix(".db-wal")
+        return (log if log.exists() else database).stat().st_mtime > started
+    except (OSError, AttributeError):
+        return None
 
 
 def _boot() -> str:

@@ -94,8 +94,6 @@ class JournalFile:
     It is a `Lane`. All but the constructor is for one thread, the writer's.
     """
 
-    shared = False  # each owner has a file of its own
-
     def __init__(self, lock: Lock, sql: sqlite3.Connection, *, power: bool) -> None:
         self.lock = lock
         self.name = lock.owner
@@ -109,6 +107,7 @@ class JournalFile:
 
     def begin(self) -> None:
         """Hold no entries."""
+        self.shared = False  # each owner has a file of its own
         self.live: dict[int, Entry] = {}
         self.parked = 0
         self.suspects: list[Entry] = []
@@ -297,8 +296,11 @@ class JournalFile:
                 place += size
                 rest -= size
 
-    def insert_rows(self, rows: Iterable[JobRow]) -> None:
+    def insert_rows(self, rows: Iterable[JobRow], sources: Sequence[str] = ()) -> None:
         """Write whole records, of another file or of before, in one transaction.
+
+        Args:
+            sources: the owners of files that have no record to run after this.
 
         Raises:
             Lost, sqlite3.Error: none has been written.
@@ -308,6 +310,7 @@ class JournalFile:
         def insert() -> None:
             with transaction(self.sql):
                 self.sql.executemany(_INSERT_ALL, values)
+                self.sql.executemany("INSERT INTO meta(owner) VALUES(?)", [(o,) for o in sources])
                 self.verify_path()
 
         self._with_room(insert, all_of_it=False)
@@ -411,10 +414,6 @@ class JournalFile:
     def truncate_log(self) -> None:
         """Give back the disk space of the log; nothing is lost if a reader is in the way."""
         self.sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def frames(self) -> int:
-        """Return how many pages there are in the log, as far as SQLite can read it."""
-        return int(self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1])
 
     def log_bytes(self) -> int:
         """Return the size of the log."""

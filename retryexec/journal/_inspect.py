@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from retryexec._typing import override
+from retryexec.journal._copies import Copies
 from retryexec.journal._directory import DEAD, OWNER
 from retryexec.journal._errors import JournalError, Newer
 from retryexec.journal._file import JOBS
@@ -34,7 +35,7 @@ from retryexec.journal._rows import (
     read_job,
     read_letter,
 )
-from retryexec.journal._sqlite import Format, check_version, is_damaged_file, reading, size_of
+from retryexec.journal._sqlite import Format, check_version, is_damaged_file, size_of
 
 _PAGE = 500  # rows in one statement
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
@@ -145,6 +146,7 @@ class Inspector:
     Attributes:
         unreadable: files that could not be read so far, and why: a damaged one, or one that a
             newer library has written. What the methods return is without those.
+        copies: of files that are not to be touched.
 
     Raises:
         JournalError: there is no such directory, or it cannot be looked into.
@@ -158,6 +160,7 @@ class Inspector:
     ) -> None:
         self.path = Path(directory).absolute()
         self.unreadable: dict[Path, str] = {}
+        self.copies = Copies()
         self._wall = wall_clock
         if not self.path.is_dir():
             msg = (
@@ -343,7 +346,7 @@ class Inspector:
         self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
     ) -> T | None:
         try:
-            with reading(path) as sql:
+            with self.copies.reading(path) as sql:
                 return ask(sql) if check_version(sql, path, form) else None
         except Newer as error:
             self.unreadable[path] = str(error)

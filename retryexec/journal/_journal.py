@@ -9,7 +9,7 @@ from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from retryexec._typing import override
 from retryexec._validate import callable_or_none, seconds, whole_number
@@ -22,28 +22,7 @@ from retryexec.journal._ids import ids
 from retryexec.journal._letters import DeadLetters, Redact
 from retryexec.journal._open import Place, open_place
 from retryexec.journal._put import Putter
-
-
-class JournalStats(NamedTuple):
-    """How an open journal is.
-
-    Attributes:
-        unfinished: jobs on disk that have not ended, in this process's hands.
-        parked: records that no registered class can be made of, in its files.
-        dead: dead letters.
-        files: files in its hands, its own included.
-        wal_bytes: the size of their logs.
-        batches: transactions so far.
-        healthy: False while the disk refuses what is written to it.
-    """
-
-    unfinished: int
-    parked: int
-    dead: int
-    files: int
-    wal_bytes: int
-    batches: int
-    healthy: bool
+from retryexec.journal._stats import JournalStats, stats_of
 
 
 class Journal:
@@ -247,8 +226,10 @@ class Journal:
         now = self._wall()
         entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
         engine = self._engine or self._running_engine()
-        if not self._waits:
-            self._show(entry, engine)
+        if not self._waits:  # as _show, for each job
+            engine.writer.enqueue(entry)
+            if engine.writer.stopped:
+                engine.writer.refuse_rest(closed())
             return entry
         try:
             self._show_and_wait(entry, engine)
@@ -376,17 +357,7 @@ class Journal:
 
     def stats(self) -> JournalStats:
         """Return how it is."""
-        engine = self._engine
-        lanes = [] if engine is None else engine.lanes.all()
-        return JournalStats(
-            unfinished=sum(len(lane.live) for lane in lanes),
-            parked=sum(lane.parked for lane in lanes),
-            dead=len(self._dead),
-            files=len(lanes),
-            wal_bytes=sum(lane.log_bytes() for lane in lanes),
-            batches=0 if engine is None else engine.lanes.batches,
-            healthy=engine is None or engine.writer.healthy,
-        )
+        return stats_of(self._engine, len(self._dead))
 
     @override
     def __repr__(self) -> str:

@@ -7,19 +7,24 @@ divided until it is found.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
-from retryexec.journal._batch import ENDED, HOMELESS, NEW, STORED, WRITING, Answers, Batch
+from retryexec.journal._batch import (
+    ENDED,
+    HOMELESS,
+    NEW,
+    STORED,
+    WRITING,
+    Answers,
+    Batch,
+    landed_in,
+)
 from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Fenced, JournalError, Lost
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
-
-_DOUBTS, _DOUBT_PAUSE = 5, 0.05  # looks at the lane before an outcome stays unknown; seconds
 
 
 class Lanes:
@@ -54,6 +59,8 @@ class Lanes:
         self.left: set[str] = set()
         self.backlog: list[Entry] = []
         self.homeless: list[Entry] = []
+        # Held until their jobs are in another one: nobody else may take them over meanwhile.
+        self._lost: list[tuple[Lane, Exception]] = []
         self.error: Exception | None = None
         self.failing = False
         self.batches = 0
@@ -86,7 +93,7 @@ class Lanes:
             batch = batch.without_inserts()
         own = self.own
         if self.taken:
-            for lane, part in self._by_lane(batch):
+            for lane, part in batch.by_lane(own):
                 self._apply(lane, part)
                 self.release_next_suspect(lane)
         elif own is not None and batch:  # the common case: all is in one lane
@@ -118,17 +125,6 @@ class Lanes:
             elif state is NEW:
                 self.answers.end(entry)  # so quick that it never needed the disk
         return batch, dying
-
-    def _by_lane(self, batch: Batch) -> Iterable[tuple[Lane, Batch]]:
-        """Return the parts of *batch* that belong to one lane each; new entries go to `own`."""
-        parts: dict[Lane, Batch] = {}
-        for place, group in enumerate(batch):
-            for entry in group:
-                lane: Any = entry.lane or self.own
-                if lane not in parts:
-                    parts[lane] = Batch([], [], [], [])
-                parts[lane][place].append(entry)
-        return parts.items()
 
     def _number(self, inserts: Sequence[Entry]) -> bool:
         """Give *inserts* rows in this process's own lane, made if need be; refuse them if not."""
@@ -225,7 +221,7 @@ class Lanes:
             self._move_out(lane, error)
             self._move_home(inserts, error)
             return False
-        landed = self._landed(lane, inserts[0]) if inserts else False
+        landed = landed_in(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
             self._applied(lane, batch, marks)
             return True
@@ -266,15 +262,6 @@ class Lanes:
             self.answers.tell(entry)
         self.backlog += inserts
 
-    def _landed(self, lane: Lane, entry: Entry) -> bool | None:
-        """Return whether the transaction that *entry* was in took place; None if unknown."""
-        for _ in range(_DOUBTS):
-            try:
-                return lane.holds(entry)
-            except Exception:
-                threading.Event().wait(_DOUBT_PAUSE)
-        return None
-
     def _isolate(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> None:
         """Do what can be done of *batch*, one of whose entries cannot be written."""
         for entry in marks:
@@ -308,8 +295,7 @@ class Lanes:
     def _move_out(self, lane: Lane, error: Exception) -> None:
         """Give up a lane that is lost: what was in it is in memory, and needs another one."""
         logger.error("%s is lost (%s): its jobs move to a new file", lane, error)
-        lane.abandon()
-        self._store.set_aside(lane, error)
+        self._lost.append((lane, error))
         if lane is self.own:
             self.own = None
         self.taken.discard(lane)
@@ -364,21 +350,31 @@ class Lanes:
                     entries.append(entry)
         if not entries:
             self.homeless = []
+            self._leave_lost()
             return
         try:
             own = self.own = self.own or self._store.new_lane()
             first = own.next_row
-            own.insert_rows([entry.as_row(first + n) for n, entry in enumerate(entries)])
+            rows = [entry.as_row(first + n) for n, entry in enumerate(entries)]
+            own.insert_rows(rows, [lane.name for lane, _ in self._lost])
         except Exception as error:
             self._fail(error)
             return
         self.homeless = []
+        self._leave_lost()
         own.next_row = first + len(entries)
         for row, entry in enumerate(entries, first):
             entry.row = row
         self._applied(own, Batch(entries, [], [], []))
         # What became of them meanwhile, the rows may not tell yet.
         self.backlog += [e for e in entries if e.outcome is not None or e.suspect]
+
+    def _leave_lost(self) -> None:
+        """Let others have the lanes that are lost: their jobs are elsewhere by now."""
+        lost, self._lost = self._lost, []
+        for lane, error in lost:
+            self._store.set_aside(lane, error)
+            lane.abandon()
 
     def _fail(self, error: Exception) -> None:
         self.failing = True
@@ -438,6 +434,9 @@ class Lanes:
                 entry.waiter.release()
         for lane in self.all():
             self._leave(lane)
+        for lane, _ in self._lost:  # what was in them and has no other place is for the next
+            lane.abandon()
+        self._lost = []
         self.taken.clear()
         self.own = None
 

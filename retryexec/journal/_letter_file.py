@@ -5,12 +5,14 @@ rollback journal and no log, and is opened for each use.
 """
 
 import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from retryexec.journal._directory import DEAD, Directory
 from retryexec.journal._rows import LETTER_COLUMNS, LetterRow, read_letter, values_of
@@ -21,6 +23,7 @@ from retryexec.journal._sqlite import (
     check_content,
     check_schema,
     check_version,
+    is_damaged,
     is_damaged_file,
     make_tables,
     open_database,
@@ -80,6 +83,7 @@ class LetterFile:
         self.path = directory.path / DEAD
         self._directory = directory
         self._checked: int | None = None  # the file that was found to be whole
+        self.rescued: list[str] = []  # what has become of damaged files
         # Held while SQLite is in use, and by whoever forks: a child that closed a connection in
         # the middle of a transaction would roll back what is the parent's.
         self.io = threading.RLock()
@@ -182,29 +186,47 @@ class LetterFile:
     def _mending(self, do: Callable[[], T]) -> T:
         """Return *do()*; if the file turns out to be damaged, once more after its repair."""
         with self.io:
+            inode = self._inode()
             try:
                 return do()
             except sqlite3.DatabaseError as error:
-                if not is_damaged_file(self.path, error):
+                if not (is_damaged_file(self.path, error) or self._is_closed_to_us()):
                     raise
-                self._rescue(error)
+                # Of several processes that come upon it at once, one does it.
+                with self._directory.alone():
+                    if self._inode() == inode:
+                        self._rescue(error)
             return do()
 
-    def _rescue(self, error: Exception) -> None:
-        saved = salvage(self.path, LETTERS)
-        aside = set_aside(self.path)
-        logger.error(
-            "the dead letters are damaged (%s): %d of them saved, about %d lost, the old file is "
-            "%s",
-            error,
-            len(saved.rows),
-            saved.lost,
-            aside,
-        )
-        if saved.rows:
-            self.keep(map(read_letter, saved.rows))
+    def _inode(self) -> int:
+        try:
+            return self.path.lstat().st_ino
+        except OSError:
+            return 0
 
-    def keep(self, letters: Iterable[LetterRow]) -> None:
-        """Write *letters*, as far as there is none of the same id."""
-        with self.transaction() as sql:
-            sql.executemany(f"INSERT OR IGNORE INTO dead VALUES({_PARTS})", map(values_of, letters))
+    def _is_closed_to_us(self) -> bool:
+        """Return whether the file may not be opened, and its name may be given to another."""
+        may = os.R_OK | os.W_OK
+        return (
+            os.path.lexists(self.path)
+            and not os.access(self.path, may)
+            and os.access(self._directory.path, may)
+        )
+
+    def _rescue(self, error: Exception) -> None:
+        """Put a new file in the place of the damaged one, with all letters that can be read."""
+        saved = salvage(self.path, LETTERS)
+        new = LetterFile(self._directory)
+        new.path = self._directory.path / f"{uuid4().hex}.probe"
+        try:
+            with new.transaction() as sql:
+                letters = map(values_of, map(read_letter, saved.rows))
+                sql.executemany(f"INSERT OR IGNORE INTO dead VALUES({_PARTS})", letters)
+            aside = set_aside(self.path, new.path)
+        finally:
+            new.path.unlink(missing_ok=True)
+        self._directory.sync()
+        words = f"{len(saved.rows)} letters saved, {saved.words}"
+        self.rescued.append(f"{aside}: set aside ({error}): {words}")
+        what = "are damaged" if is_damaged(error) else "may not be opened by this process"
+        logger.error("the dead letters %s (%s): %s, the old file is %s", what, error, words, aside)

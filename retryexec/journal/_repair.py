@@ -32,9 +32,9 @@ def repair(path: "str | os.PathLike[str]") -> list[str]:
         for owner in store.directory.owners():
             store.visit(owner, park)
     store.letters.read(lambda sql: sql.execute("SELECT count(*) FROM dead").fetchone(), None)
-    asides = sorted(_set_aside(store) - before)
-    words = "set aside, and what could be read is saved"
-    return [f"{store.directory.path / name}: {words}" for name in asides] + done
+    done = [*store.rescued, *store.letters.rescued, *done]
+    others = [path for path in sorted(_set_aside(store) - before) if path not in "".join(done)]
+    return [*done, *(f"{path}: set aside" for path in others)]
 
 
 def discard_parked(path: "str | os.PathLike[str]", job_ids: Sequence[str]) -> int:
@@ -67,4 +67,4 @@ def _store(path: "str | os.PathLike[str]") -> SQLiteStore:
 
 
 def _set_aside(store: SQLiteStore) -> set[str]:
-    return {path.name for path in store.directory.path.glob("*.corrupt-*")}
+    return {str(path) for path in store.directory.path.glob("*.corrupt-*[0-9]")}

@@ -22,7 +22,7 @@ logger = logging.getLogger("retryexec.journal")
 BUSY_MS = 5000
 _LIKELY_VERSION = 100  # of a format; a higher one is a flipped bit
 WAL_HEADER = 32  # bytes of a log in which nothing is
-_SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
+SMALLEST_PAGE = 512  # bytes: SQLite takes a file that is smaller to be empty
 SUFFIXES = ("-wal", "-shm", "-journal", "")
 STRICT = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
 
@@ -130,13 +130,26 @@ def check_version(sql: sqlite3.Connection, path: "Path | str", form: Format) -> 
     if tables and application != form.application:
         msg = f"{path} is not a file of a journal"
         raise damage(msg, NOTADB)
-    if version > _LIKELY_VERSION:
-        msg = f"{path} says it is of version {version}"
-        raise damage(msg)
     if version > form.version:
+        if version > _LIKELY_VERSION or _is_flipped(sql, version, form):
+            msg = f"{path} says that it is of version {version}, and is not"
+            raise damage(msg)
         msg = f"{path} is of version {version}, and this library knows up to {form.version}"
         raise Newer(msg)
     return bool(tables)
+
+
+def _is_flipped(sql: sqlite3.Connection, version: int, form: Format) -> bool:
+    """Return whether *version* is that of *form* with a flipped bit: the tables are the same.
+
+    So a later version of a format has to have other tables, or a number that is two bits away.
+    """
+    if (version ^ form.version).bit_count() != 1:
+        return False
+    with suppress(sqlite3.Error):
+        check_schema(sql, form)
+        return True
+    return False
 
 
 def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_check") -> None:
@@ -201,7 +214,7 @@ def check_log_of_empty(path: Path) -> None:
         sqlite3.DatabaseError: there is something in the log.
     """
     wal = Path(f"{path}-wal")
-    if is_plain(path) and size_of(path) < _SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
+    if is_plain(path) and size_of(path) < SMALLEST_PAGE and size_of(wal) > WAL_HEADER:
         msg = f"{path} is empty or not there, and its log is not empty"
         raise damage(msg)
 

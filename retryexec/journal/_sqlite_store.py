@@ -6,18 +6,16 @@ import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from pathlib import Path
 
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._errors import JournalError, Newer
-from retryexec.journal._file import JOBS, JournalFile
+from retryexec.journal._file import JournalFile
 from retryexec.journal._letter_file import LetterFile
-from retryexec.journal._log import is_whole, transactions_left_out
-from retryexec.journal._rows import JobRow, read_job
-from retryexec.journal._salvage import salvage, set_aside
+from retryexec.journal._log import Log
+from retryexec.journal._rescue import finish, rescue
+from retryexec.journal._salvage import set_aside
 from retryexec.journal._sqlite import (
-    WAL_HEADER,
     check_log_of_empty,
     damage,
     is_damaged,
@@ -32,7 +30,8 @@ from retryexec.journal._takeover import NOBODY, findings, judge, revive, sort
 
 logger = logging.getLogger("retryexec.journal")
 
-_WAL_OF_NEW = WAL_HEADER + 8 * 4120  # bytes: no log that has only made the tables is as long
+_LARGE = 32 * 2**20  # bytes of a damaged file, of which reading each page takes some seconds
+_FRAMES_OF_NEW = 8  # no log that has only made the tables has as many
 
 
 class SQLiteStore:
@@ -55,6 +54,8 @@ class SQLiteStore:
         self._wall = wall
         self._left_alone: set[str] = set()  # files with which this process can do nothing
         self._warned: set[str] = set()
+        self._postponed: set[str] = set()  # large damaged files, for the next look
+        self.rescued: list[str] = []  # what has become of damaged files
         self._outlived: dict[str, int] = {}  # locks held although their process has ended
 
     def serve(self, wake: Callable[[], object], lost: Callable[[], object]) -> None:
@@ -111,25 +112,35 @@ class SQLiteStore:
 
     def take(self, seen: set[str], left: AbstractSet[str]) -> Taken | None:
         """Take over one file of a dead owner not yet *seen*; None if there is none left."""
-        for owner in self.directory.owners():
-            if owner in seen or owner in left or owner in self._left_alone:
-                continue
-            seen.add(owner)
-            try:
-                taken = self.visit(owner, self._take)
-            except Exception as error:
-                # Whatever a dead process has left, it must not keep this one from its work.
-                self._warn_once(owner, "%s.db cannot be taken over: %r", owner, error)
-                continue
-            if taken is not None:
-                return taken
+        rescued = -1
+        while rescued != len(self.rescued):
+            rescued = len(self.rescued)
+            for owner in self.directory.owners():
+                if owner in seen or owner in left or owner in self._left_alone:
+                    continue
+                seen.add(owner)
+                try:
+                    taken = self.visit(owner, self._take, patient=owner in self._postponed)
+                except Exception as error:
+                    # Whatever a dead process has left, it must not keep this one from its work.
+                    self._warn_once(owner, "%s.db cannot be taken over: %r", owner, error)
+                    continue
+                if taken is not None:
+                    return taken
+                if rescued != len(self.rescued):
+                    break  # what could be read of a damaged file is in a new one now
         return None
 
-    def visit(self, owner: str, use: Callable[[JournalFile], Taken | None]) -> Taken | None:
+    def visit(
+        self, owner: str, use: Callable[[JournalFile], Taken | None], *, patient: bool = True
+    ) -> Taken | None:
         """Return *use(file)* for the file of a dead *owner*; None if that one lives.
 
         The file is kept open if *use* returns something. One that is damaged is set aside, once
         what can be read of it is in a new file.
+
+        Args:
+            patient: whether that may take as long as it takes.
         """
         try:
             lock = self.directory.claim(owner)
@@ -141,10 +152,12 @@ class SQLiteStore:
             return None
         file: JournalFile | None = None
         taken: Taken | None = None
+        log: Log | None = None
         try:
-            file = None if self._is_unfinished(lock) else self._open(lock)
+            log = Log(lock.database)
+            file = None if self._is_unfinished(lock) else self._open(lock, log)
             if file is None:
-                lock.remove()
+                self._remove_empty(lock)
             else:
                 taken = use(file)
         except Newer as error:
@@ -154,7 +167,7 @@ class SQLiteStore:
             if is_damaged_file(lock.database, error):
                 if file is not None:
                     file.close_database()
-                self._rescue(lock, error)
+                self._rescue(lock, error, log or Log(lock.database), patient=patient)
             else:
                 words = "%s cannot be read (%s): it is tried again"
                 self._warn_once(owner, words, lock.database, error)
@@ -165,31 +178,47 @@ class SQLiteStore:
                 lock.release()
         return taken
 
-    def _open(self, lock: Lock) -> JournalFile | None:
-        """Open the file of *lock*; None if there is nothing in it.
+    def _open(self, lock: Lock, log: Log) -> JournalFile | None:
+        """Open the file of *lock*, with the *log* that it had; None if there is nothing in it.
 
         Raises:
             sqlite3.DatabaseError: it is damaged, or its log is.
         """
-        log = Path(f"{lock.database}-wal")
-        content = b""
-        # A power cut leaves a log torn, but the death of a process does not. It is read before
-        # SQLite reads it, which removes it in the end.
-        if lock.same_boot and size_of(log) > WAL_HEADER and is_plain(log):
-            content = log.read_bytes()
+        left_out = log.left_out(same_boot=lock.same_boot)
+        if left_out and lock.same_boot:
+            msg = f"{left_out} transactions in its log cannot be read"
+            raise damage(msg)
+        if left_out:
+            words = (
+                "the last %d transactions in the log of %s cannot be read: the machine has been "
+                "started since, and may have been switched off before they were on disk"
+            )
+            logger.warning(words, left_out, lock.database)
+        elif lock.same_boot and (missing := log.missing()):
+            logger.error(
+                "the log of %s is shorter than it was, by about %d pages: what was in them last, "
+                "new jobs or ends, is lost",
+                lock.database,
+                missing,
+            )
         file = JournalFile.open(lock, power=self._power)
-        if content:
-            missing = transactions_left_out(content, 0 if file is None else file.frames())
-            if file is None and (len(content) > _WAL_OF_NEW or not is_whole(content)):
-                missing = max(2, missing)  # frames that are out of place cannot be counted
-            if missing > 1:
-                if file is not None:
-                    file.close_database()
-                log.touch(mode=0o600)
-                log.write_bytes(content)
-                msg = f"{missing} transactions in its log cannot be read"
-                raise damage(msg)
+        if file is None and lock.same_boot and len(log.frames) > _FRAMES_OF_NEW:
+            msg = f"its log, of {len(log.frames)} pages, cannot be read"
+            raise damage(msg)
         return file
+
+    def _rescue(self, lock: Lock, error: Exception, log: Log, *, patient: bool) -> None:
+        size = size_of(lock.database) + len(log.content)
+        if size > _LARGE and not patient:
+            self._postponed.add(lock.owner)
+            logger.warning(
+                "%s is damaged (%s): what can be read of its %d MB is saved while other jobs run",
+                lock.database,
+                error,
+                size >> 20,
+            )
+            return
+        self.rescued.append(rescue(self.directory, lock, error, log, power=self._power))
 
     def _is_unfinished(self, lock: Lock) -> bool:
         """Return whether there is no file, or an empty one: its owner died while it made it.
@@ -202,8 +231,18 @@ class SQLiteStore:
         check_log_of_empty(lock.database)
         return is_plain(lock.database) and size_of(lock.database) == 0
 
+    def _remove_empty(self, lock: Lock) -> None:
+        """Remove a file in which there is nothing; tell if there was something once."""
+        if size_of(lock.path.with_suffix(".spare")):  # it is made when there are tables
+            words = "gone, or empty, and so is its log: nobody can say how many jobs were in it"
+            logger.error("%s is %s", lock.database, words)
+            self.rescued.append(f"{lock.database}: {words}")
+        lock.remove()
+
     def _take(self, file: JournalFile) -> Taken | None:
         owner = file.name
+        if not finish(self.directory, file):
+            return None  # for now: its jobs may be run from there
         died = self.letters.reconcile(owner, file.present)
         found = revive(file, file.rows(), self._codec, self._wall(), died)
         if file.parked:
@@ -223,42 +262,6 @@ class SQLiteStore:
         else:
             file.remove()
         return None
-
-    def _rescue(self, lock: Lock, error: Exception) -> None:
-        """Save what can be read of a damaged file into a new one, for the next look."""
-        saved = salvage(lock.database, JOBS)
-        rows: list[JobRow] = []
-        for values in saved.rows:
-            row, wrong = read_job(values)
-            row.seq, row.parked = len(rows) + 1, row.parked if wrong is None else wrong
-            rows.append(row)
-        if rows:
-            self._save(rows)
-        # Only now: a crash in between runs jobs twice, and loses none.
-        aside = set_aside(lock.database)
-        logger.error(
-            "%s is damaged (%s): %d jobs saved, about %d lost, the old file is %s",
-            lock.database,
-            error,
-            len(rows),
-            saved.lost,
-            aside,
-        )
-        lock.remove()
-
-    def _save(self, rows: list[JobRow]) -> None:
-        lock = self.directory.new()
-        file: JournalFile | None = None
-        try:
-            file = JournalFile.create(lock, power=self._power)
-            file.insert_rows(rows)
-            self.directory.sync()
-        except BaseException:
-            if file is not None:
-                file.close_database()
-            lock.remove()
-            raise
-        file.close()
 
     def _look_at_holder(self, owner: str) -> None:
         """Speak up when a lock outlives its process, for want of anything better."""

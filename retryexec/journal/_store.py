@@ -53,9 +53,7 @@ class Lane(Protocol):
         next_row: the number of the next row; in this process's own lane.
     """
 
-    @property
-    def shared(self) -> bool: ...
-
+    shared: bool
     name: str
     live: dict[int, Entry]
     parked: int
@@ -72,8 +70,12 @@ class Lane(Protocol):
         """
         ...
 
-    def insert_rows(self, rows: Iterable[JobRow]) -> None:
-        """Write whole records in one transaction; raises as `apply`."""
+    def insert_rows(self, rows: Iterable[JobRow], sources: Sequence[str] = ()) -> None:
+        """Write whole records in one transaction; raises as `apply`.
+
+        Args:
+            sources: names of lanes that are lost, and whose jobs these are.
+        """
         ...
 
     def holds(self, entry: Entry) -> bool:

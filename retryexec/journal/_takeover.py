@@ -6,13 +6,16 @@ then on, each marked on disk before it starts, so that the next death tells the 
 who only happened to be there.
 """
 
-import gc
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from heapq import nsmallest
+from itertools import islice
 from operator import attrgetter
+from types import NoneType
 from typing import Any, NamedTuple
 
+from retryexec._collector import BATCH, collector_off
 from retryexec.journal._codec import Codec
 from retryexec.journal._entry import Entry, EntryState, FailureRecord, Outcome
 from retryexec.journal._errors import Undecodable
@@ -29,6 +32,9 @@ FIRST_SERIAL = 64
 BURST = 100
 RATE = 100
 
+# Of the columns of a job of which nothing has become yet.
+_TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 5)
+_is_id = re.compile("[0-9a-f]{32}").fullmatch
 _REASON_LIMIT = 500  # characters of why a record is parked
 
 
@@ -91,34 +97,71 @@ def revive(
     Args:
         died: ids of jobs that are dead letters by now.
     """
-    found = _Reader(lane, codec, now, died)
-    # All that is made here stays; looking through it again and again for what does not would
-    # take as long as the rest.
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        for values in rows:
-            found.read(values)
-    finally:
-        if collects:
-            gc.enable()
-    return found.found
+    reader = _Reader(lane, codec, now, died)
+    source = iter(rows)
+    more = True
+    while more:
+        with collector_off():
+            more = reader.read(islice(source, BATCH))
+    return reader.found
 
 
 class _Reader:
-    """Makes entries of rows, one by one."""
+    """Makes entries of rows."""
 
     def __init__(self, lane: Lane, codec: Codec, now: float, died: AbstractSet[str]) -> None:
         self.found = Found([], [], [])
         self._lane = lane
-        self._decode = codec.decode
+        self._codec = codec
         self._now = now
         self._died = died
         self._ids: set[str] = set()
-        self._kinds: dict[str, str] = {}  # one text for each kind, and not for each row
+        # Of each kind that is known here its name, the same object for all its rows, its version
+        # and its decoder.
+        self._kinds: dict[Any, tuple[str, int, Callable[[str], Any]]] = {}
         self._overdue = 0
 
-    def read(self, values: Sequence[Any]) -> None:
+    def read(self, rows: Iterable[Sequence[Any]]) -> bool:
+        """Make entries of *rows*; return whether there were any."""
+        ids, died, live, lane = self._ids, self._died, self._lane.live, self._lane
+        stored = EntryState.STORED
+        values: Sequence[Any] = ()
+        for values in rows:
+            seq, id_, kind, ver, data, attempts, crashes, started, at = values[:9]
+            known = self._kinds.get(kind) or self._look_up(kind)
+            # Most are records of jobs of which nothing has become yet, and all of them is as it
+            # must be. These take a short way; all others are read with care.
+            if (
+                known is None
+                or ver != known[1]
+                or attempts
+                or crashes
+                or started
+                or (*map(type, values),) != _TYPES
+                or not -1e12 <= at <= 1e12
+                or not _is_id(id_)
+                or id_ in ids
+                or id_ in died
+            ):
+                self._read_with_care(values)
+                continue
+            try:
+                job = known[2](data)
+            except Exception:
+                self._read_with_care(values)  # which finds out why
+                continue
+            live[seq] = entry = Entry(id_, job, known[0], known[1], data, at)
+            entry.row, entry.lane, entry.state = seq, lane, stored
+            ids.add(id_)
+        return bool(values)
+
+    def _look_up(self, kind: Any) -> tuple[str, int, Callable[[str], Any]] | None:
+        known = self._codec.decoder(kind)
+        if known is not None:
+            self._kinds[kind] = known
+        return known
+
+    def _read_with_care(self, values: Sequence[Any]) -> None:
         row, wrong = read_job(values)
         if row.id in self._died:
             self.found.gone.append(row.seq)
@@ -129,7 +172,7 @@ class _Reader:
             wrong = f"{DAMAGED}another record has the same id"
         if wrong is None:
             try:
-                job = self._decode(row.kind, row.ver, row.data)
+                job = self._codec.decode(row.kind, row.ver, row.data)
             except Undecodable as error:
                 wrong = printable(error, _REASON_LIMIT)
             else:
@@ -141,7 +184,7 @@ class _Reader:
 
     def _add(self, row: JobRow, job: Any) -> None:
         self._ids.add(row.id)
-        kind = self._kinds.setdefault(row.kind, row.kind)
+        kind = self._kinds[row.kind][0]
         entry = Entry(row.id, job, kind, row.ver, row.data, row.accepted_at)
         entry.row, entry.lane, entry.state = row.seq, self._lane, EntryState.STORED
         entry.crashes = row.crashes

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import repeat
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -70,8 +71,8 @@ class Writer:
         return items
 
     def _gather_more(self, items: list[Any]) -> None:
-        get, size = self._queue.get, self._queue.qsize()
-        items.extend([get() for _ in range(min(size, MAX_BATCH - len(items)))])
+        size = min(self._queue.qsize(), MAX_BATCH - len(items))
+        items.extend(map(self._queue.get, repeat(True, size)))  # without a step of Python for each
 
     def _has_backlog(self) -> bool:
         return bool(self.lanes.backlog or self.lanes.homeless)

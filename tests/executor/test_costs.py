@@ -112,9 +112,8 @@ def test_frames_of_an_attempt_that_fails(
     future = kept(executor, monkeypatch, failing)
     worker._attempt(future)
     assert frames(worker._attempt, future) == [
-        *("_attempt", "begin", "begin", "record", "_with_latest", "text_of"),
-        "failing",
-        *("_judge", "fail", "decide", "_next_delay", "_postpone", "postpone"),
+        *("_attempt", "begin", "begin", "failing"),
+        *("_judge", "decide", "fail", "text_of", "put_off", "release_frames"),
     ]
     future.cancel()
 

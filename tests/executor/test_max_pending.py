@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -116,6 +116,33 @@ def test_shutdown_refuses_all_who_wait_for_room(executor: RetryingExecutor) -> N
             thread.result()
     for gate in gates:
         gate.open()
+
+
+def test_a_submit_that_finds_more_room_than_it_needs_lets_the_next_one_know() -> None:
+    """Two jobs end before the first of two submits wakes up, and only one of them tells of it."""
+    gates, both_ended = [Gate() for _ in range(4)], Event()
+    with RetryingExecutor(4, max_pending=2) as executor:
+        pool = executor._pool
+        room_get = pool.room.get  # type: ignore[union-attr]
+
+        class Room:
+            put, empty = pool.room.put, pool.room.empty  # type: ignore[union-attr]
+
+            def get(self) -> None:
+                assert both_ended.wait(10)
+                room_get()
+
+        pool.room = Room()  # type: ignore[assignment]
+        first = [executor.submit(gate) for gate in gates[:2]]
+        late = [InThread(executor.submit, gate) for gate in gates[2:]]
+        for gate in gates[:2]:
+            gate.open()
+        assert [future.result(10) for future in first] == ["through"] * 2
+        both_ended.set()
+        assert all(gate.reached() for gate in gates[2:])  # neither waits for the other one's end
+        for gate in gates[2:]:
+            gate.open()
+        assert [thread.result().result(10) for thread in late] == ["through"] * 2
 
 
 def test_a_view_shares_the_room(executor: RetryingExecutor, clock: VirtualClock) -> None:

@@ -642,6 +642,30 @@ def test_job_ends_though_its_end_cannot_be_noted(outcome: Any) -> None:
     assert InThread(executor.shutdown).result().unfinished == 0
 
 
+def test_job_that_cannot_be_given_up_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted, its callbacks run, and its room is free again."""
+
+    def give_up(*_: Any, **__: Any) -> None:
+        raise Boom
+
+    monkeypatch.setattr("retryexec._core.worker.give_up", give_up)
+    gate, ended = Gate(Boom()), threading.Event()
+    with RetryingExecutor(1, max_pending=1, policy=RetryPolicy.never()) as executor:
+        future = executor.submit(gate)
+        future.add_done_callback(lambda _: ended.set())
+        late = InThread(executor.submit, len, "seven")
+        gate.open()
+        with pytest.raises(RuntimeError, match="the log has what it raised"):
+            future.result(10)
+        assert ended.wait(10)
+        assert late.result().result(10) == 5
+        assert future.stop_reason is StopReason.NOT_RETRIABLE
+        assert (executor.stats().failed, executor.stats().attempts) == (1, 2)
+    assert "met another error as it ended that job" in caplog.text
+
+
 def test_cancel_as_an_attempt_begins_counts_no_attempt_twice(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,7 +288,7 @@ class PostgresLane:
         """Return what is at work, for the table of owners; by any thread."""
         return Int8s.of(chain.from_iterable(list(self.marked.items())))
 
-    def insert_rows(self, rows: Iterable[JobRow]) -> None:
+    def insert_rows(self, rows: Iterable[JobRow], sources: Sequence[str] = ()) -> None:  # noqa: ARG002
         """Write whole records in one transaction; raises as `apply`."""
         self._check()
         known = list(rows)

@@ -1,0 +1,180 @@
+"""Control: what keeps a job from starting, beside its due time: its key, and its guards.
+
+A held job is in no queue. Whoever lets it go queues it, perhaps once too often; the worker that
+draws it asks here whether an attempt may start.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from retryexec._core.controlled import ControlledJob, Waker
+from retryexec._core.keys import Keys
+from retryexec._outcome import StopReason
+
+if TYPE_CHECKING:
+    from retryexec._core.pool import AnyJob, Pool
+    from retryexec.guards._guard import Passage
+
+
+class Control:
+    """Decides which jobs of a pool may start, and has those that may not.
+
+    Attributes:
+        keys: the lines of jobs that have the same key.
+        parked: jobs that wait behind another of their key, or in a guard's line.
+        superseded: how many jobs were replaced by newer ones. The pool's lock guards it.
+    """
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        # They are in no queue, and not in the due queue. Each change is one call into C, so neither
+        # a thread nor a signal handler comes in between.
+        self.parked: dict[ControlledJob[Any], None] = {}
+        self.used = False  # whether there ever was a job with a key or guards
+        self.superseded = 0
+        self.keys = Keys(self)
+
+    # ---- in
+
+    def place_by_replacing(self, job: "AnyJob") -> bool:
+        """Put *job* in the place of one that it replaces; return False if there is none."""
+        assert isinstance(job, ControlledJob)
+        self.used = True
+        replaced = self.keys.enter_by_replacing(job)
+        if replaced is None:
+            return False
+        self._take_place(job, replaced)
+        return True
+
+    def place(self, job: "AnyJob", due: float | None = None) -> None:
+        """Put *job*, which is one of the unfinished, where it waits for its first attempt.
+
+        Args:
+            due: the attempt is not due before that; None if it is due now.
+        """
+        assert isinstance(job, ControlledJob)
+        self.used = True
+        if job.key is None:
+            self.pool.enqueue(job, due)
+        elif job.line is None:
+            job.not_before = due
+            replaced = self.keys.enter(job)
+            if replaced is not None:
+                self._take_place(job, replaced)
+
+    # ---- a newer job takes the place of another
+
+    def _take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+        """Let *job* wait where *replaced* did, which it has replaced in the line of their key.
+
+        Where that was the queue, the worker that draws *replaced* goes on with *job*.
+        """
+        guarded = replaced.passage is not None
+        if replaced.settings.guards == job.settings.guards:
+            job.take_passage(replaced)
+        else:
+            replaced.settle_unused()
+        self.supersede(replaced)
+        self.parked.pop(replaced, None)
+        if replaced.not_before is not None:
+            job.not_before = replaced.not_before
+        due = replaced.due
+        waited = due is not None and self.pool.end_wait(replaced)
+        if guarded:
+            self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
+        elif waited:
+            self.pool.enqueue(job, due)
+
+    def supersede(self, job: ControlledJob[Any]) -> None:
+        """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
+        pool = self.pool
+        with pool.lock:
+            if job not in pool.unfinished:
+                return
+            self.superseded += 1
+            # There is no call between the count and this, so no interrupt comes in between.
+            pool.unfinished.remove(job)
+        if job.settings.journal is not None:
+            job.settings.journal.note_end(job, StopReason.SUPERSEDED, None)
+        if pool.room is not None:
+            pool.after_removal()
+
+    def hand_over(self, job: "AnyJob", due: float | None) -> bool:
+        """Let a newer job of the same key go instead of *job*, whose attempt failed in this worker.
+
+        Args:
+            job: a job that would be tried again.
+            due: when that would be; None for at once.
+
+        Returns:
+            whether there is one, so that *job* is not tried again.
+        """
+        assert isinstance(job, ControlledJob)
+        progress = job.progress
+        cancelled = progress is not None and progress.cancel_requested
+        if cancelled or job.line is None or not self.keys.hand_over(job, due):
+            return False
+        self.supersede(job)
+        self.keys.leave(job)
+        return True
+
+    # ---- for workers
+
+    def admit(self, job: "AnyJob") -> bool:
+        """Return whether an attempt of *job* may start; a job that is held will be queued again."""
+        assert isinstance(job, ControlledJob)
+        if self.pool.halted or not self.keys.is_its_turn(job):
+            return False
+        if not job.settings.guards:
+            return True
+        return job.start_asking() and self._ask(job)
+
+    def _ask(self, job: ControlledJob[Any]) -> bool:
+        """Ask the guards of *job*; return whether they let an attempt go."""
+        while True:
+            passage = job.passage or self._new_passage(job)
+            due = passage.ask()
+            if due is None:
+                return True
+            held = job.hold(due)
+            if held is not None:
+                break
+        if held:
+            self._schedule(job, due)
+        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+            self.parked.pop(job, None)
+            job.settle_unused()
+        return False
+
+    def _schedule(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job*, whose `due` has been set for a guard, wait until then."""
+        keeper = self.pool.timekeeper
+        if not keeper.ready():
+            keeper.wait_here(due)
+            job.due = None
+            self.pool.queue.put(job)
+        else:
+            keeper.schedule(job, due)
+
+    def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
+        # Here, since an executor without guards does not need them.
+        from retryexec.guards._guard import AttemptRequest, Passage
+
+        request = AttemptRequest(
+            job.attempts + 1,
+            job.submitted,
+            job.args or (),
+            job.kwargs or {},
+            now=self.pool.now,
+            wake=Waker(job),
+            attempt_timeout=job.settings.policy.attempt_timeout,
+            by_exec=job.by_exec,
+        )
+        job.passage = passage = Passage(job.settings.guards, request)
+        return passage
+
+    def wake(self, job: ControlledJob[Any]) -> None:
+        """Have the guards of *job*, one of which holds it, asked again."""
+        pool = self.pool
+        with pool.resuming(job):
+            if job.wake() or (job.held_by is not None and pool.end_wait(job)):
+                pool.enqueue(job)

@@ -1,0 +1,296 @@
+"""A job with a key or guards, which may be held back before an attempt.
+
+A job that is held is in no queue. Whoever lets it go queues it, and perhaps once too often: the
+worker that draws it asks whether it may start, so that does no harm.
+"""
+
+import math
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from retryexec._core.followers import Followers
+from retryexec._core.job import Job, JobProgress
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.settings import JobSettings
+from retryexec._outcome import StopReason
+from retryexec._typing import override
+
+if TYPE_CHECKING:
+    from contextvars import Context
+
+    from retryexec._core.keys import Line
+    from retryexec.guards._guard import Passage
+
+T = TypeVar("T")
+
+
+class ControlledJob(Job[T]):
+    """A job with a key or guards.
+
+    Attributes:
+        key: None if it has none.
+        latest: whether a newer job of its key replaces it while it waits.
+        line: the unfinished jobs of its key; None if it has no key, or has not joined them yet.
+        not_before: when it may be tried, if its turn comes before that; None for at once.
+        followers: the futures that end as it does; None if it has replaced no job.
+        following: what it is one of, once it has been replaced.
+        passage: what asks its guards; None between a job's attempts.
+    """
+
+    __slots__ = (
+        "_asked_again",
+        "_asking",
+        "followers",
+        "following",
+        "key",
+        "latest",
+        "line",
+        "not_before",
+        "passage",
+    )
+
+    def __init__(  # noqa: PLR0917  as Job's
+        self,
+        settings: JobSettings,
+        submitted: Any,
+        by_exec: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: "Context",
+    ) -> None:
+        super().__init__(settings, submitted, by_exec, args, kwargs, context)
+        self.key: Hashable = None
+        self.latest = settings.latest
+        self.line: Line | None = None
+        self.not_before: float | None = None
+        self.followers: Followers | None = None
+        self.following: Followers | None = None
+        self.passage: Passage | None = None
+        # Whether a worker is asking the guards, or about to begin; and whether another one has
+        # drawn the job meanwhile, so that they are to be asked again.
+        self._asking = False
+        self._asked_again = False
+
+    # ---- what users read
+
+    @property
+    @override
+    def stop_reason(self) -> StopReason | None:
+        if self.following is not None and not self.cancelled():
+            return StopReason.SUPERSEDED
+        return super().stop_reason
+
+    @property
+    @override
+    def superseded_by(self) -> "RetryFuture[Any] | None":
+        return None if self.following is None else self.following.target
+
+    @property
+    @override
+    def held_by(self) -> str | None:
+        if self._state != PENDING or self.following is not None:
+            return None
+        if self.line is not None and self.line.head is not self:
+            return "key"
+        passage = self.passage
+        held_by = None if passage is None else passage.held_by
+        return super().held_by if held_by is None else held_by
+
+    @override
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        super().add_done_callback(fn)
+        if self.following is not None:
+            self.following.keep(self)
+
+    @property
+    def has_callbacks(self) -> bool:
+        """Whether there are callbacks to run at the end."""
+        return bool(self._done_callbacks)
+
+    # ---- verbs of a worker
+
+    # A job that a guard holds is parked or waits until a time; one that was woken is queued, or is
+    # being asked. Each of the next three changes that in one step, under the job's lock, so that
+    # no wake-up is lost: not while the guards are being asked, nor just after.
+
+    def start_asking(self) -> bool:
+        """Claim the job, whose turn it is, to ask its guards; False if an attempt cannot start.
+
+        Of several workers that draw the job, one claims it, until `begin`, `hold` or `give_back`.
+        """
+        with self._lock:
+            if self._state != PENDING or self.due is not None or self.following is not None:
+                return False
+            if self._asking:
+                self._asked_again = True
+                return False
+            self._asking = True
+            self._asked_again = False
+            self.settings.pool.control.parked.pop(self, None)
+            return True
+
+    def hold(self, due: float) -> bool | None:
+        """Give up the claim: the guards hold the job until *due*, or if infinite until woken.
+
+        Returns:
+            True if the caller has to schedule the job; None if the guards have to be asked again,
+            since one of them has woken the job meanwhile.
+        """
+        with self._lock:
+            if self._asked_again:
+                self._asked_again = False
+                return None
+            self._asking = False
+            if self._state != PENDING or self.following is not None or self.due is not None:
+                return False
+            if due == math.inf:
+                self.settings.pool.control.parked[self] = None
+                return False
+            self.due = due
+            return True
+
+    def wake(self) -> bool:
+        """Let the guards be asked again; return whether the caller has to queue the job for it."""
+        with self._lock:
+            if self._asking:
+                self._asked_again = True
+                return False
+            parked = self.settings.pool.control.parked
+            if self.passage is None or self._state != PENDING or self not in parked:
+                return False
+            parked.pop(self, None)
+            return True
+
+    @override
+    def give_back(self) -> None:
+        self.settle_unused()
+        with self._lock:
+            self._asking = False
+
+    @override
+    def begin(self, now: float) -> JobProgress | bool:
+        with self._lock:
+            if self.following is not None:
+                return False
+            progress = super().begin(now)
+            if progress:
+                self._asking = False
+            return progress
+
+    @override
+    def wait_until(self, due: float) -> bool:
+        with self._lock:
+            return self.following is None and super().wait_until(due)
+
+    def postpone_turn(self, due: float) -> bool:
+        """Let the job start no sooner than *due* once its turn comes; False if it is its turn."""
+        if self.line is None:
+            return False
+        with self.line.lock:
+            if self.line.head is self:
+                return False
+            self.not_before = due
+        return self.is_pending() and self.following is None
+
+    def leave_guards(self) -> None:
+        """Give up the place in a guard's line, since the job waits for a time."""
+        with self._lock:
+            passage = self.passage if self.due is not None else None
+            if passage is not None:
+                self.passage = None
+        self.settings.pool.control.parked.pop(self, None)
+        if passage is not None:
+            passage.settle(None)
+
+    @override
+    def settle(self, succeeded: bool, exception: BaseException | None) -> None:
+        passage = self.passage
+        if passage is not None:
+            self.passage = None
+            started = self.started or 0.0
+            seconds = self.settings.pool.now() - started
+            from retryexec.guards import Outcome
+
+            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+
+    def settle_unused(self) -> None:
+        """Give back to the guards what the job holds of them, if anything: there was no attempt."""
+        passage = self.passage
+        if passage is not None:
+            self.passage = None
+            passage.settle(None)
+
+    def take_passage(self, other: "ControlledJob[Any]") -> None:
+        """Take over what *other*, which this job has replaced, holds of its guards."""
+        passage = other.passage
+        if passage is not None:
+            request = passage.request
+            request.number, request.job = self.attempts + 1, self.submitted
+            request.args, request.kwargs = self.args, self.kwargs
+            assert isinstance(request.wake, Waker)
+            request.wake.job = self
+            self.passage, other.passage = passage, None
+
+    # ---- being replaced
+
+    def follow(self, newer: "ControlledJob[Any]", *, running: bool = False) -> bool:
+        """Be replaced by *newer*, and end as it does; False if the job is not pending any more.
+
+        Args:
+            newer: the job that takes this one's place; not startable yet.
+            running: the caller is the worker that runs this job, whose attempt has failed.
+        """
+        followers = newer.followers or Followers(newer)
+        with self._lock:
+            if self._state != (RUNNING if running else PENDING) or self.following is not None:
+                return False
+            newer.followers = followers
+            # From here on no attempt begins, and only `end_as` and `cancel` end the future.
+            self.following = followers
+            self._state = PENDING
+        if self.followers is not None:
+            self.following = newer.followers = followers = self.followers.merge_into(followers)
+            self.followers = None
+        followers.add(self)
+        self.release_call()
+        return True
+
+    def end_as(self, target: "ControlledJob[Any]") -> None:
+        """End as *target* has, which has replaced this job."""
+        self.settings.pool.control.supersede(
+            self
+        )  # if an interrupt has kept another thread from it
+        if target.cancelled():
+            self._end(CANCELLED_AND_NOTIFIED)
+        else:
+            self._end(FINISHED, target._result, target._failure)
+        self.run_callbacks()
+
+    @override
+    def withdraw(self) -> bool:
+        # One that has replaced another stays: that one was accepted, and must have an end.
+        return self.followers is None and super().withdraw()
+
+    @override
+    def release_control(self) -> None:
+        control = self.settings.pool.control
+        control.parked.pop(self, None)
+        self.settle_unused()
+        if self.line is not None:
+            control.keys.leave(self)
+        if self.followers is not None:
+            self.followers.end()
+
+
+class Waker:
+    """What a guard calls to be asked again for a job, or for the one that has replaced it."""
+
+    __slots__ = ("job",)
+
+    def __init__(self, job: ControlledJob[Any]) -> None:
+        self.job = job
+
+    def __call__(self) -> None:
+        self.job.settings.pool.control.wake(self.job)

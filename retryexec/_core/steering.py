@@ -1,0 +1,155 @@
+"""Steering: what is pending in a pool, told; and tried sooner, or later, or not for a while."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from retryexec._core.controlled import ControlledJob
+from retryexec._core.job import Job
+from retryexec._core.retry_future import RetryFuture
+from retryexec._core.signals import in_one_call
+from retryexec._outcome import name_of, type_name
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from retryexec._core.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJob:
+    """An unfinished job, as `RetryingExecutor.pending` found it.
+
+    Attributes:
+        future: its future, by which it can be steered: `RetryFuture.retry_now`, for one.
+        name: what it is called in logs: the name of its class or function.
+        key: its key; None if it has none.
+        state: "queued", "running", "waiting" (for its next attempt) or "held" (by its key, by a
+            guard, or by a pause).
+        attempts: how many attempts have begun.
+        due_in: seconds until its next attempt is due, at least 0.0; None if it waits for no time.
+        last_error: the error of the latest failed attempt, as "TimeoutError: read timed out"; None
+            if none has failed.
+        held_by: what holds it, as `RetryFuture.held_by`; None if nothing does.
+    """
+
+    future: RetryFuture[Any]
+    name: str
+    key: "Hashable"
+    state: str
+    attempts: int
+    due_in: float | None
+    last_error: str | None
+    held_by: str | None
+
+
+_ORDER = {"running": 0, "queued": 1, "held": 2, "waiting": 3}
+
+
+def pending(pool: "Pool") -> list[PendingJob]:
+    """Return the unfinished jobs: those that run first, those that wait last, soonest first."""
+    now = pool.now()
+    found = [one for job in list(pool.unfinished) if (one := _describe(job, now)) is not None]
+    return sorted(found, key=lambda one: (_ORDER[one.state], one.due_in or 0.0))
+
+
+def _describe(job: Job[Any], now: float) -> PendingJob | None:
+    """Describe *job*; return None if it has ended meanwhile."""
+    held_by, due, submitted = job.held_by, job.due, job.submitted
+    if submitted is None:
+        return None
+    state = (
+        "running"
+        if job.running()
+        else "held"
+        if held_by is not None
+        else "queued"
+        if due is None
+        else "waiting"
+    )
+    history = job.history
+    last = history[-1] if history else None
+    return PendingJob(
+        future=job,
+        name=name_of(submitted),
+        key=job.key if isinstance(job, ControlledJob) else None,
+        state=state,
+        attempts=job.attempts,
+        due_in=None if due is None or state == "running" else max(0.0, due - now),
+        last_error=last
+        and (
+            last.text
+            if last.exception_type is None
+            else f"{type_name(last.exception_type)}: {last.text}"
+        ),
+        held_by=held_by,
+    )
+
+
+class Steering:
+    """Tries the jobs of a pool sooner or later than they would be, or none for a while.
+
+    Attributes:
+        paused: whether no attempt may start for the time being. The pool's lock guards it.
+        set_aside: jobs that were drawn from the queue during a pause, in that order. Each change is
+            one call into C.
+    """
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self.paused = False
+        self.set_aside: dict[Job[Any], None] = {}
+
+    def retry_now(self, job: Job[Any]) -> bool:
+        """Queue *job* if it waits for its next attempt; return whether it did."""
+        pool = self._pool
+        if job.held_by is not None:
+            return False
+        with pool.resuming(job):
+            if not pool.end_wait(job):
+                return False
+            pool.enqueue(job)
+        return True
+
+    def postpone(self, job: Job[Any], seconds: float) -> bool:
+        """Let *job* wait *seconds* from now if it is pending; return whether it is."""
+        pool = self._pool
+        due = pool.now() + seconds
+        with pool.resuming(job):
+            if isinstance(job, ControlledJob) and job.postpone_turn(due):
+                return True
+            pool.end_wait(job)
+            scheduled = pool.enqueue(job, due)
+            if scheduled and isinstance(job, ControlledJob):
+                job.leave_guards()
+        return scheduled
+
+    def pause(self) -> None:
+        """Let no attempt start until `resume`; nothing if the pool takes no more jobs."""
+        pool = self._pool
+        with pool.lock:
+            if pool.refusal is None:
+                self.paused = pool.halted = True
+
+    def resume(self) -> None:
+        """Let attempts start again, those of the jobs that were set aside first."""
+        pool = self._pool
+        with pool.lock:
+            self.paused = False
+            pool.halted = pool.stopping
+        if self.set_aside:
+            with pool.resuming(None):
+                in_one_call(map(pool.queue.put, list(self.set_aside)))
+                self.set_aside.clear()
+                with pool.lock:
+                    pool.grow()
+
+    def set_aside_if_paused(self, job: Job[Any]) -> None:
+        """Keep *job*, which a worker has drawn, for the end of the pause."""
+        pool = self._pool
+        with pool.lock:
+            if self.paused:
+                if job in pool.unfinished:
+                    self.set_aside[job] = None
+                return
+        if not pool.stopping:
+            pool.queue.put(job)  # the pause has just ended

@@ -1,0 +1,88 @@
+"""ConcurrencyLimit: at most so many attempts at a time."""
+
+import math
+from collections import OrderedDict, deque
+
+from retryexec._typing import override
+from retryexec._validate import whole_number
+from retryexec.guards._guard import AttemptRequest, Outcome
+from retryexec.guards._keyed import GuardState, Key, KeyedGuard
+
+
+class _Permits(GuardState):
+    """Who has a permit, and who waits for one."""
+
+    __slots__ = ("_granted", "_limit", "_line")
+
+    def __init__(self, limit: int, woken: "deque[AttemptRequest]") -> None:
+        super().__init__(woken)
+        self._limit = limit
+        # Those that run, and those that were woken to run: so no newcomer overtakes them.
+        self._granted: set[AttemptRequest] = set()
+        self._line: OrderedDict[AttemptRequest, None] = OrderedDict()
+
+    @override
+    def admit(self, request: AttemptRequest, now: float) -> float | None:  # noqa: ARG002
+        if request not in self._granted:
+            self._line.setdefault(request)
+            self._grant(asking=request)
+        return None if request in self._granted else math.inf
+
+    @override
+    def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002
+        self._granted.discard(request)
+        self._line.pop(request, None)
+        self._grant()
+
+    def _grant(self, asking: AttemptRequest | None = None) -> None:
+        """Give what permits there are to the first in the line, and have them asked again."""
+        while self._line and len(self._granted) < self._limit:
+            first = next(iter(self._line))
+            self._granted.add(first)
+            del self._line[first]
+            if first is not asking:
+                self.woken.append(first)
+
+    @override
+    def is_idle(self, now: float) -> bool:  # noqa: ARG002
+        return True
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many have a permit, and how many wait for one."""
+        return len(self._granted), len(self._line)
+
+
+class ConcurrencyLimit(KeyedGuard[_Permits]):
+    """A guard that lets at most so many attempts run at a time, first come first served.
+
+    An attempt that ends gives its permit to the one that has waited longest, and wakes that one
+    alone. The permit is given back however the attempt ends.
+
+    This is what other libraries call a bulkhead (resilience4j's default is 25 calls at a time,
+    failsafe and Polly have none); here *limit* has to be named.
+
+    Args:
+        limit: how many attempts may run at a time, from 1 up; with *key*, for each key.
+        key: called with what the attempt is called with (a `Retriable` itself first), it returns
+            the hashable whose limit counts: ``key=lambda save: save.tenant``. Without it, one
+            limit counts for all attempts. A key is forgotten once nothing of it runs or waits.
+
+    Raises:
+        TypeError, ValueError: *limit* is not a whole number from 1 up.
+    """
+
+    def __init__(self, limit: int, *, key: Key = None) -> None:
+        self.limit = whole_number("limit", limit, least=1)
+        self.name = f"ConcurrencyLimit({self.limit})"
+        super().__init__(key)
+
+    @override
+    def _new_state(self) -> _Permits:
+        return _Permits(self.limit, self._woken)
+
+    @override
+    def __repr__(self) -> str:
+        with self._lock:
+            counts = [state.counts() for state in self.states()]
+        running, waiting = sum(c[0] for c in counts), sum(c[1] for c in counts)
+        return f"<{self.name}: {running} running, {waiting} held>"

@@ -1,0 +1,79 @@
+"""Line: those who wait at a guard, of whom only the first is told a time."""
+
+import math
+from collections import OrderedDict, deque
+
+from retryexec.guards._guard import AttemptRequest
+
+# Seconds after which a first that has not asked at its time lets the next one go before it: its
+# executor may be paused, or all its workers busy, and others share the guard.
+_ABSENT = 1.0
+
+
+class Line:
+    """Those who wait, first come first served; used under the lock of its guard.
+
+    The first is told when to ask again. The others are woken when they have become the first: so
+    however many wait, there is one entry in a queue of due times, and one is woken at a time.
+    """
+
+    __slots__ = ("_line", "_told", "_woken")
+
+    def __init__(self, woken: "deque[AttemptRequest]") -> None:
+        self._woken = woken  # to be woken once the lock is free
+        self._line: OrderedDict[AttemptRequest, None] = OrderedDict()
+        # When the first is expected to ask; infinity if it has just been woken.
+        self._told = math.inf
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def is_next(self, request: AttemptRequest, now: float) -> bool:
+        """Return whether nobody is before *request*, which need not be in the line yet."""
+        if not self._line or self._first() is request:
+            return True
+        if self._told == math.inf:
+            self._told = now  # it has been woken, and is expected from now on
+        elif now > self._told + _ABSENT:
+            self._line.move_to_end(self._first())
+            self.wake_first()
+            return self._first() is request or len(self._line) == 1
+        return False
+
+    def wait(self, request: AttemptRequest, until: float, *, ahead: bool = False) -> float:
+        """Keep the place of *request*, or give it one, and return when to ask for it again.
+
+        Args:
+            until: when to ask for the first.
+            ahead: whether a newcomer goes before all others.
+        """
+        if request not in self._line:
+            self._line[request] = None
+            if ahead:
+                self._line.move_to_end(request, last=False)
+        if self._first() is not request:
+            return math.inf
+        self._told = until
+        return until
+
+    def leave(self, request: AttemptRequest) -> None:
+        """Take *request* out, if it is in, and wake the next one if it was the first."""
+        if request in self._line:
+            was_first = self._first() is request
+            del self._line[request]
+            if was_first:
+                self.wake_first()
+
+    def wake_first(self) -> None:
+        """Have the first asked, so that it is told another time."""
+        self._told = math.inf
+        if self._line:
+            self._woken.append(self._first())
+
+    def dissolve(self) -> None:
+        """Wake all, and let them go."""
+        self._woken.extend(self._line)
+        self._line.clear()
+
+    def _first(self) -> AttemptRequest:
+        return next(iter(self._line))

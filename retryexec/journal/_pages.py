@@ -1,0 +1,386 @@
+"""Records in the bytes of a damaged SQLite file, found without SQLite.
+
+SQLite reads a table from its root, so a damaged page hides all those that it leads to. Here each
+page that holds rows is read by itself, in its latest version, be that in the file or in its log.
+Where nothing looks like a page, as after bytes that were inserted or have gone, pages and single
+records are looked for at every place. Pages that SQLite has freed are left alone: their rows have
+ended.
+"""
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from retryexec.journal._log import Frame
+from retryexec.journal._records import (
+    Fetch,
+    Record,
+    Shape,
+    parse_cell,
+    parse_record,
+    row_number_before,
+)
+
+_MAGIC = b"SQLite format 3\0"
+_USUAL_PAGE = 4096  # bytes
+_LEAF = 13  # the first byte of a page that holds rows
+_OTHERS = frozenset({2, 5, 10})  # pages that lead to others, and those of indexes
+_HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
+_LEAF_SHAPE = re.compile(rb"\x0d[\0-\x10].[\0-\x08].", re.DOTALL)
+_MOST_PAGES = 2**22  # a higher number is a flipped bit
+
+
+class Version(NamedTuple):
+    """A page as it was written: by which transaction of the log (0 for the file), and its bytes."""
+
+    transaction: int
+    content: bytes
+
+
+class Leaf(NamedTuple):
+    """What could be read of a page of rows.
+
+    Attributes:
+        rows: row numbers, and the values of the columns.
+        size: bytes that the rows take.
+        bad: how many rows there are that cannot be read; None if that is not known.
+        whole: whether nothing is missing.
+    """
+
+    rows: list[tuple[int, tuple[Any, ...]]]
+    size: int
+    bad: int | None
+    whole: bool
+
+
+class Found(NamedTuple):
+    """Rows, in the order of their numbers, and at most how many are lost; None if nobody knows."""
+
+    rows: list[tuple[Any, ...]]
+    lost: int | None
+
+
+class Pages:
+    """The pages of a file and of its log.
+
+    Args:
+        content: the file.
+        frames: the pages in its log, the oldest first.
+        missing: how many more there were in the log.
+    """
+
+    def __init__(self, content: bytes, frames: Sequence[Frame], missing: int = 0) -> None:
+        self._content = content
+        self.size = size = _page_size(content)
+        self._missing = missing
+        self._versions: dict[int, list[Version]] = {}
+        for number in range(1, -(-len(content) // size) + 1):
+            page = content[(number - 1) * size : number * size]
+            self._versions[number] = [Version(0, page)]
+        for frame in frames:
+            version = Version(frame.transaction, frame.content)
+            self._versions.setdefault(frame.page, []).insert(0, version)
+        self.count = self._expected(frames)
+        self._free = self._free_pages()
+        # How far the pages after some place are from where they were, if bytes have come or gone.
+        self._shift = len(content) - self._said(content) * size if self._said(content) else 0
+        self._overflow: set[int] = set()  # pages that continue a long row
+
+    # ---- which pages there are
+
+    def _expected(self, frames: Sequence[Frame]) -> int:
+        """Return how many pages there were, as far as anything tells."""
+        counts = [frame.pages for frame in frames if frame.pages][-1:]
+        known = max(self._versions, default=0)
+        said = self._said(self._latest(1))
+        if not (counts or said):  # then the pages that lead to others tell
+            counts = [max(self._children(number), default=0) for number in self._versions]
+        return max([known, said, *counts])
+
+    def _children(self, number: int) -> list[int]:
+        """Return the pages that page *number* leads to, if it looks like one that does."""
+        page = self._latest(number)
+        if page[:1] != b"\x05" or not self._is_of_another_kind(page):
+            return []
+        (count,) = struct.unpack_from(">H", page, 3)
+        cells = struct.unpack_from(f">{count}H", page, 12)
+        children = [int.from_bytes(page[at : at + 4]) for at in (8, *cells)]
+        return children if all(1 < child <= _MOST_PAGES for child in children) else []
+
+    @staticmethod
+    def _said(first: bytes) -> int:
+        """Return how many pages there are by the word of the *first* one; 0 if it says nothing."""
+        count = int.from_bytes(first[28:32]) if first.startswith(_MAGIC) else 0
+        return count if count <= _MOST_PAGES else 0
+
+    def _latest(self, number: int) -> bytes:
+        versions = self._versions.get(number)
+        return versions[0].content if versions else b""
+
+    def _free_pages(self) -> set[int]:
+        """Return the pages that hold nothing any more.
+
+        The header of the file leads to the lists of them; if it does not, they are known by their
+        shape. A page that was written after the list that it is in is in use again.
+        """
+        lists = self._free_lists()
+        if lists is None:
+            lists = {n: named for n in self._versions if (named := self._named_free(n))}
+        free = set(lists)
+        for number, named in lists.items():
+            at = self._versions[number][0].transaction
+            free.update(n for n in named if not self._in_log(n, after=at))
+        return free
+
+    def _free_lists(self) -> dict[int, tuple[int, ...]] | None:
+        """Return the lists that the header leads to; None if they are not what it says."""
+        header = self._latest(1)
+        if not header.startswith(_MAGIC):
+            return None
+        number, count = struct.unpack_from(">2I", header, 32)
+        lists: dict[int, tuple[int, ...]] = {}
+        while number:
+            named = self._named_free(number)
+            if named is None or number in lists:
+                return None
+            lists[number] = named
+            number = int.from_bytes(self._latest(number)[:4])
+        return lists if sum(map(len, lists.values())) + len(lists) == count else None
+
+    def _named_free(self, number: int) -> tuple[int, ...] | None:
+        """Return the pages that page *number* says are free; None if it is not a list of them."""
+        page = self._latest(number)
+        if number < 2 or len(page) < self.size:
+            return None
+        after, count = struct.unpack_from(">2I", page)
+        if after > self.count or count > self.size // 4 - 2:
+            return None
+        named = struct.unpack_from(f">{count}I", page, 8)
+        whole = len({*named}) == count and all(2 <= n <= self.count for n in named)
+        return named if whole else None
+
+    def _fetch(self, number: int) -> bytes:
+        """Return a page that continues a row; it begins with the number of the next, or 0."""
+        places = [(number - 1) * self.size + self._shift]
+        pages = [
+            self._latest(number),
+            *(self._content[at : at + self.size] for at in places if at > 0),
+        ]
+        for page in pages:
+            if len(page) == self.size and int.from_bytes(page[:4]) <= self.count:
+                self._overflow.add(number)
+                return page
+        return b""
+
+    # ---- rows
+
+    def rows(self, shape: Shape) -> Found:
+        """Return the rows that look like *shape*, each once."""
+        found = _Rows(shape)
+        doubtful: list[int] = []
+        for number in range(2, self.count + 1):
+            if number in self._free:
+                continue
+            page = self._latest(number)
+            leaf = self._leaf(page, shape)
+            found.add(leaf)
+            if not leaf.whole and not self._is_of_another_kind(page):
+                doubtful.append(number)
+        found.lose(0, min(self._missing, self.count) * self.size, 0)
+        for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
+            self._search(numbers, shape, found)
+        told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
+        return found.result() if found.count or told else Found([], None)
+
+    def _leaf(self, page: bytes, shape: Shape) -> Leaf:
+        return parse_leaf(page, shape, self._fetch, self.size)
+
+    def _is_of_another_kind(self, page: bytes) -> bool:
+        if len(page) < self.size:
+            return False
+        kind, free, cells, start, _ = _HEADER.unpack_from(page)
+        room = self.size - 12 if kind in {2, 5} else self.size - 8
+        return kind in _OTHERS and max(free, start) <= self.size and cells * 2 <= room
+
+    def _runs(self, numbers: Sequence[int]) -> Iterator[list[int]]:
+        """Yield pages that are damaged: as runs in the file, and one by one in the log."""
+        run: list[int] = []
+        for number in numbers:
+            if self._in_log(number) or number not in self._versions:
+                yield [number]
+                continue
+            # If bytes have come or gone, what follows is nowhere as it was.
+            if run and number > run[-1] + 1 and not self._shift:
+                yield run
+                run = []
+            run.append(number)
+        if run:
+            yield list(range(run[0], run[-1] + 1)) if self._shift else run
+
+    def _in_log(self, number: int, after: int = 0) -> bool:
+        """Return whether the log has page *number*, as of a transaction *after* that one."""
+        versions = self._versions.get(number)
+        return versions is not None and versions[0].transaction > after
+
+    def _search(self, numbers: list[int], shape: Shape, found: "_Rows") -> None:
+        """Look for rows in pages that are damaged, and count those that there may have been."""
+        bad = unknown = 0  # rows, and bytes
+        for number in numbers:
+            page = self._latest(number)
+            leaf = self._leaf(page, shape)
+            if leaf.whole or number in self._free or self._is_of_another_kind(page):
+                continue
+            if leaf.bad is not None:
+                bad += leaf.bad
+            elif number > shape.roots or (number == 2 and not found.leaves):
+                unknown += self.size
+        overflow = len(self._overflow)
+        explained, singles = 0, found.count
+        if self._in_log(numbers[0]):
+            for _, content in self._versions[numbers[0]]:
+                leaf = self._leaf(content, shape)
+                found.add(leaf)
+                if leaf.whole:
+                    break
+                explained += self._carve(content, None, shape, found)
+        else:
+            start, end = (numbers[0] - 1) * self.size, numbers[-1] * self.size
+            end = len(self._content) if self._shift and len(numbers) > 1 else end
+            explained += self._carve(self._content[start:end], start, shape, found)
+        explained += (len(self._overflow) - overflow) * self.size
+        if unknown:
+            found.lose(bad, max(0, unknown - explained), 0)
+        else:
+            found.lose(bad, 0, found.count - singles)
+
+    def _carve(self, content: bytes, place: int | None, shape: Shape, found: "_Rows") -> int:
+        """Look for pages, and then for single records, anywhere; return how many bytes they take.
+
+        Args:
+            place: where in the file that is; None in the log.
+        """
+        done = explained = 0
+        for match in _LEAF_SHAPE.finditer(content):
+            at = match.start()
+            if at < done:
+                continue
+            leaf = self._leaf(content[at : at + self.size], shape)
+            if not (leaf.whole and leaf.rows):
+                continue
+            explained += self._carve_records(content, done, at, place, shape, found) + self.size
+            done = at + self.size
+            if not self._is_old(place, at):
+                found.add(leaf)
+        return explained + self._carve_records(content, done, len(content), place, shape, found)
+
+    def _is_old(self, place: int | None, at: int) -> bool:
+        """Return whether what is found there is of a page that is free, or newer in the log."""
+        if place is None:
+            return False
+        number = (place + at - self._shift) // self.size + 1
+        return number in self._free or self._in_log(number)
+
+    def _carve_records(  # noqa: PLR0917
+        self, content: bytes, start: int, end: int, place: int | None, shape: Shape, found: "_Rows"
+    ) -> int:
+        done, explained = start, 0
+        for match in shape.pattern.finditer(content, start, end):
+            at = match.start()
+            if at < done:
+                continue
+            record = parse_record(content, at, shape, self._fetch, self.size)
+            if record is not None:
+                done = at + record.stored
+                explained += record.stored
+                if not self._is_old(place, at):
+                    found.add_single(row_number_before(content, at, record.size), record)
+        return explained
+
+
+class _Rows:
+    """Rows by their numbers and ids: a damaged number may be that of another row, too."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._rows: dict[tuple[int, Any], tuple[Any, ...]] = {}
+        self._names: set[Any] = set()
+        self._sizes: list[int] = []  # bytes that they take
+        self._losses: list[tuple[int, int, int]] = []
+        self.leaves = 0  # pages that they were found in
+
+    @property
+    def count(self) -> int:
+        return len(self._rows)
+
+    def add(self, leaf: Leaf) -> None:
+        added = 0
+        for number, values in leaf.rows:
+            key = number, values[self._shape.at]
+            if key not in self._rows:
+                self._rows[key] = values
+                self._names.add(key[1])
+                added += 1
+        if added:
+            self._sizes += [leaf.size // len(leaf.rows)] * added
+            self.leaves += 1
+
+    def add_single(self, number: int | None, record: Record) -> None:
+        """Add a record that was found alone, unless its job is known."""
+        name = record.values[self._shape.at]
+        if name in self._names:
+            return
+        self._names.add(name)
+        number = len(self._rows) if number is None else number
+        self._rows[number, name] = self._shape.with_number(record.values, number)
+        self._sizes.append(record.stored)
+
+    def lose(self, rows: int, unknown: int, found: int) -> None:
+        """Note that *rows*, and *unknown* bytes, cannot be read, but for rows *found* there."""
+        self._losses.append((rows, unknown, found))
+
+    def result(self) -> Found:
+        ordered = sorted(self._rows.items(), key=lambda item: item[0][0])
+        rows = [values for _, values in ordered]
+        if not rows and any(unknown for _, unknown, _ in self._losses):
+            return Found(rows, None)
+        size = sorted(self._sizes)[len(self._sizes) // 4] if rows else 1  # of a small one
+        lost = (max(0, bad + -(-unknown // size) - found) for bad, unknown, found in self._losses)
+        return Found(rows, sum(lost))
+
+
+def parse_leaf(page: bytes, shape: Shape, fetch: Fetch, size: int) -> Leaf:
+    """Return the rows of *page*, as far as they can be read."""
+    nothing = Leaf([], 0, None, False)
+    if len(page) < 8 or page[0] != _LEAF:
+        return nothing
+    _, free, count, start, stray = _HEADER.unpack_from(page)
+    if 8 + 2 * count > len(page):
+        return nothing
+    rows, used, ours, bad = [], 0, 0, 0
+    for at in struct.unpack_from(f">{count}H", page, 8):
+        cell = parse_cell(page, at, shape, fetch, size) if start <= at < size else None
+        if cell is None:
+            bad += 1
+            continue
+        used += cell.stored
+        if cell.values is not None:
+            ours += cell.stored
+            rows.append((cell.number, shape.with_number(cell.values, cell.number)))
+    while free:
+        if not start <= free <= len(page) - 4:
+            return Leaf(rows, ours, bad, False)
+        after, block = struct.unpack_from(">2H", page, free)
+        used += block
+        if after and after <= free:
+            return Leaf(rows, ours, bad, False)
+        free = after
+    whole = not bad and len(page) == size and used + stray == size - start
+    return Leaf(rows, ours, bad, whole)
+
+
+def _page_size(content: bytes) -> int:
+    size = int.from_bytes(content[16:18])
+    if content.startswith(_MAGIC) and size in {512, 1024, 2048, 8192, 16384, 32768}:
+        return size
+    return _USUAL_PAGE

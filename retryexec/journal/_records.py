@@ -1,0 +1,210 @@
+"""One record in the bytes of a page of SQLite's, without SQLite: every number in it is checked."""
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+_BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # that a value takes, by its type
+_NULL, _FLOAT, _ONE, _TEXT = 0, 7, 9, 12
+_OF_ID = 77  # the type of a text of 32 bytes
+_MOST = 2**27  # bytes of a record; more is a damaged number
+_ID = re.compile(r"[0-9a-f]{32}")
+
+Fetch = Callable[[int], bytes]
+"""Returns a page that continues a row, by its number; nothing if there is none."""
+
+
+class Shape:
+    """What the records of a table look like.
+
+    Args:
+        columns: their names.
+        roots: the number of the last page that is known to be the root of a table or an index.
+
+    Attributes:
+        at: where among the columns the id is; the kind comes after it.
+        pattern: finds what may be the beginning of a record.
+    """
+
+    def __init__(self, columns: str, roots: int) -> None:
+        names = columns.split(",")
+        self.columns = len(names)
+        self.at = names.index("id")
+        self.roots = roots
+        before = b"\0" * self.at + bytes([_OF_ID])
+        self.pattern = re.compile(b"[\x08-\x7f]" + re.escape(before))
+        self._numbered = names[0] == "seq"
+
+    def with_number(self, values: tuple[Any, ...], number: int) -> tuple[Any, ...]:
+        """Return *values* with the row's number where SQLite leaves it out."""
+        return (number, *values[1:]) if self._numbered and values[0] is None else values
+
+    def was_written(self, values: tuple[Any, ...]) -> bool:
+        """Return whether *values* can have been written as a record.
+
+        Where a file ends within a page, or a sector is blank, there are zeros. A row of which the
+        id is such says of no job that it was there. All other rows are kept: the reader of rows
+        finds those that are not as they must be, and they are parked under their ids.
+        """
+        name, kind = values[self.at : self.at + 2]
+        if isinstance(name, str):
+            return "\0" not in name
+        if isinstance(name, bytes):
+            return b"\0" not in name
+        return kind is not None
+
+
+class Cell(NamedTuple):
+    """A row on a page: its number, its values if they are of the shape, and its bytes there."""
+
+    number: int
+    values: tuple[Any, ...] | None
+    stored: int
+
+
+class Record(NamedTuple):
+    """A record by itself: its values, its bytes, and those of them that are on the page."""
+
+    values: tuple[Any, ...]
+    size: int
+    stored: int
+
+
+def parse_cell(page: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int) -> Cell | None:
+    """Return the row at *at* of *page*; None if there is not one that can be read whole."""
+    try:
+        size, place = _varint(page, at)
+        number, place = _varint(page, place)
+        body, stored = _body(page, place, size, fetch, page_size)
+        types, start = _types(body, 0)
+        values = _values(body, start, types)
+    except (ValueError, IndexError, struct.error):
+        return None
+    stored = max(4, stored + place - at)
+    if len(values) != shape.columns:  # of another table, or of one that others have changed
+        name, kind = [*values, None, None][shape.at : shape.at + 2]
+        if not (isinstance(name, str) and isinstance(kind, str) and _ID.fullmatch(name)):
+            return Cell(number, None, stored)
+        values = (*values, *[None] * shape.columns)[: shape.columns]
+    return Cell(number, values, stored) if shape.was_written(values) else None
+
+
+def parse_record(
+    content: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int
+) -> Record | None:
+    """Return the record that begins at *at* of *content*, wherever that is; None if none does."""
+    try:
+        types, start = _types(content, at)
+        if len(types) != shape.columns:
+            return None
+        size = start - at + sum(map(_bytes, types))
+        body, stored = _body(content, at, size, fetch, page_size)
+        values = _values(body, start - at, types)
+    except (ValueError, IndexError, struct.error):
+        return None
+    name, kind = values[shape.at : shape.at + 2]
+    if not (isinstance(name, str) and isinstance(kind, str) and _ID.fullmatch(name)):
+        return None
+    return Record(values, size, stored)
+
+
+def row_number_before(content: bytes, at: int, size: int) -> int | None:
+    """Return the number of the row whose record, of *size* bytes, begins at *at*; None if gone."""
+    expected = _as_varint(size)
+    for length in range(1, 10):
+        begin = at - length - len(expected)
+        if begin < 0:
+            return None
+        if content[begin : at - length] == expected:
+            number, end = _varint(content, at - length)
+            if end == at:
+                return number
+    return None
+
+
+def _body(content: bytes, at: int, size: int, fetch: Fetch, page_size: int) -> tuple[bytes, int]:
+    """Return the record of *size* bytes at *at*, and how many bytes of it are there."""
+    most = page_size - 35
+    if not 0 < size <= _MOST:
+        raise ValueError
+    if size <= most:
+        return content[at : at + size], size
+    least = (page_size - 12) * 32 // 255 - 23
+    here = least + (size - least) % (page_size - 4)
+    if here > most:
+        here = least
+    parts = [content[at : at + here]]
+    (number,) = struct.unpack_from(">I", content, at + here)
+    left = size - here
+    while left > 0:
+        page = fetch(number)
+        number = int.from_bytes(page[:4])
+        parts.append(page[4 : 4 + min(left, page_size - 4)])
+        if not page:
+            raise ValueError
+        left -= page_size - 4
+    if number:
+        raise ValueError
+    return b"".join(parts), here + 4
+
+
+def _types(content: bytes, at: int) -> tuple[list[int], int]:
+    """Return the types of the columns of the record at *at*, and where its values begin."""
+    size, place = _varint(content, at)
+    end, types = at + size, []
+    if size > 1000:
+        raise ValueError
+    while place < end:
+        kind, place = _varint(content, place)
+        types.append(kind)
+    if place != end:
+        raise ValueError
+    return types, end
+
+
+def _values(body: bytes, at: int, types: list[int]) -> tuple[Any, ...]:
+    values: list[Any] = []
+    for kind in types:
+        end = at + _bytes(kind)
+        if kind >= _TEXT:
+            part = body[at:end]
+            values.append(str(part, "utf-8", "surrogateescape") if kind & 1 else part)
+        elif kind == _NULL:
+            values.append(None)
+        elif kind < _FLOAT:
+            values.append(int.from_bytes(body[at:end], signed=True))
+        elif kind == _FLOAT:
+            values.append(struct.unpack_from(">d", body, at)[0])
+        else:
+            values.append(int(kind == _ONE))
+        at = end
+    if at != len(body):
+        raise ValueError
+    return tuple(values)
+
+
+def _bytes(kind: int) -> int:
+    return (kind - _TEXT) >> 1 if kind >= _TEXT else _BYTES[kind]
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Return SQLite's variable-length integer at *at*, and where it ends."""
+    byte = content[at]
+    if byte < 0x80:
+        return byte, at + 1
+    value = byte & 0x7F
+    for place in range(at + 1, at + 8):
+        byte = content[place]
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, place + 1
+    value = value << 8 | content[at + 8]
+    return value - 2**64 if value >= 2**63 else value, at + 9
+
+
+def _as_varint(value: int) -> bytes:
+    parts = [value & 0x7F]
+    while value := value >> 7:
+        parts.append(value & 0x7F | 0x80)
+    return bytes(reversed(parts))
