@@ -28,6 +28,7 @@ BENCHMARKS = (
     "cancelling",
     "mixed",
     "journal",
+    "postgres",
 )
 
 
