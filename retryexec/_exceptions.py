@@ -33,7 +33,7 @@ def release_frames(exception: BaseException) -> None:
     """Take the traceback from *exception* and from every exception that hangs on it.
 
     A traceback keeps the variables of all its frames alive, so a job must hold none while it
-    waits.
+    waits. And an exception that is raised again adds its new traceback to the old one.
 
     An exception that is being handled here belongs to the caller, though the exceptions of the
     attempt have it as their context. It keeps its traceback, and so does all that hangs on it.

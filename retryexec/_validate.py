@@ -90,7 +90,7 @@ def is_coroutine_function(call: Any) -> bool:
     if function.__class__ is FunctionType:  # the common one, many times faster than inspect
         return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     method: Any = getattr(function.__class__, "__call__", None)  # noqa: B004  not whether, but which
-    marked = hasattr(function, "__code__") or hasattr(function, "_is_coroutine_mark")
+    marked = hasattr(function, "__code__") or hasattr(function, "_is_coroutine_marker")
     if method.__class__ is FunctionType and not marked:  # as most objects that can be called
         return bool(method.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)

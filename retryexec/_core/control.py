@@ -60,6 +60,8 @@ class Control:
             replaced = self.keys.enter(job)
             if replaced is not None:
                 self._take_place(job, replaced)
+            if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
+                job.release_control()
 
     # ---- a newer job takes the place of another
 
@@ -74,22 +76,50 @@ class Control:
         else:
             replaced.settle_unused()
         self.supersede(replaced)
-        self.parked.pop(replaced, None)
-        if replaced.not_before is not None:
-            job.not_before = replaced.not_before
+        job.end_late_followers()
         due = replaced.due
         waited = due is not None and self.pool.end_wait(replaced)
         if guarded:
             self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
-        elif waited:
-            self.pool.enqueue(job, due)
+        elif waited and due is not None:
+            self._let_newest_wait(job, due)
+        if job.following is not None:
+            # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
+            # queued: if it has its place all the same, that does no harm.
+            self.parked.pop(job, None)
+            self.pool.enqueue(job)
+
+    def _let_newest_wait(self, job: ControlledJob[Any], due: float) -> None:
+        """Let *job* wait until *due*, or what has replaced it meanwhile."""
+        pool = self.pool
+        while pool.timekeeper.ready():
+            if job.wait_until(due):
+                pool.timekeeper.schedule(job, due)
+                return
+            if job.following is None:
+                return  # it has ended
+            job = job.following.target
+        pool.enqueue(job)
+
+    def finish_replacing(self, job: ControlledJob[Any]) -> None:
+        """In a worker that has drawn the replaced *job*: do what an interrupt has left undone."""
+        job.finish_being_replaced()
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
+        newer.end_late_followers()
+        self.keys.finish_replacing(job)
+        job.settle_unused()
+        self.supersede(job)
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""
         pool = self.pool
+        self.parked.pop(job, None)
         with pool.lock:
             if job not in pool.unfinished:
                 return
+            assert job.following is not None
+            pool.steering.pass_on_seat(job, job.following.target)
             self.superseded += 1
             # There is no call between the count and this, so no interrupt comes in between.
             pool.unfinished.remove(job)
@@ -114,6 +144,9 @@ class Control:
         if cancelled or job.line is None or not self.keys.hand_over(job, due):
             return False
         self.supersede(job)
+        newer = job.superseded_by
+        assert isinstance(newer, ControlledJob)
+        newer.end_late_followers()
         self.keys.leave(job)
         return True
 
@@ -140,7 +173,7 @@ class Control:
                 break
         if held:
             self._schedule(job, due)
-        if job not in self.pool.unfinished:  # it has ended, or been replaced, meanwhile
+        if job.following is not None or job not in self.pool.unfinished:  # meanwhile
             self.parked.pop(job, None)
             job.settle_unused()
         return False

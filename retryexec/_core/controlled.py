@@ -11,9 +11,11 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._core.followers import Followers
+from retryexec._core.future import FinalException
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
+from retryexec._exceptions import report
 from retryexec._outcome import StopReason
 from retryexec._typing import override
 
@@ -196,13 +198,16 @@ class ControlledJob(Job[T]):
 
     def leave_guards(self) -> None:
         """Give up the place in a guard's line, since the job waits for a time."""
-        with self._lock:
-            passage = self.passage if self.due is not None else None
-            if passage is not None:
-                self.passage = None
+        passage = self._take_out_passage() if self.due is not None else None
         self.settings.pool.control.parked.pop(self, None)
         if passage is not None:
             passage.settle(None)
+
+    def _take_out_passage(self) -> "Passage | None":
+        """Take the passage away from the job: of several threads, one gets it."""
+        with self._lock:
+            passage, self.passage = self.passage, None
+            return passage
 
     @override
     def settle(self, succeeded: bool, exception: BaseException | None) -> None:
@@ -217,21 +222,21 @@ class ControlledJob(Job[T]):
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""
-        passage = self.passage
-        if passage is not None:
-            self.passage = None
+        if self.passage is not None and (passage := self._take_out_passage()) is not None:
             passage.settle(None)
 
     def take_passage(self, other: "ControlledJob[Any]") -> None:
         """Take over what *other*, which this job has replaced, holds of its guards."""
-        passage = other.passage
+        passage = other._take_out_passage()
         if passage is not None:
             request = passage.request
             request.number, request.job = self.attempts + 1, self.submitted
-            request.args, request.kwargs = self.args, self.kwargs
+            request.args, request.kwargs = self.args or (), self.kwargs or {}
             assert isinstance(request.wake, Waker)
             request.wake.job = self
-            self.passage, other.passage = passage, None
+            self.passage = passage
+            if self.done() or self.following is not None:  # meanwhile
+                self.settle_unused()
 
     # ---- being replaced
 
@@ -242,23 +247,31 @@ class ControlledJob(Job[T]):
             newer: the job that takes this one's place; not startable yet.
             running: the caller is the worker that runs this job, whose attempt has failed.
         """
-        followers = newer.followers or Followers(newer)
+        # The newer one has followers of its own only if it waits while this one runs.
+        followers = newer.followers or self.followers or Followers(newer)
         with self._lock:
             if self._state != (RUNNING if running else PENDING) or self.following is not None:
                 return False
-            newer.followers = followers
-            # From here on no attempt begins, and only `end_as` and `cancel` end the future.
-            self.following = followers
+            # To an interrupt these are one step, since there is no call in them. From here on no
+            # attempt begins, and only `end_as` and `cancel` end the future.
+            older, self.followers = self.followers, None
+            newer.followers = self.following = followers
+            followers.leader = newer
             self._state = PENDING
-        if self.followers is not None:
-            self.following = newer.followers = followers = self.followers.merge_into(followers)
-            self.followers = None
+        if older is not None and older is not followers:
+            self.following = newer.followers = followers = older.merge_into(followers)
         followers.add(self)
         self.release_call()
         return True
 
+    def finish_being_replaced(self) -> None:
+        """Do what `follow` has left undone where an interrupt struck; in a worker."""
+        if self.following is not None:
+            self.following.add(self)
+            self.release_call()
+
     def end_as(self, target: "ControlledJob[Any]") -> None:
-        """End as *target* has, which has replaced this job."""
+        """End as *target* has, which has replaced this job; callbacks are up to the caller."""
         self.settings.pool.control.supersede(
             self
         )  # if an interrupt has kept another thread from it
@@ -266,12 +279,13 @@ class ControlledJob(Job[T]):
             self._end(CANCELLED_AND_NOTIFIED)
         else:
             self._end(FINISHED, target._result, target._failure)
-        self.run_callbacks()
 
     @override
     def withdraw(self) -> bool:
         # One that has replaced another stays: that one was accepted, and must have an end.
-        return self.followers is None and super().withdraw()
+        with self._lock:
+            replaces = self.followers is not None or self.following is not None
+            return not replaces and super().withdraw()
 
     @override
     def release_control(self) -> None:
@@ -280,8 +294,41 @@ class ControlledJob(Job[T]):
         self.settle_unused()
         if self.line is not None:
             control.keys.leave(self)
-        if self.followers is not None:
-            self.followers.end()
+        followers = self.followers  # which may become those of another job meanwhile
+        if followers is not None:
+            followers.end()
+
+    @override
+    def succeed(self, value: T) -> bool:
+        return super().succeed(value) or self.followers is not None
+
+    @override
+    def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:
+        return super().fail(reason, failure, refused) or self.followers is not None
+
+    @override
+    def run_callbacks(self) -> None:
+        """Run the callbacks of the ended job, and of those that follow it, each once."""
+        followers = self.followers
+        try:
+            with self._lock:  # a follower may be ended by one thread and cancelled by another
+                self._done_callbacks = iter(self._done_callbacks)
+            super().run_callbacks()
+        finally:
+            if followers is not None:
+                followers.run_callbacks()
+
+    def end_late_followers(self) -> None:
+        """End those that have begun to follow this job as it ended."""
+        followers = self.followers
+        if followers is not None and self.done():
+            followers.end()
+            try:
+                followers.run_callbacks()
+            except BaseException as error:
+                report("a callback of a replaced job failed")
+                if isinstance(error, KeyboardInterrupt):
+                    raise  # the main thread's, which this interrupts
 
 
 class Waker:

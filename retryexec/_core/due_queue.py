@@ -63,8 +63,11 @@ class DueQueue(Generic[E]):
         # To an interrupt these two are one step, since there is no call in them.
         entry.due = None
         self._dead += 1
-        if self._dead > SWEEP_MIN and self._dead > len(self):
-            self._sweep()
+        if self._dead > SWEEP_MIN:
+            # The sum is that of _places, which would be one more call for each.
+            places = len(self._lane) + len(self._heap) + len(self._inbox)
+            if self._dead * 2 > places:
+                self._sweep()
         return True
 
     def next_due(self) -> float:

@@ -14,10 +14,11 @@ class Followers:
     job that came next, and is kept only while somebody holds it or a callback waits for its end.
     """
 
-    __slots__ = ("_kept", "_merged_into", "_refs", "_target")
+    __slots__ = ("_kept", "_merged_into", "_refs", "leader")
 
     def __init__(self, target: "ControlledJob[Any]") -> None:
-        self._target: ControlledJob[Any] | None = target  # None once these are part of others
+        # What `target` is read from. None once these are part of others.
+        self.leader: ControlledJob[Any] | None = target
         self._merged_into: Followers | None = None
         # Changed by one call into C at a time, from any thread. In the order they came.
         self._refs: dict[weakref.ref[ControlledJob[Any]], None] = {}
@@ -26,8 +27,8 @@ class Followers:
     @property
     def target(self) -> "ControlledJob[Any]":
         """The job that they follow."""
-        target = self._find()._target
-        assert target is not None
+        while (target := self._find().leader) is None:
+            pass  # they have just become a part of others
         return target
 
     def _find(self) -> "Followers":
@@ -53,25 +54,43 @@ class Followers:
             kept.discard(job)
 
     def merge_into(self, other: "Followers") -> "Followers":
-        """Let these follow the target of *other*; return what holds all of both from now on."""
+        """Let these follow the target of *other*; return what holds all of both from now on.
+
+        Called by workers alone: an interrupt could leave it half done.
+        """
         # The smaller moves, so that no future moves more often than the logarithm of their number.
         small, large = (self, other) if len(self._refs) < len(other._refs) else (other, self)
-        large._target = other._target
+        large.leader = other.leader
         small._merged_into = large
-        small._target = None  # it is soon replaced itself, and nobody else may hold it
-        for job in small._jobs():
+        small.leader = None  # it is soon replaced itself, and nobody else may hold it
+        for _, job in small._alive():
             large.add(job)
         return large
 
-    def _jobs(self) -> "list[ControlledJob[Any]]":
-        return [job for ref in list(self._refs) if (job := ref()) is not None]
+    def _alive(self) -> "list[tuple[weakref.ref[ControlledJob[Any]], ControlledJob[Any]]]":
+        return [(ref, job) for ref in list(self._refs) if (job := ref()) is not None]
 
     def end(self) -> None:
-        """End them as the target has ended. An interrupted call may be made again."""
-        for job in self._jobs():
-            job.end_as(self.target)
-        self._refs.clear()
-        self._kept.clear()
+        """End them as the target has ended, if it has; `run_callbacks` is up to the caller."""
+        target = self.target
+        if target.done():
+            for _, job in self._alive():
+                job.end_as(target)
+
+    def run_callbacks(self) -> None:
+        """Run the callbacks of all that have ended, whatever one raises, and forget those."""
+        interrupt = None
+        for ref, job in self._alive():
+            if job.done():
+                try:
+                    job.run_callbacks()
+                except BaseException as error:
+                    interrupt = interrupt or error
+                # Only this one: another may have been added meanwhile.
+                self._refs.pop(ref, None)
+                self._kept.discard(job)
+        if interrupt is not None:
+            raise interrupt
 
 
 class _Forget:

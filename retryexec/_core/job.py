@@ -150,7 +150,7 @@ class Job(RetryFuture[T]):
     @property
     @override
     def held_by(self) -> str | None:
-        return "pause" if self in self.settings.pool.steering.set_aside else None
+        return "pause" if self.settings.pool.steering.holds(self) else None
 
     @override
     def retry_now(self) -> bool:
@@ -264,9 +264,9 @@ class Job(RetryFuture[T]):
             return self._state == PENDING
 
     def wait_until(self, due: float) -> bool:
-        """Let the pending job wait until *due*; return False if it is not pending any more."""
+        """Let the pending job wait until *due*; return False if it waits, or is not pending."""
         with self._lock:
-            if self._state != PENDING:
+            if self._state != PENDING or self.due is not None:
                 return False
             self.due = due
             return True
@@ -351,7 +351,8 @@ class Job(RetryFuture[T]):
         settings.pool.remove(self)
         if settings.controlled:
             self.release_control()
-        if self._done_callbacks:
+            self.run_callbacks()
+        elif self._done_callbacks:
             self._run_callbacks()
 
     # ---- what a `ControlledJob` does beyond that

@@ -38,20 +38,23 @@ class Line:
         head: the job whose turn it is; None in a line that is new, or has been dropped.
         behind: those behind it. Some may have ended.
         ended: how many of those behind have ended, about.
-        let_go: whether the head has been queued.
+        let_go: the latest head that has been queued.
         dropped: the line has no job any more, and is not the key's line any more.
+        editing: a signal handler or a finalizer that finds this set runs in the midst of a change
+            of the line, in the same thread. It may append to `behind`, and nothing else.
     """
 
-    __slots__ = ("behind", "dropped", "ended", "head", "key", "let_go", "lock")
+    __slots__ = ("behind", "dropped", "editing", "ended", "head", "key", "let_go", "lock")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.lock = _next_lock()
         self.head: KeyedJob | None = None
-        self.let_go = True
+        self.let_go: KeyedJob | None = None
         self.behind: deque[KeyedJob] | None = None  # made for the second job
         self.ended = 0
         self.dropped = False
+        self.editing = False
 
 
 class Keys:
@@ -61,6 +64,7 @@ class Keys:
         self._control = control
         self._unfinished = control.pool.unfinished
         self._lines: dict[Hashable, Line] = {}
+        self._compared_by_users = False  # whether a key has been of a type of the user's own
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -73,67 +77,117 @@ class Keys:
         Returns:
             the job that it has replaced; None if it has replaced none.
         """
+        replaced = None
         while True:
             line = job.line = self._line_of(job.key)
             with line.lock:
+                if line.editing:
+                    self._append(line, job)
+                    return None
                 if line.dropped:
                     self._drop(line)  # if an interrupt has kept another thread from it
                     continue
-                last = self._last_of(line)
-                if last is not None and self._replace(line, last, job):
-                    return last
-                if last is None:
-                    line.head, line.let_go = job, False
-                else:
-                    if line.behind is None:
-                        line.behind = deque()
-                    line.behind.append(job)
-                    self._control.parked[job] = None
-            self._let_go(line)
-            return None
+                line.editing = True
+                try:
+                    last = self._last_of(line)
+                    if last is None:
+                        line.head = job
+                    elif self._append_or_replace(line, last, job):
+                        replaced = last
+                finally:
+                    line.editing = False
+            if line.head in self._unfinished:
+                self._let_go(line)
+            else:
+                self.leave(job)  # the head has ended in the midst of this
+            return replaced
 
     def enter_by_replacing(self, job: KeyedJob) -> "KeyedJob | None":
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
 
         Unlike there, *job* becomes one of the unfinished here, and only if it replaces one.
         """
-        line = self._lines.get(_hashed(job.key))
+        line = self._lines.get(self._hashed(job.key))
         if line is None or not job.latest:
             return None
-        unfinished = self._unfinished
         with line.lock:
-            last = None if line.dropped else self._last_of(line)
-            if last is None or not (last.latest and last.is_pending()):
+            if line.editing:
                 return None
-            job.line = line
-            unfinished.add(job)
-            if self._replace(line, last, job):
-                return last
-            unfinished.discard(job)  # an attempt of the last one has begun just now
-            job.line = None
+            line.editing = True
+            try:
+                last = None if line.dropped else self._last_of(line)
+                if last is None or not (last.latest and last.is_pending()):
+                    return None
+                job.line = line
+                self._unfinished.add(job)
+                if self._append_or_replace(line, last, job):
+                    return last
+                # An attempt of the last one has begun just now.
+                self._unfinished.discard(job)
+                self._control.parked.pop(job, None)
+                assert line.behind is not None
+                line.behind.remove(job)
+                job.line = None
+            finally:
+                line.editing = False
         return None
 
     def _line_of(self, key: Hashable) -> Line:
         """Return the line of *key*, which may be dropped before the caller has its lock."""
         # No lock is held: to compare keys may run code of the user's.
-        key = _hashed(key)
+        key = self._hashed(key)
         line = self._lines.get(key)
         if line is None:
             # One call into C, so that of two threads both get the same line.
             line = self._lines.setdefault(key, Line(key))
         return line
 
-    def _replace(self, line: Line, last: KeyedJob, job: KeyedJob) -> bool:
-        """Put *job* in the place of *last*, if that waits and may be replaced; lock held."""
+    def _append(self, line: Line, job: KeyedJob) -> None:
+        """Put *job* behind all others in *line*; lock held."""
+        if line.behind is None:
+            line.behind = deque()
+        self._control.parked[job] = None
+        line.behind.append(job)
+
+    def _append_or_replace(self, line: Line, last: KeyedJob, job: KeyedJob) -> bool:
+        """Put *job* behind *last*, or in its place if that waits and may be replaced; lock held.
+
+        An interrupt may come between any two steps. Then *job* stands behind *last*, and a worker
+        that comes upon *last* sees that it has been replaced, and goes on from there.
+
+        Returns:
+            whether it has replaced *last*.
+        """
+        place = len(line.behind or ()) - 1  # of the last one; -1 if that is the head
+        self._append(line, job)
         if not (job.latest and last.latest and last.follow(job)):
             return False
-        if line.head is last:
-            line.head = job
+        if place >= 0 or line.let_go is not last:
+            job.not_before = last.not_before
+        assert line.behind is not None
+        if place >= 0:
+            del line.behind[place]
         else:
-            assert line.behind
-            line.behind[-1] = job
-            self._control.parked[job] = None
+            if line.let_go is last:
+                line.let_go = job  # whoever draws the last one goes on with this one
+            line.head = job
+            line.behind.popleft()
+            self._control.parked.pop(job, None)
         return True
+
+    def finish_replacing(self, job: KeyedJob) -> None:
+        """Take the replaced *job* out of its line if an interrupt has left it there."""
+        line = job.line
+        if line is None or line.head is not job:
+            return
+        with line.lock:
+            if line.head is job and not line.editing:
+                line.editing = True
+                try:
+                    self._advance(line)
+                finally:
+                    line.editing = False
+        self.leave(job)
 
     def _last_of(self, line: Line) -> "KeyedJob | None":
         """Return the last job of *line* that has not ended; lock held."""
@@ -160,10 +214,16 @@ class Keys:
         if line is None:
             return
         with line.lock:
-            if line.head not in self._unfinished:
-                self._advance(line)
-            elif line.head is not job and line.behind:
-                self._sweep(line, line.behind)
+            if line.editing:
+                return  # whoever does that looks at the head once more
+            line.editing = True
+            try:
+                if line.head is not job and line.behind:
+                    self._sweep(line, line.behind)
+                while line.head not in self._unfinished and not line.dropped:
+                    self._advance(line)
+            finally:
+                line.editing = False
         self._let_go(line)
 
     def _advance(self, line: Line) -> None:
@@ -172,7 +232,7 @@ class Keys:
         while behind:
             first = behind[0]
             if first in self._unfinished:
-                line.head, line.let_go = first, False
+                line.head = first
                 behind.popleft()
                 return
             behind.popleft()
@@ -180,10 +240,10 @@ class Keys:
         self._drop(line)
 
     def _drop(self, line: Line) -> None:
-        """Forget *line*, whose jobs have all ended; lock held."""
-        # Found by identity, and its hash is at hand: no code of the user's runs.
-        if self._lines.get(line.key) is line:
-            del self._lines[line.key]
+        """Forget *line*, whose jobs have all ended; lock held, so no code of the user's may run."""
+        key = _Exactly(line.key) if self._compared_by_users else line.key
+        if self._lines.get(key) is line:
+            del self._lines[key]
 
     def _sweep(self, line: Line, behind: "deque[KeyedJob]") -> None:
         """Drop the ended jobs behind in *line* if they are the majority; one has just ended."""
@@ -194,12 +254,25 @@ class Keys:
 
     def _let_go(self, line: Line) -> None:
         """Queue the head of *line*, unless that has been done; twice does no harm."""
-        head = line.head
-        if head is not None and not line.let_go:
-            due, head.not_before = head.not_before, None
+        pool = self._control.pool
+        while (head := line.head) is not None and line.let_go is not head:
             self._control.parked.pop(head, None)
-            self._control.pool.enqueue(head, due)
-            line.let_go = True
+            due = head.not_before
+            if due is None or not pool.timekeeper.ready():
+                pool.enqueue(head)
+            else:
+                with line.lock:  # so that a newer job in its place finds the due time
+                    if line.head is not head:
+                        continue
+                    waits = head.due is None and head.wait_until(due)
+                if waits:
+                    pool.timekeeper.schedule(head, due)
+                else:
+                    pool.enqueue(head)
+            # It may have ended by now, and another thread may have let the next one go; then this
+            # queues that one once more.
+            line.let_go = head
+            head.not_before = None
 
     def hand_over(self, job: KeyedJob, due: float | None) -> bool:
         """Let the newer job of its key go in the place of *job*, whose attempt has failed.
@@ -215,15 +288,30 @@ class Keys:
         if line is None or not job.latest or not line.behind:
             return False
         with line.lock:
-            while line.behind and line.behind[0] not in self._unfinished:
-                line.behind.popleft()
-            newer = line.behind[0] if line.behind else None
-            if newer is None or not newer.latest or not job.follow(newer, running=True):
+            if line.editing:
                 return False
-            newer.not_before = due
-            line.head, line.let_go = newer, False
-            line.behind.popleft()
+            line.editing = True
+            try:
+                while line.behind and line.behind[0] not in self._unfinished:
+                    line.behind.popleft()
+                newer = line.behind[0] if line.behind else None
+                if newer is None or not newer.latest or not job.follow(newer, running=True):
+                    return False
+                if due is not None and (newer.not_before is None or newer.not_before < due):
+                    newer.not_before = due
+                line.head = newer
+                line.behind.popleft()
+            finally:
+                line.editing = False
         return True
+
+    def _hashed(self, key: Hashable) -> Hashable:
+        """Return *key* as it stands in the dict: to hash it runs no code of the user's."""
+        kind = type(key)
+        if kind in _BUILTIN or (kind is tuple and _BUILTIN.issuperset(map(type, key))):  # type: ignore[call-overload]
+            return key
+        self._compared_by_users = True
+        return _HashedKey(key)
 
 
 _BUILTIN = frozenset({str, bytes, int, bool, float, type(None)})
@@ -247,12 +335,21 @@ class _HashedKey:
         return bool(self.key == (other.key if isinstance(other, _HashedKey) else other))
 
 
-def _hashed(key: Hashable) -> Hashable:
-    """Return *key* as `Keys` has it: whose hash runs no code of the user's."""
-    kind = type(key)
-    if kind in _BUILTIN or (kind is tuple and _BUILTIN.issuperset(map(type, key))):  # type: ignore[call-overload]
-        return key
-    return _HashedKey(key)
+class _Exactly(_HashedKey):
+    """Finds one key in a dict by its identity: no code of the user's runs to compare it.
+
+    Python asks this one first, since its class is the derived one, or the other one has no answer.
+    """
+
+    __slots__ = ()
+
+    @override
+    def __hash__(self) -> int:
+        return self._hash
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return other is self.key
 
 
 def key_of(key: Any, job: KeyedJob) -> Hashable:

@@ -309,14 +309,16 @@ class Pool:
             if job.due is not None:
                 self.timekeeper.discard(job)
             if job in self.unfinished:
-                if job.cancelled():
+                if self.control.used and job.superseded_by is not None:
+                    self.control.superseded += 1  # and cancelled just after that
+                elif job.cancelled():
                     self._cancelled += 1
                 else:
                     self._abandoned += 1
                 # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
         if self.steering.set_aside:
-            self.steering.set_aside.pop(job, None)
+            self.steering.give_up_seat(job)
         if self.queue.qsize() > SWEEP_MIN:
             self._sweep()
         if self.room is not None or (self.refusal is not None and not self.unfinished):

@@ -1,11 +1,11 @@
 """Steering: what is pending in a pool, told; and tried sooner, or later, or not for a while."""
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
-from retryexec._core.job import Job
-from retryexec._core.retry_future import RetryFuture
+from retryexec._core.job import Job, RetryFuture
 from retryexec._core.signals import in_one_call
 from retryexec._outcome import name_of, type_name
 
@@ -90,14 +90,32 @@ class Steering:
 
     Attributes:
         paused: whether no attempt may start for the time being. The pool's lock guards it.
-        set_aside: jobs that were drawn from the queue during a pause, in that order. Each change is
-            one call into C.
+        set_aside: jobs that were drawn from the queue during a pause, in that order.
     """
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
         self.paused = False
-        self.set_aside: dict[Job[Any], None] = {}
+        # By their seats, which are numbered, so that a newer job can have the seat of an older one.
+        self.set_aside: dict[int, Job[Any]] = {}
+        self._seats: dict[Job[Any], int] = {}
+        self._next_seat = count().__next__
+
+    def holds(self, job: Job[Any]) -> bool:
+        """Return whether *job* was set aside during a pause that has not ended."""
+        return job in self._seats
+
+    def pass_on_seat(self, job: Job[Any], newer: Job[Any]) -> None:
+        """Let *newer*, which has replaced *job*, have its place among those set aside."""
+        seat = self._seats.pop(job, None)
+        if seat is not None:
+            self._seats[newer], self.set_aside[seat] = seat, newer
+
+    def give_up_seat(self, job: Job[Any]) -> None:
+        """Set *job* aside no longer: it has ended, or waits for a time."""
+        seat = self._seats.pop(job, None)
+        if seat is not None:
+            self.set_aside.pop(seat, None)
 
     def retry_now(self, job: Job[Any]) -> bool:
         """Queue *job* if it waits for its next attempt; return whether it did."""
@@ -117,11 +135,19 @@ class Steering:
         with pool.resuming(job):
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
-            pool.end_wait(job)
-            scheduled = pool.enqueue(job, due)
-            if scheduled and isinstance(job, ControlledJob):
-                job.leave_guards()
-        return scheduled
+            waited = pool.end_wait(job)
+            while pool.timekeeper.ready():
+                if job.wait_until(due):
+                    pool.timekeeper.schedule(job, due)
+                    self.give_up_seat(job)
+                    if isinstance(job, ControlledJob):
+                        job.leave_guards()
+                    return True
+                if not pool.end_wait(job):  # not put off by another thread meanwhile, either
+                    break
+            if waited:
+                pool.enqueue(job)  # it is being ended, or replaced
+        return False
 
     def pause(self) -> None:
         """Let no attempt start until `resume`; nothing if the pool takes no more jobs."""
@@ -138,8 +164,9 @@ class Steering:
             pool.halted = pool.stopping
         if self.set_aside:
             with pool.resuming(None):
-                in_one_call(map(pool.queue.put, list(self.set_aside)))
+                in_one_call(map(pool.queue.put, list(self.set_aside.values())))
                 self.set_aside.clear()
+                self._seats.clear()
                 with pool.lock:
                     pool.grow()
 
@@ -148,8 +175,13 @@ class Steering:
         pool = self._pool
         with pool.lock:
             if self.paused:
-                if job in pool.unfinished:
-                    self.set_aside[job] = None
+                newest = job.superseded_by or job
+                assert isinstance(newest, Job)
+                if newest not in self._seats and newest.is_pending() and newest.due is None:
+                    if isinstance(newest, ControlledJob):
+                        pool.control.parked.pop(newest, None)
+                    self._seats[newest] = seat = self._next_seat()
+                    self.set_aside[seat] = newest
                 return
         if not pool.stopping:
             pool.queue.put(job)  # the pause has just ended

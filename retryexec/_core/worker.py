@@ -149,6 +149,8 @@ class Worker(StartableThread):
             return False
         newer = job.superseded_by
         if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+            if job in pool.unfinished and isinstance(job, ControlledJob):
+                pool.control.finish_replacing(job)
             self.job = newer
             try:
                 if self._attempt(newer):

@@ -35,9 +35,8 @@ class Line:
         if self._told == math.inf:
             self._told = now  # it has been woken, and is expected from now on
         elif now > self._told + _ABSENT:
-            self._line.move_to_end(self._first())
-            self.wake_first()
-            return self._first() is request or len(self._line) == 1
+            self.leave(self._first())  # when it asks after all, it is a newcomer
+            return not self._line or self._first() is request
         return False
 
     def wait(self, request: AttemptRequest, until: float, *, ahead: bool = False) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict, deque
+from time import monotonic
 from typing import NamedTuple
 
 from retryexec._typing import override
@@ -9,12 +10,11 @@ from retryexec._validate import Seconds, number_between, seconds, whole_number
 from retryexec.guards._guard import AttemptRequest, Outcome
 from retryexec.guards._keyed import GuardState, Key, KeyedGuard
 
-# Threads are no more punctual than that. At a high rate, an attempt that starts later than it was
-# told, but by less than this, counts as punctual; else each such delay would put off all that
-# follow, for good.
-_PUNCTUAL = 0.01
-# Seconds between two starts from which on such delays do not matter, and nothing is tolerated.
-_SLOW = 0.1
+# Threads that wait by the machine's clock are no more punctual than that, now and then. Where
+# starts follow each other faster, one that is late by less counts as punctual; otherwise each
+# delay would put off all that follow, for good. A clock that tests move is exact, and so are the
+# starts then.
+_PUNCTUAL = 0.1
 
 
 class _Slot(NamedTuple):
@@ -39,13 +39,12 @@ class _Schedule(GuardState):
     time. Then it gets a new time, in the order of asking, behind others that are late.
     """
 
-    __slots__ = ("_interval", "_late", "_reserved", "_spent", "_started", "_tolerance", "_window")
+    __slots__ = ("_interval", "_late", "_reserved", "_spent", "_started", "_window")
 
     def __init__(self, interval: float, burst: int, woken: "deque[AttemptRequest]") -> None:
         super().__init__(woken)
         self._interval = interval
         self._window = (burst - 1) * interval  # how long before its arrival time a start may be
-        self._tolerance = _PUNCTUAL if interval < _SLOW else 0.0
         self._spent = -math.inf
         # Of those that have not started, in the order of their times.
         self._reserved: OrderedDict[AttemptRequest, _Slot] = OrderedDict()
@@ -68,8 +67,9 @@ class _Schedule(GuardState):
             self._forget(request)
             self._late[request] = _Slot(arrival, arrival - self._window)
             return arrival - self._window
-        on_time = slot is not None and now - slot.at <= self._tolerance
-        start = slot.at if slot is not None and on_time else now
+        is_lenient = self._interval < _PUNCTUAL and request.now is monotonic
+        tolerance = _PUNCTUAL if is_lenient else 0.0
+        start = slot.at if slot is not None and now - slot.at <= tolerance else now
         spent = max(self._spent, start) + self._interval
         self._started[request] = self._spent, spent
         self._spent = spent
@@ -119,8 +119,9 @@ class RateLimit(KeyedGuard[_Schedule]):
     T = per / rate, each start has a theoretical arrival time, ``tat = max(now, tat) + T``, and
     may be (burst - 1) · T seconds earlier. A key costs a few numbers, however high the rate.
 
-    At more than ten starts a second, a start that is up to 0.01 s late counts as punctual,
-    because threads are no more exact than that: so two starts may be that much closer.
+    At more than ten starts a second, one that is late by less than 0.1 s counts as punctual,
+    because threads are no more exact than that; so there may be as many more as belong to 0.1 s.
+    Under a clock that tests move, there are not.
 
     Args:
         rate: how many attempts may start in *per* seconds; 0.5 is one in two.

@@ -21,6 +21,7 @@ from retryexec import (
     RetryFuture,
     RetryingExecutor,
     RetryPolicy,
+    Success,
     Ticker,
     retry,
 )
@@ -113,6 +114,23 @@ def test_advance_waits_for_callbacks_and_for_what_they_submit(clock: VirtualCloc
         executor.submit(Script(clock, OSError, "saved")).add_done_callback(again)
         clock.advance(60)
         assert done == [60]
+
+
+def test_advance_waits_for_the_hook_that_hears_of_a_success(clock: VirtualClock) -> None:
+    gate, told_at = Gate(), list[float]()
+
+    def on_success(_: Success) -> None:
+        gate.exec()
+        told_at.append(clock.now())
+
+    with RetryingExecutor(1, clock=clock, on_success=on_success) as executor:
+        executor.submit(len, "").result(10)
+        assert gate.reached()
+        advance = InThread(clock.advance, 5)
+        advance.join(0.05)
+        gate.open()
+        advance.result()
+    assert told_at == [0]
 
 
 def test_run_until_goes_no_further_than_it_must(clock: VirtualClock) -> None:

@@ -154,3 +154,26 @@ def test_sigterm_ends_the_process_after_its_jobs() -> None:
         process.terminate()
         assert process.communicate(timeout=30)[0] == "saved\n"
     assert process.returncode == 0
+
+
+def test_guards_spare_a_service_that_is_down(tmp_path: Path) -> None:
+    """The run behind the picture in "Protect what you call", with a fifth of the jobs."""
+    program = f"""
+import logging, sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import outage
+logging.disable(logging.WARNING)
+played = {{title: outage.play(guards, new_jobs=10) for title, guards in outage.GUARDS.items()}}
+open({str(tmp_path / "outage.svg")!r}, "w").write(outage.picture(played))
+for failed, succeeded in played.values():
+    print(failed.total(), succeeded.total(), max((failed + succeeded).values()))
+"""
+    done = python("-c", program)
+    assert done.returncode == 0, done.stderr
+    without, breaker, limited = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert next(without) > 4000
+    for numbers in (breaker, limited):
+        assert next(numbers) < 150
+        assert next(numbers) == 1400
+    assert next(limited) <= 200
+    assert (tmp_path / "outage.svg").read_text().endswith("</svg>\n")

@@ -6,6 +6,7 @@ worth that is for the benchmarks to say.
 
 import gc
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from helpers.jobs import Boom, Gate
 
-from retryexec import RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
+from retryexec import ConstantBackoff, RetryFuture, RetryingExecutor, RetryPolicy, ZeroBackoff
 from retryexec._core.future import LOCKS
 from retryexec._core.worker import Worker
 
@@ -28,6 +29,7 @@ def executor() -> Iterator[RetryingExecutor]:
     with RetryingExecutor(max_workers=1, policy=policy) as executor:
         executor.submit(job).result()  # so that all its threads have been started
         yield executor
+        executor.shutdown(cancel_futures=True)
 
 
 @pytest.fixture
@@ -69,8 +71,19 @@ class Counting:
 def kept(executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, what: Any) -> Any:
     """Return the future of a job that never gets to the queue."""
     with monkeypatch.context() as patch:
-        patch.setattr(executor._pool, "accept", lambda _: None)
+        patch.setattr(executor._pool, "accept", executor._pool.unfinished.add)
         return executor.submit(what)
+
+
+def counted(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, *futures: Any
+) -> tuple[Counting, Counting]:
+    """Return the lock that *futures* have from now on, and the pool's."""
+    own, pool = Counting(futures[0]._lock), Counting(executor._pool.lock)
+    for future in futures:
+        future._lock = own
+    monkeypatch.setattr(executor._pool, "lock", pool)
+    return own, pool
 
 
 def frames(call: Callable[..., object], *args: object) -> Called:
@@ -105,31 +118,83 @@ def test_frames_of_a_job_that_succeeds(
     assert frames(future.result) == ["result"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({}, []),
+        ({"backoff": [0.0] * 9}, ["_next_delay"]),
+        ({"backoff": ConstantBackoff(3600), "max_elapsed": None}, ["ready", "schedule"]),
+    ],
+    ids=["no delay", "a list of delays", "a wait"],
+)
 def test_frames_of_an_attempt_that_fails(
+    changes: Any,
+    more: Called,
+    executor: RetryingExecutor,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (known,) = waiting(executor, worker, monkeypatch, 1)  # so the log has heard of such errors
+    future = kept(executor.using(**changes), monkeypatch, failing)
+    first, later = [frames(worker._attempt, queued_again(future)) for _ in range(2)]
+    ends = ["decide", "fail", "text_of", "put_off", "release_frames"]
+    assert less(first, more) == [
+        *("_attempt", "begin", "failing", "_judge", "ensure_progress", "__init__", *ends)
+    ]
+    assert less(later, more) == ["_attempt", "begin", "begin", "failing", "_judge", *ends]
+    assert future.cancel()
+    assert known.cancel()
+
+
+def less(called: Called, some: Called) -> Called:
+    """Return *called* without *some*, each of which is there."""
+    assert set(some) <= set(called)
+    return [name for name in called if name not in some]
+
+
+def queued_again(future: Any) -> Any:
+    """Return *future*, whose job does not wait any more."""
+    if future.due is not None:
+        future.settings.pool.timekeeper.discard(future)
+    return future
+
+
+def test_frames_of_a_waiting_job_that_is_cancelled(
     executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the second one on; the first makes the job's progress."""
-    future = kept(executor, monkeypatch, failing)
-    worker._attempt(future)
-    assert frames(worker._attempt, future) == [
-        *("_attempt", "begin", "begin", "failing"),
-        *("_judge", "decide", "fail", "text_of", "put_off", "release_frames"),
-    ]
-    future.cancel()
+    one, other = waiting(executor, worker, monkeypatch, 2)
+    ends = ["after_end", "end", "remove", "discard", "cancelled"]
+    assert frames(one.cancel) == ["cancel", "cancel_pending", *ends]
+    assert frames(other.cancel_pending) == ["cancel_pending", *ends]  # as a shutdown does
 
 
 def test_locks_of_a_job_that_succeeds(
     executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own twice, to begin and to end, and none that other jobs may hold for long."""
-    pool = Counting(executor._pool.lock)
-    monkeypatch.setattr(executor._pool, "lock", pool)
     future = kept(executor, monkeypatch, job)
-    future._lock = own = Counting(future._lock)
+    own, pool = counted(executor, monkeypatch, future)
     worker._attempt(future)
     assert future.result() == "saved"
     executor.submit(job).result()
     assert (own.taken, pool.taken) == (2, 0)
+
+
+def test_locks_of_a_job_that_fails_waits_and_is_cancelled(
+    executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt takes no lock but the job's own; the end of the wait takes each once."""
+    (known,) = waiting(executor, worker, monkeypatch, 1)
+    future = kept(executor.using(backoff=[0.0, 3600.0], max_elapsed=None), monkeypatch, failing)
+    own, pool = counted(executor, monkeypatch, future, known)
+    worker._attempt(future)
+    assert (own.taken, pool.taken) == (3, 0)  # once for its progress
+    worker._attempt(future)
+    assert (own.taken, pool.taken) == (5, 0)
+    future.cancel()
+    assert (own.taken, pool.taken) == (6, 1)
+    known.cancel_pending()
+    assert (own.taken, pool.taken) == (7, 2)
 
 
 def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
@@ -147,6 +212,43 @@ def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
     assert objects / len(futures) == pytest.approx(1, abs=0.02)
     assert sys.getsizeof(futures[0]) <= 200  # bytes; the standard library's has 1,600
     assert all(future._lock in LOCKS for future in futures)
+
+
+def test_a_job_that_waits_after_three_failures_is_five_objects(
+    executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Itself, its progress, its exception, its history, and its run through the backoff."""
+    (known,) = waiting(executor, worker, monkeypatch, 1)
+    view = executor.using(backoff=[0.0, 0.0, 3600.0], max_elapsed=None)
+    futures = [kept(view, monkeypatch, failing) for _ in range(1000)]
+    pending = len(gc.get_objects())
+    tracemalloc.start()
+    try:
+        for future in futures:
+            while worker._attempt(future):
+                pass
+        gc.collect()
+        bytes_more = tracemalloc.get_traced_memory()[0] / len(futures)
+    finally:
+        tracemalloc.stop()
+    objects = 1 + (len(gc.get_objects()) - pending) / len(futures)
+    for future in [known, *futures]:
+        future.cancel()
+    assert objects == pytest.approx(5, abs=0.1)
+    # The progress 112, the exception 104, the history 160, six times 144, the due time 24, the
+    # iterator 48, and its place in the due queue.
+    assert bytes_more <= 610
+
+
+def waiting(
+    executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch, count: int
+) -> list[Any]:
+    """Return the futures of jobs that have failed once, and wait for an hour."""
+    view = executor.using(backoff=ConstantBackoff(3600), max_elapsed=None)
+    futures = [kept(view, monkeypatch, failing) for _ in range(count)]
+    for future in futures:
+        worker._attempt(future)
+    return futures
 
 
 def test_a_new_future_has_no_waiters() -> None:

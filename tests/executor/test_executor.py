@@ -1,15 +1,18 @@
 """RetryingExecutor: what it takes, what its jobs can see, and how it says how it is."""
 
 import asyncio
+import inspect
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextvars import ContextVar
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
-from threading import Barrier
+from threading import Barrier, Event
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate, raise_
@@ -335,6 +338,29 @@ class SavesLater:
     async def __call__(self) -> None: ...
 
 
+class Marked:
+    """Looks like any object that can be called, but for inspect's mark."""
+
+    def __call__(self) -> Any:
+        return coroutine()
+
+
+@pytest.mark.parametrize("job", [SavesLater(), AsyncMock()], ids=["async call", "mock"])
+def test_an_object_that_is_a_coroutine_function_is_refused(
+    job: Any, executor: RetryingExecutor
+) -> None:
+    with pytest.raises(TypeError, match="never be awaited"):
+        executor.submit(job)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect has no such mark before 3.12")
+def test_an_object_marked_as_a_coroutine_function_is_refused(executor: RetryingExecutor) -> None:
+    marked: Any = Marked()
+    inspect.markcoroutinefunction(marked)
+    with pytest.raises(TypeError, match="never be awaited"):
+        executor.submit(marked)
+
+
 def behind_a_plain_decorator() -> Any:
     return coroutine()
 
@@ -355,3 +381,25 @@ def test_a_job_that_only_makes_a_coroutine_fails_at_once(job: Any) -> None:
     assert isinstance(error, TypeError)
     assert "never be awaited" in str(error)
     assert (future.attempts, future.stop_reason) == (1, StopReason.PERMANENT)
+
+
+def test_a_job_that_succeeds_lets_its_arguments_go_before_its_callbacks_run() -> None:
+    class Argument:
+        pass
+
+    argument, ended = Argument(), Event()
+    reference, kept = weakref.ref(argument), list[bool]()
+
+    def callback(_: object) -> None:
+        kept.append(reference() is not None)
+        ended.set()
+
+    with RetryingExecutor(1) as executor:
+        gate = Gate()
+        executor.submit(gate)  # so that the job ends once its callback is there
+        future = executor.submit(id, argument)
+        future.add_done_callback(callback)
+        del argument
+        gate.open()
+        assert ended.wait(10)
+    assert kept == [False]

@@ -114,6 +114,7 @@ def test_shutdown_refuses_all_who_wait_for_room(executor: RetryingExecutor) -> N
     for thread in late:
         with pytest.raises(RuntimeError, match="after shutdown"):
             thread.result()
+    assert executor.stats().attempts == 0  # they did not wait until a job had ended
     for gate in gates:
         gate.open()
 

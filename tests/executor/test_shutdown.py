@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Barrier, Event, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from retryexec import (
     ZeroBackoff,
     current_attempt,
 )
+from retryexec._journal_api import LAST_FLUSH
 from retryexec.testing import VirtualClock
 
 TEN = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
@@ -309,3 +311,51 @@ def test_shutdown_and_many_submits_at_once() -> None:
         report = executor.shutdown()
         assert report.done == len(ran)
         assert (report.failed, report.abandoned, report.unfinished) == (0, 0, 0)
+
+
+class FakeJournal:
+    """Keeps nothing, and remembers how long each of its closings might take."""
+
+    def __init__(self) -> None:
+        self.closings: list[float | None] = []
+
+    def open(self, host: Any) -> None: ...
+
+    def close(self, timeout: float | None = None) -> bool:
+        self.closings.append(timeout)
+        return True
+
+    def accept(self, job: Any) -> Any:
+        return SimpleNamespace(id="1", job=job, suspect=False)
+
+    def ignore(self, *_: Any, **__: Any) -> None: ...
+
+    starting = retrying = succeeded = cancelled = died = ignore
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("jobs", [0, 1])
+def test_shutdown_closes_the_journal_once(jobs: int, wait: bool) -> None:
+    """By its last worker; by the shutdown itself if there has never been one."""
+    journal, gate = FakeJournal(), Gate()
+    gate.open()
+    executor = RetryingExecutor(1, journal=journal)
+    for _ in range(jobs):
+        executor.submit(gate).result(10)
+    executor.shutdown(wait=wait)
+    for worker in executor._threads:
+        worker.join(10)
+    assert journal.closings == [None]
+
+
+def test_a_second_shutdown_gives_the_journal_no_more_time_than_the_first() -> None:
+    journal, gate = FakeJournal(), Gate()
+    executor = RetryingExecutor(1, journal=journal)
+    executor.submit(gate)
+    assert gate.reached()
+    executor.shutdown(timeout=0)
+    second = InThread(executor.shutdown)
+    second.join(0.05)
+    gate.open()
+    second.result()
+    assert journal.closings == [LAST_FLUSH]

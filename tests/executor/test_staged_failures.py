@@ -494,6 +494,39 @@ def test_submit_refused_while_it_waits_for_room_runs_nothing() -> None:
     assert (report.done, report.unfinished) == (1 + late.begun.is_set(), 0)
 
 
+def test_job_that_a_worker_takes_while_attempts_are_being_stopped_is_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, late, passed = Gate(), Gate(), threading.Event()
+    late.open()
+    executor = RetryingExecutor(1)
+    pool = executor._pool
+    executor.submit(gate)
+    future = executor.submit(late)
+    assert gate.reached()
+    should_exit = pool.shutdown.should_exit
+
+    def exits() -> bool:
+        passed.set()
+        return should_exit()
+
+    def let_the_worker_go_on() -> None:
+        gate.open()
+        assert passed.wait(10)  # it has got the sentinel, and so the job before that
+
+    monkeypatch.setattr(pool.shutdown, "should_exit", exits)
+    close = pool.timekeeper.close
+
+    def close_later() -> None:
+        let_the_worker_go_on()
+        close()
+
+    monkeypatch.setattr(pool.timekeeper, "close", close_later)
+    executor.shutdown(cancel_futures=True)
+    assert future.cancelled()
+    assert not late.begun.is_set()
+
+
 class AddsAfter(set[Any]):
     """A set of unfinished jobs; something happens before the next job joins it."""
 

@@ -72,3 +72,17 @@ def test_a_failing_initializer_breaks_the_executor(
         executor.submit(len, "")
     executor.shutdown()
     assert "Exception in initializer" in caplog.text
+
+
+def test_an_executor_that_is_broken_says_so_after_its_shutdown_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def initializer() -> None:
+        raise Boom
+
+    executor = RetryingExecutor(1, initializer=initializer)
+    assert isinstance(executor.submit(len, "").exception(10), BrokenThreadPool)
+    executor.shutdown()
+    with pytest.raises(BrokenThreadPool):
+        executor.submit(len, "")
+    assert "Exception in initializer" in caplog.text

@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 from helpers.jobs import Gate
 from helpers.threads import workers_of
 
@@ -69,3 +70,24 @@ def test_callback_may_wait_for_a_job_submitted_while_its_worker_seemed_free() ->
             waits.told.set()
             assert waits.ended.wait(10)
         assert waits.result == 5
+
+
+def test_a_callback_may_wait_for_a_job_for_which_no_worker_could_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another try is made before callbacks run, since they may take their time."""
+    with RetryingExecutor(2) as executor:
+        gate, waits = Gate(), WaitsForAnother()
+        executor.submit(gate).add_done_callback(waits)
+        assert gate.reached()
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            waits.future = executor.submit(len, "seven")
+        waits.told.set()
+        gate.open()
+        assert waits.ended.wait(10)
+    assert waits.result == 5

@@ -25,6 +25,7 @@ from helpers.faults import Fault, Job, Starts, hook, policy, quietly
 from helpers.threads import threads_of
 
 from retryexec import CancelToken, RetryFuture, RetryingExecutor, RetryPolicy, StopReason
+from retryexec.guards import ConcurrencyLimit, RateLimit
 
 SECONDS = float(os.environ.get("RETRYEXEC_STRESS", "12"))
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
@@ -69,12 +70,22 @@ class Round:
             self.executor,
             self.executor.using(policy(rnd)),
             self.executor.using(policy(rnd), cancel=self.token),
+            self.executor.using(key=lambda _: self.numbers_of_keys(3)),
+            self.executor.using(policy(rnd), key="latest", keep="latest"),
+            self.executor.using(
+                guards=[ConcurrencyLimit(2), RateLimit(20_000, burst=5)],
+                key=lambda _: self.numbers_of_keys(50),
+                keep=rnd.choice(["all", "latest"]),
+            ),
         ]
         self.accepted: list[RetryFuture[Any]] = []
         self.called: list[int] = []  # a number for each callback that ran; append is atomic
         self.added: list[int] = []
         self.numbers = itertools.count()
         self.refused = 0
+
+    def numbers_of_keys(self, most: int) -> int:
+        return self.rnd.randrange(most)
 
     def callback(self, rnd: random.Random) -> Any:
         number = next(self.numbers)
@@ -118,6 +129,13 @@ class Round:
             assert len(future.history) <= 5
         elif x < 0.39:
             cf.wait([future], timeout=0.001)
+        elif x < 0.385:
+            quietly(future.retry_now)
+            quietly(lambda: future.postpone(rnd.random() * 0.002))
+        elif x < 0.39:
+            quietly(self.executor.pause)
+            quietly(self.executor.pending)
+            quietly(self.executor.resume)
         elif x < 0.40:
             quietly(lambda: list(cf.as_completed([future], timeout=0.001)))
         elif x < 0.405:
@@ -160,7 +178,9 @@ class Round:
     def count(self) -> Counter[str]:
         assert not cf.wait(self.accepted, timeout=BOUND).not_done
         ends = Counter(
-            "cancelled"
+            "superseded"
+            if future.superseded_by is not None
+            else "cancelled"
             if future.cancelled()
             else "succeeded"
             if future.stop_reason is StopReason.SUCCEEDED
@@ -170,9 +190,10 @@ class Round:
         for future in self.accepted:
             assert future.stop_reason is not None
             assert future.submitted is None
+            assert future.held_by is None
         stats = self.executor.stats()
         assert {end: getattr(stats, end) for end in ends} == ends
-        assert (stats.queued, stats.running, stats.waiting) == (0, 0, 0)
+        assert (stats.queued, stats.running, stats.waiting, stats.held) == (0, 0, 0, 0)
         assert stats.attempts == sum(future.attempts for future in self.accepted)
         assert sorted(self.called) == sorted(self.added)
         return ends
@@ -202,7 +223,8 @@ def play_on(seconds: float, what: str) -> None:
         rounds += 1
     told = ", ".join(f"{n} {end}" for end, n in sorted(ends.items()))
     print(f"\n{what}: {rounds} rounds, {ends.total()} accepted = {told}")  # noqa: T201
-    assert ends.total() == ends["succeeded"] + ends["failed"] + ends["cancelled"] > 0
+    assert ends.keys() <= {"succeeded", "failed", "cancelled", "superseded"}
+    assert ends["succeeded"] > 0
 
 
 def test_threads_and_faults() -> None:
