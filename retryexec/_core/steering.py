@@ -5,7 +5,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
-from retryexec._core.job import Job, RetryFuture
+from retryexec._core.job import Job
+from retryexec._core.retry_future import RetryFuture
 from retryexec._core.signals import in_one_call
 from retryexec._outcome import name_of, type_name
 
