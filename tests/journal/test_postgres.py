@@ -87,6 +87,28 @@ def test_several_processes_share_what_a_dead_one_has_left(
     assert sorted(job.n for _, host in others for job in host.jobs) == [*range(500)]
 
 
+def test_a_process_with_much_in_its_hands_takes_over_the_rest_later(
+    opened: Open, schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_taker, "LOT", 10)
+    monkeypatch.setattr(_taker, "ENOUGH", 20)
+    first, _ = opened()
+    for n in range(95):
+        first.accept(Save("", n))
+    died(first, schema)
+    second, host = opened()
+    assert second.poll() == 0
+    assert len(host.recovered) == 20
+    ended = 0
+    while ended < 95:
+        until(lambda ended=ended: len(host.recovered) > ended)  # type: ignore[misc]
+        for entry in host.recovered[ended:]:
+            second.succeeded(entry)
+            ended += 1
+            assert second.flush(10)
+    assert sorted(job.n for job in host.jobs) == [*range(95)]
+
+
 def test_a_job_is_blamed_for_the_death_of_its_process_if_it_was_at_work(
     opened: Open, schema: Schema
 ) -> None:

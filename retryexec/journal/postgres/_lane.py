@@ -78,6 +78,7 @@ class PostgresLane:
         self._inheriting = False
         self.runs = 0
         self.low = 0
+        self._below = 0
         self.on_low: Callable[[], object] | None = None
         self.look_at: Callable[[float], object] | None = None
         self._down_since: float | None = None
@@ -150,6 +151,10 @@ class PostgresLane:
         if len(self.hand) < low and self.on_low is not None:  # by now
             self.on_low()
 
+    def call_when_below(self, few: int) -> None:
+        """Call `on_low` once this process has fewer than *few* jobs in its hands."""
+        self._below = few
+
     # ---- transactions
 
     def apply(self, changes: Changes) -> int:
@@ -180,6 +185,9 @@ class PostgresLane:
             self._not_at_work(entry.row)
         for row in rows:
             self._not_at_work(row)
+        if len(self.live) < self._below and self.on_low is not None:
+            self._below = 0
+            self.on_low()
         return missing
 
     def _not_at_work(self, row: Any) -> None:

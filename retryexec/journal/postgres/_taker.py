@@ -25,6 +25,7 @@ from retryexec.journal.postgres._statements import Statements
 logger = logging.getLogger("retryexec.journal")
 
 LOT = 1000  # rows in one transaction
+ENOUGH = 10_000  # jobs in hand with which a process takes over no more, for now
 FEW, MANY = 64, 5000  # put jobs that a process has in hand, at least and at most
 _AHEAD = 0.5  # seconds of work that it takes
 
@@ -182,6 +183,10 @@ class Taker:
         """Take rows of *source*; None if none of them is for this process, or there are none."""
         if source == FREE:
             rows = self._claim(connection, lane, seen)
+        elif len(lane.live) >= ENOUGH:
+            lane.call_when_below(ENOUGH // 2)
+            seen.add(str(source))
+            return None
         else:
             if crashes:
                 # Told before any of them may end this process, too.
