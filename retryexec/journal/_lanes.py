@@ -313,14 +313,14 @@ class Lanes:
         """Forget what was in a lane that somebody else has by now, and begin another one."""
         if lane in self.all():
             logger.error("%s: its jobs are run by others from now on", error)
-        lane.abandon()
-        self.own = None if lane is self.own else self.own
-        self.taken.discard(lane)
         moved = [entry for entry in [*lane.live.values()] if entry.state is not ENDED]
         moved += [entry for entry in inserts if entry.row in error.landed]
         lane.live, lane.suspects, lane.turn = {}, [], None
         for entry in moved:
             self.answers.end(entry)
+        lane.abandon()  # only now: none of them may start as the next lane is there
+        self.own = None if lane is self.own else self.own
+        self.taken.discard(lane)
         rest = [entry for entry in inserts if entry.state is not ENDED]
         if error.unsure:
             words = "the job may have been written down, or not: nobody can say, as %s"

@@ -18,6 +18,7 @@ from journal.test_executor import Save as Work
 
 from retryexec import MovedError, RetryingExecutor, RetryPolicy, StopReason
 from retryexec.journal import Journal, JournalError
+from retryexec.journal._entry import EntryState
 from retryexec.journal.postgres import _taker
 
 Open = Callable[..., tuple[Journal, FakeHost]]
@@ -391,6 +392,24 @@ def test_no_attempt_starts_while_the_lease_is_not_sure(schema: Schema) -> None:
 
         lane.renewed(awake())
         assert future.result(10) == "waits"
+
+
+def test_no_attempt_of_a_lost_life_starts_because_the_next_one_has_begun(
+    opened: Open, schema: Schema
+) -> None:
+    """In the moment before its jobs are told that they are another process's."""
+    journal, _ = opened()
+    entry = journal.accept(Save(""))
+    store = journal._store
+    old = store.new_lane()
+    old.lose()
+    old.left = True
+    assert store.new_lane() is not old
+    waits = InThread(store.may_start, entry, lambda: False)
+    waits.join(0.2)
+    assert waits.is_alive()
+    entry.state = EntryState.ENDED
+    assert waits.result() is False
 
 
 def test_a_shutdown_does_not_wait_for_a_lease(schema: Schema) -> None:

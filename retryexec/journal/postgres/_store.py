@@ -154,12 +154,14 @@ class PostgresStore:
         while not entry.moved:
             if entry.refusal is not None:
                 return True  # it was never written down, and so is nobody else's
-            lane = self._lane
-            if lane is not None and lane.is_sure():
+            lane, home = self._lane, entry.lane
+            # One of a life that is over is another process's, and is about to be told so.
+            is_ours = home is None or home is lane
+            if is_ours and lane is not None and lane.is_sure():
                 return not entry.moved
             if stopping():
                 return True  # the executor will not start it
-            if lane is None or lane.left or lane.lost:
+            if not is_ours or lane is None or lane.left or lane.lost:
                 threading.Event().wait(0.02)  # the next life is about to begin
             else:
                 lane.wait_until_sure(0.2)
