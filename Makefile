@@ -15,6 +15,8 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 ARGS ?=
 # Processes that the tests are spread over; 0 runs them in pytest's own, as --pdb needs it.
 PROCESSES ?= 2
+# Set to anything, make bench only shows that all benchmarks run, and writes nothing.
+QUICK ?=
 # How long make stress and make chaos go on; each has its own default.
 MINUTES ?=
 # What the chances of make stress (1) and make chaos (the day of the year) are drawn from.
@@ -77,8 +79,8 @@ coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branc
 
 check: lint types docs coverage ## do lint, types, docs and coverage
 
-bench: $(VENV)/ready-to-bench ## measure against the peers, in half an hour, for docs/benchmarks
-	@$(BIN)/python benchmarks/report.py $(ARGS)
+bench: $(VENV)/ready-to-bench ## measure against the peers, in 20 minutes, or, with QUICK=1, in one
+	@$(BIN)/python benchmarks/report.py $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-* docs/_build .coverage .coverage.* \

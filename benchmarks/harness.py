@@ -10,10 +10,10 @@ import json
 import os
 import platform
 import statistics
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import groupby
 from pathlib import Path
 
 OURS = "retryexec"
@@ -42,18 +42,25 @@ class Row:
     note: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row as text, ratio first."""
+        """Return the row as text, as HEADINGS name it."""
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
-        p99 = "" if self.p99 is None else figure(self.p99)
-        return self.peer, ratio, f"{figure(self.value)} {self.unit}", p99, str(self.jobs), self.note
+        p99 = "" if self.p99 is None else f"{figure(self.p99)} {self.unit}"
+        value = f"{figure(self.value)} {self.unit}"
+        return self.peer, f"{self.jobs:,}", value, p99, ratio, self.note
 
 
-HEADINGS = ("peer", "ratio", "figure", "p99", "jobs", "note")
+HEADINGS = ("peer", "jobs", "figure", "p99", "ratio", "note")
 
 
 def figure(value: float) -> str:
     """Return *value* with three digits that mean something."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def find(rows: Iterable[Row], what: str, peer: str = OURS) -> Row:
+    """Return the row of *peer* with the most jobs, of the table that begins with *what*."""
+    found = [row for row in rows if row.what.startswith(what) and row.peer == peer]
+    return max(found, key=lambda row: row.jobs)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
@@ -100,13 +107,13 @@ def rows(
 
 
 def markdown(found: Iterable[Row]) -> Iterator[str]:
-    """Yield *found* as lines of Markdown, a table for each question."""
-    what = None
-    for row in found:
-        if row.what != what:
-            what = row.what
-            yield from ("", f"### {what}", "", _line(HEADINGS), _line(["---"] * len(HEADINGS)))
-        yield _line(row.cells())
+    """Yield *found* as lines of Markdown, a table for each question, without empty columns."""
+    for what, table in groupby(found, key=lambda row: row.what):
+        lines = [HEADINGS, *(row.cells() for row in table)]
+        used = [column for column in zip(*lines, strict=True) if any(column[1:])]
+        head, *body = zip(*used, strict=True)
+        yield from ("", f"### {what}", "", _line(head), _line(["---"] * len(head)))
+        yield from map(_line, body)
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -135,8 +142,18 @@ def version(distribution: str) -> str:
         return "(not installed)"
 
 
-def run(measure: Callable[[bool], Iterable[Row]], question: str | None) -> None:
-    """Be the command line of one benchmark: print its question, its rows, and the machine."""
+def run(
+    measure: Callable[[bool], Iterable[Row]],
+    answer: Callable[[Sequence[Row]], str],
+    question: str | None,
+) -> None:
+    """Be the command line of one benchmark: print its question, rows and answer, and the machine.
+
+    Args:
+        measure: takes whether to be quick, and yields the rows.
+        answer: says in a sentence what the rows have found.
+        question: what all of that is about.
+    """
     parser = argparse.ArgumentParser(
         description=question, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -145,15 +162,10 @@ def run(measure: Callable[[bool], Iterable[Row]], question: str | None) -> None:
     options = parser.parse_args()
     print((question or "").strip())
     found: list[Row] = []
-    for line in markdown(_keep(measure(options.quick), found)):
-        print(line)
-        sys.stdout.flush()
-    print(f"\n{machine()}")
+    for _, table in groupby(measure(options.quick), key=lambda row: row.what):
+        rows = list(table)
+        found += rows
+        print("\n".join(markdown(rows)), flush=True)
+    print(f"\n{answer(found)}\n\n{machine()}")
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(row) for row in found]))
-
-
-def _keep(source: Iterable[Row], kept: list[Row]) -> Iterator[Row]:
-    for row in source:
-        kept.append(row)
-        yield row

@@ -15,12 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from harness import Row, run
+from harness import Row, find, run
 from peers import (
     STDLIB,
     WORKERS,
@@ -37,7 +37,7 @@ LONG = 3600.0  # seconds of backoff: no job is due while we count
 
 def measure(quick: bool) -> Iterator[Row]:
     """Yield rows of bytes per job, each measured in a process of its own."""
-    sizes = [2_000] if quick else [1_000, 10_000, 100_000, 1_000_000]
+    sizes = [2_000] if quick else [10_000, 100_000, 1_000_000]
     most = {"more-executors": 2_000, "tenacity on asyncio": 100_000}
     questions = {
         "bytes per pending job": ("pending", [STDLIB, "retryexec", "more-executors"]),
@@ -57,6 +57,20 @@ def measure(quick: bool) -> Iterator[Row]:
                 base = base or found["bytes"]
                 note = f"{found['threads']} threads; {found['seconds']:.3g} s to get there"
                 yield Row(what, name, jobs, found["bytes"], "B", found["bytes"] / base, note=note)
+
+
+def answer(found: Sequence[Row]) -> str:
+    """Say what the rows have found."""
+    pending, waiting = find(found, "bytes per pending"), find(found, "bytes per job in")
+    pool, task = (
+        find(found, "bytes per pending", STDLIB),
+        find(found, "bytes per job in", "asyncio"),
+    )
+    return (
+        f"A pending job takes {pending.value:.0f} bytes, in ThreadPoolExecutor {pool.value:,.0f}; "
+        f"one that waits for its next attempt {waiting.value:.0f}, and an asyncio task that does "
+        f"{task.value:,.0f}."
+    )
 
 
 def _in_process(kind: str, name: str, jobs: int) -> dict[str, Any]:
@@ -155,4 +169,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
         count_bytes(sys.argv[2], sys.argv[3], int(sys.argv[4]))
     else:
-        run(measure, __doc__)
+        run(measure, answer, __doc__)

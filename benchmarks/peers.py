@@ -59,6 +59,7 @@ def noop() -> None:
 
 def retrying_executor(delay: float = 0.0) -> RetryingExecutor:
     """Return our executor, with a policy that never gives up."""
+    logging.getLogger("retryexec").setLevel(logging.ERROR)  # it logs the first retry
     policy = RetryPolicy(max_attempts=None, max_elapsed=None, backoff=ConstantBackoff(delay))
     return RetryingExecutor(WORKERS, policy=policy)
 

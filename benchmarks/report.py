@@ -1,7 +1,7 @@
-"""Run all benchmarks, and write the table and the plots that the documentation shows.
+"""Run all benchmarks, and write the page of results and the plots that the documentation shows.
 
 Each runs in a process of its own, and one after the other. `--quick` shows that all of them run;
-the figures it takes mean little, so they are printed and not written.
+the figures it takes mean little, so they are printed, and written only where `--into` says.
 """
 
 import argparse
@@ -9,15 +9,17 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from importlib import import_module
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
-from harness import OURS, Row, machine, markdown
+from harness import Row, machine, markdown
+from plots import draw
 
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "docs" / "benchmarks"
+FIGURES = "figures.json"
 BENCHMARKS = (
     "throughput",
     "round_trip",
@@ -29,6 +31,8 @@ BENCHMARKS = (
     "mixed",
     "journal",
     "postgres",
+    "recovery",
+    "importing",
 )
 
 
@@ -37,74 +41,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a minute; writes nothing")
-    parser.add_argument("--into", type=Path, default=TARGET, help="the folder to write to")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="two minutes; writes nothing")
+    parser.add_argument("--redraw", action="store_true", help="the same figures: run nothing")
+    parser.add_argument("--into", type=Path, help=f"the folder to write to (default: {TARGET})")
     options = parser.parse_args()
-    found = {name: list(_rows_of(name, options.quick)) for name in BENCHMARKS}
-    if not options.quick:
-        write(found, options.into)
+    unknown = {*options.names} - {*BENCHMARKS}
+    if unknown:
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
+    folder = options.into or (None if options.quick else TARGET)
+    kept = _read(folder)
+    for name in () if options.redraw else options.names or BENCHMARKS:
+        kept[name] = {"machine": machine(), "rows": _run(name, options.quick)}
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FIGURES).write_text(json.dumps(kept, indent=0) + "\n")
+    if folder is not None:
+        write(kept, folder)
+        print(f"wrote {folder / 'results.md'}")
 
 
-def write(found: dict[str, list[Row]], folder: Path) -> None:
-    """Write the table of what was *found*, and its plots, into *folder*."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"Taken on: {machine()}", ""]
-    for name, rows in found.items():
+def write(kept: dict[str, Any], folder: Path) -> None:
+    """Write the answers, the tables and the plots of what was *kept* into *folder*."""
+    for plot in folder.glob("*.svg"):
+        plot.unlink()
+    answers, sections = [], []
+    for name in filter(kept.__contains__, BENCHMARKS):
+        rows = [Row(**row) for row in kept[name]["rows"]]
+        question = import_module(name)
         title = name.replace("_", " ").capitalize()
-        lines += [f"## {title}", "", *_question(name), ""]
-        for file in _plots(name, rows, folder):
-            lines += [f"![{title}]({file})", ""]
-        lines += [*markdown(rows), ""]
-    # Tables of three hash marks, under the two of each benchmark.
-    (folder / "results.md").write_text("\n".join(lines).replace("\n\n\n", "\n\n"))
-    print(f"wrote {folder / 'results.md'}")
+        answer = question.answer(rows)
+        answers.append(f"- [{title}](#{name.replace('_', '-')}): {answer}")
+        plots = dict(draw(name, rows, folder))
+        asked, _, caveat = (question.__doc__ or "").strip().partition("\n")
+        text = [f"## {title}", asked, f"**{answer}**", caveat.strip()]
+        for what, table in groupby(rows, key=lambda row: row.what):
+            head, *lines = (line for line in markdown(table) if line)
+            plot = (
+                f"![{what}: the figures are in the table]({plots[what]})" if what in plots else ""
+            )
+            text += [head, plot, "\n".join(lines)]
+        sections.append("\n\n".join(filter(None, text)))
+    machines = sorted({kept[name]["machine"] for name in kept})
+    taken = "\n\n".join(f"Taken on: {one}" for one in machines)
+    (folder / "answers.md").write_text("\n".join(answers) + "\n")
+    (folder / "results.md").write_text("\n\n".join([taken, *sections]) + "\n")
 
 
-def _rows_of(name: str, quick: bool) -> Iterator[Row]:
+def _read(folder: Path | None) -> dict[str, Any]:
+    """Return the figures that are in *folder* already: of benchmarks that are not run now."""
+    file = None if folder is None else folder / FIGURES
+    if file is None or not file.exists():
+        return {}
+    kept: dict[str, Any] = json.loads(file.read_text())
+    return kept
+
+
+def _run(name: str, quick: bool) -> list[dict[str, Any]]:
     print(f"== {name}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
         command = [sys.executable, HERE / f"{name}.py", "--json", file]
         subprocess.run(command + ["--quick"] * quick, check=True)
-        for row in json.loads(file.read_text()):
-            yield Row(**row)
-
-
-def _question(name: str) -> list[str]:
-    """Return the docstring of a benchmark: its question and the caveat."""
-    text = (HERE / f"{name}.py").read_text(encoding="utf-8")
-    return text.split('"""')[1].strip().splitlines()
-
-
-def _plots(name: str, rows: Iterable[Row], folder: Path) -> Iterator[str]:
-    """Draw the growth of each table that has more than one size; yield the files' names."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    # The same figures make the same file.
-    mpl.rcParams["svg.hashsalt"] = OURS
-    from matplotlib import pyplot as plt
-
-    by_words = attrgetter("what")
-    for what, table in groupby(sorted(rows, key=by_words), by_words):
-        lines: dict[str, list[Row]] = {}
-        for row in table:
-            lines.setdefault(row.peer, []).append(row)
-        if max(len(points) for points in lines.values()) < 2:
-            continue
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        for peer, points in sorted(lines.items(), key=lambda line: line[0] != OURS):
-            sizes = [row.jobs for row in points]
-            width = 2.5 if peer == OURS else 1.2
-            axes.plot(sizes, [row.value for row in points], "o-", label=peer, linewidth=width)
-        axes.set(xscale="log", yscale="log", xlabel="jobs", ylabel=points[0].unit, title=what)
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small")
-        words = "".join(c if c.isalnum() else " " for c in what).split()
-        file = f"{name}-{'-'.join(words)}.svg"
-        figure.savefig(folder / file, metadata={"Date": None})
-        plt.close(figure)
-        yield file
+        rows: list[dict[str, Any]] = json.loads(file.read_text())
+        return rows
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ copyright = f"2026, {author}"  # noqa: A001 (Sphinx reads this name)
 version = release = installed_version("retryexec")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "examples", "benchmarks/results.md"]
+exclude_patterns = ["_build", "examples", "benchmarks/answers.md", "benchmarks/results.md"]
 html_theme = "furo"
 html_title = f"retryexec {release}"
 

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from retryexec._suggest import suggests_names
 from retryexec._typing import override
 from retryexec._validate import Seconds, number_between, reiterable, seconds, whole_number
+from retryexec._values import Value
 
 Random: TypeAlias = Callable[[], float]
 """Gives floats in [0, 1), as `random.random` does."""
@@ -52,33 +53,10 @@ class Backoff(ABC):
         return _Jittered(self, fraction, random)
 
 
-class _Value(Backoff):
-    """A dataclass that is compared, hashed and shown by its fields, as dataclasses are.
-
-    The methods are written once, here: generating them for each class took half of the time that
-    the import takes.
-    """
+class _Value(Value, Backoff):
+    """A backoff that is a frozen dataclass."""
 
     __slots__ = ()
-
-    def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Value) or other.__class__ is not self.__class__:
-            return NotImplemented
-        return self._values() == other._values()
-
-    @override
-    def __hash__(self) -> int:
-        return hash(self._values())
-
-    @override
-    def __repr__(self) -> str:
-        shown = [f.name for f in fields(self) if f.repr]  # type: ignore[arg-type]
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-        return f"{self.__class__.__qualname__}({values})"
 
 
 class _Steps(Iterator[float], Generic[S]):

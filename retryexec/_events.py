@@ -5,10 +5,11 @@ from typing import Any
 
 from retryexec._core.retry_future import RetryFuture
 from retryexec._outcome import StopReason
+from retryexec._values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Retry(Value):
     """An attempt failed and another will follow.
 
     Attributes:
@@ -26,8 +27,8 @@ class Retry:
     future: RetryFuture[Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Success(Value):
     """A job has succeeded, and its future has ended; or a call under `retry` has succeeded.
 
     Attributes:
@@ -44,8 +45,8 @@ class Success:
     future: RetryFuture[Any] = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class GiveUp(Value):
     """A job failed for good; its future is about to say so.
 
     Attributes:
@@ -64,8 +65,8 @@ class GiveUp:
     future: RetryFuture[Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Stats(Value):
     """A snapshot of an executor: where its jobs are, and what became of the others.
 
     Attributes:
@@ -94,8 +95,8 @@ class Stats:
     superseded: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownReport:
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class ShutdownReport(Value):
     """What became of all the jobs an executor ever accepted.
 
     Attributes:

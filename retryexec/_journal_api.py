@@ -7,14 +7,16 @@ processes have left.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
 from retryexec._collector import BATCH, collector_off
+from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.settings import JobSettings
 from retryexec._core.worker import give_up
@@ -32,6 +34,21 @@ LAST_FLUSH = 3.0
 """Seconds that the journal's last transaction has, even where a shutdown's timeout has passed."""
 
 
+class JournalKey(Protocol):
+    """The key of a job, as the journal keeps it.
+
+    Attributes:
+        value: the key.
+        latest: whether a newer job of the key replaces this one while it waits.
+        held: whether the job is not to start yet: it may have ended its process, and is handed over
+            once more when its turn has come.
+    """
+
+    value: Hashable
+    latest: bool
+    held: bool
+
+
 class JournalEntry(Protocol):
     """A job, as the journal describes it to the executor."""
 
@@ -45,6 +62,11 @@ class JournalEntry(Protocol):
     @property
     def moved(self) -> bool:
         """Whether another process has taken the job over, and runs it."""
+        ...
+
+    @property
+    def key(self) -> JournalKey | None:
+        """The job's key; None if it has none."""
         ...
 
     @property
@@ -73,8 +95,13 @@ class JobJournal(Protocol):
         """Write down what has ended, within *timeout* seconds; the rest is the next process's."""
         ...
 
-    def accept(self, job: Any) -> Any:
-        """Take *job*, and return its entry; raise if that cannot be."""
+    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Any:
+        """Take *job*, and return its entry; raise if that cannot be.
+
+        Args:
+            key: its key; None if it has none.
+            latest: whether a newer job of the key replaces this one while it waits.
+        """
         ...
 
     def starting(self, entry: Any) -> None:
@@ -95,6 +122,10 @@ class JobJournal(Protocol):
 
     def succeeded(self, entry: Any) -> None:
         """Note that the job has done its work."""
+        ...
+
+    def superseded(self, entry: Any, by: Any) -> None:
+        """Note that the job of *by*, which is newer and of the same key, has replaced the job."""
         ...
 
     def cancelled(self, entry: Any) -> None:
@@ -162,12 +193,16 @@ class JournalLink:
         self._may_start = getattr(journal, "may_start", None)
         # Whether a job may become another process's before it has ended.
         self.leased = self._may_start is not None
+        # As `_settings`, for jobs with keys, where the executor itself has none.
+        self._controlled: JobSettings | None = None
+        self._held: dict[str, ControlledJob[Any]] = {}  # by their ids, until their turn or end
 
     def serve(self, pool: "Pool", settings: JobSettings) -> None:
         """Put jobs that are taken over into *pool*, with *settings*; again in a forked child."""
         if self._pool is not None:
             self.recovered = Recovered()  # those before are the parent's
-        self._pool, self._settings = pool, settings
+            self._held = {}
+        self._pool, self._settings, self._controlled = pool, settings, None
         # Not by a method of this object: it leads to the user's hooks, which outlive no executor.
         pool.on_drained = partial(_close, self._journal)
 
@@ -181,7 +216,8 @@ class JournalLink:
         """Write *job* down.
 
         Raises:
-            TypeError: it has arguments, or is not of a class that the journal knows.
+            TypeError: it has arguments, or is not of a class that the journal knows, or has a key
+                that the journal cannot keep.
             retryexec.journal.JournalError: it could not be written down.
         """
         if job.args or job.kwargs:
@@ -190,10 +226,15 @@ class JournalLink:
                 "some): make them its fields"
             )
             raise TypeError(msg)
-        job.entry = self._journal.accept(job.submitted)
+        if isinstance(job, ControlledJob) and job.key is not None:
+            job.entry = self._journal.accept(job.submitted, key=job.key, latest=job.latest)
+        else:
+            job.entry = self._journal.accept(job.submitted)
 
     def refused(self, job: Job[Any]) -> None:
         """Take back *job*, which the pool refuses."""
+        if isinstance(job, ControlledJob) and job.followers is not None:
+            return  # it goes on all the same, for those that it has replaced
         self._journal.cancelled(job.entry)
 
     def may_start(self, job: Job[Any]) -> bool:
@@ -236,8 +277,12 @@ class JournalLink:
         """Write down how *job* ends; its first end counts."""
         if reason is StopReason.SUCCEEDED:  # first, as the most common
             self._journal.succeeded(job.entry)
-        elif reason in {StopReason.CANCELLED, StopReason.SUPERSEDED}:
+        elif reason is StopReason.CANCELLED:
             self._journal.cancelled(job.entry)
+        elif reason is StopReason.SUPERSEDED:
+            newer = job.superseded_by
+            assert isinstance(newer, ControlledJob)
+            self._journal.superseded(job.entry, newer.entry)
         elif reason is not StopReason.SHUTDOWN and reason is not StopReason.MOVED:
             # Those two leave the job to another process.
             self._journal.died(job.entry, reason, job.attempts, exception)
@@ -246,19 +291,31 @@ class JournalLink:
 
     def recover(self, entries: Sequence[JournalEntry]) -> None:
         """Run the jobs of *entries*, on the executor's own settings and in no context."""
+        pool, jobs = self._pool, list[tuple[Job[Any], float | None]]()
+        assert pool is not None
         for start in range(0, len(entries), BATCH):
             with collector_off():
-                self._recover(entries[start : start + BATCH])
+                jobs += self._jobs_of(entries[start : start + BATCH], pool.now())
+        self.recovered.add(len(jobs))
+        pool.take_over(jobs)
 
-    def _recover(self, entries: Sequence[JournalEntry]) -> None:
-        pool, settings = self._pool, self._settings
+    def _jobs_of(
+        self, entries: Sequence[JournalEntry], now: float
+    ) -> Iterator[tuple[Job[Any], float | None]]:
+        """Yield the jobs of *entries*, each with when it is due, or None."""
+        pool, settings, may_be_held = self._pool, self._settings, bool(self._held)
         assert pool is not None
         assert settings is not None
-        now, context, arguments = pool.now(), Context(), dict[str, Any]()
-        count_end = self.recovered.count_end
-        jobs: list[tuple[Job[Any], float | None]] = []
+        context, arguments = Context(), dict[str, Any]()
+        count_end, controlled = self.recovered.count_end, settings.controlled
         for entry in entries:
-            job: Job[Any] = Job(settings, entry.job, True, (), arguments, context)
+            if may_be_held and (held := self._held.pop(entry.id, None)) is not None:
+                pool.control.release(held)
+                continue
+            if controlled or entry.key is not None:
+                job = self._controlled_job(entry, context)
+            else:
+                job = Job(settings, entry.job, True, (), arguments, context)
             job.entry = entry
             job.add_done_callback(count_end)
             due = now + entry.due_in if entry.due_in > 0 else None
@@ -268,9 +325,24 @@ class JournalLink:
                 progress.attempts = entry.attempts
             elif due is not None:
                 job.ensure_progress().started = now
-            jobs.append((job, due))
-        self.recovered.add(len(jobs))
-        pool.take_over(jobs)
+            yield job, due
+
+    def _controlled_job(self, entry: JournalEntry, context: Context) -> Job[Any]:
+        """Return a job of *entry* with the key that it was accepted with."""
+        settings, key = self._settings, entry.key
+        assert settings is not None
+        if not settings.controlled:
+            settings = self._controlled = self._controlled or replace(settings, controlled=True)
+        job: ControlledJob[Any] = ControlledJob(settings, entry.job, True, (), {}, context)
+        if key is not None:
+            job.key, job.latest = key.value, key.latest
+            if key.held:
+                job.held_back = True
+                # Before any of them may end, since the next turn comes with that.
+                held = self._held
+                held[entry.id] = job
+                job.add_done_callback(lambda _: held.pop(entry.id, None))
+        return job
 
     def moved(self, entries: Sequence[JournalEntry]) -> None:
         """End the jobs of *entries*, which another process runs; a running attempt is the last."""

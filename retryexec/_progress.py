@@ -18,7 +18,7 @@ _FIELDS = len(Failure._fields)
 _KEPT = (HISTORY_LENGTH - 1) * _FIELDS  # of the failures before the latest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Settings:
     """The settings that a job was accepted with; one value serves many jobs."""
 

@@ -45,11 +45,12 @@ class Control:
         self._take_place(job, replaced)
         return True
 
-    def place(self, job: "AnyJob", due: float | None = None) -> None:
+    def place(self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
 
         Args:
             due: the attempt is not due before that; None if it is due now.
+            taken_over: it was accepted by another process.
         """
         assert isinstance(job, ControlledJob)
         self.used = True
@@ -57,8 +58,10 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            replaced = self.keys.enter(job)
-            if replaced is not None:
+            replaced = self.keys.enter(job, taken_over=taken_over)
+            if replaced is job:
+                self.supersede(job)
+            elif replaced is not None:
                 self._take_place(job, replaced)
             if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
                 job.release_control()
@@ -83,6 +86,8 @@ class Control:
             self.pool.enqueue(job)  # to ask the guards anew, which know its place in their lines
         elif waited and due is not None:
             self._let_newest_wait(job, due)
+        elif replaced.held_back:
+            self.pool.enqueue(job)  # which nothing holds back
         if job.following is not None:
             # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
             # queued: if it has its place all the same, that does no harm.
@@ -204,6 +209,18 @@ class Control:
         )
         job.passage = passage = Passage(job.settings.guards, request)
         return passage
+
+    def release(self, job: ControlledJob[Any]) -> None:
+        """Let *job*, which was held back, start once it is its turn."""
+        job.held_back = False
+        line = job.line
+        if line is None:
+            return  # it is about to be placed
+        with line.lock:
+            self.parked.pop(job, None)
+            is_its_turn = line.head is job
+        if is_its_turn:
+            self.pool.enqueue(job)
 
     def wake(self, job: ControlledJob[Any]) -> None:
         """Have the guards of *job*, one of which holds it, asked again."""

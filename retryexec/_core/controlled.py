@@ -39,6 +39,7 @@ class ControlledJob(Job[T]):
         followers: the futures that end as it does; None if it has replaced no job.
         following: what it is one of, once it has been replaced.
         passage: what asks its guards; None between a job's attempts.
+        held_back: whether the journal, from which it was taken over, does not let it start yet.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class ControlledJob(Job[T]):
         "_asking",
         "followers",
         "following",
+        "held_back",
         "key",
         "latest",
         "line",
@@ -70,6 +72,7 @@ class ControlledJob(Job[T]):
         self.followers: Followers | None = None
         self.following: Followers | None = None
         self.passage: Passage | None = None
+        self.held_back = False
         # Whether a worker is asking the guards, or about to begin; and whether another one has
         # drawn the job meanwhile, so that they are to be asked again.
         self._asking = False
@@ -96,6 +99,8 @@ class ControlledJob(Job[T]):
             return None
         if self.line is not None and self.line.head is not self:
             return "key"
+        if self.held_back:
+            return "journal"
         passage = self.passage
         held_by = None if passage is None else passage.held_by
         return super().held_by if held_by is None else held_by
@@ -239,6 +244,11 @@ class ControlledJob(Job[T]):
                 self.settle_unused()
 
     # ---- being replaced
+
+    def is_accepted_before(self, other: "ControlledJob[Any]") -> bool:
+        """Return whether the job, which was taken over, is older than *other*."""
+        mine, its = self.entry, other.entry
+        return mine is not None and its is not None and mine.id < its.id
 
     def follow(self, newer: "ControlledJob[Any]", *, running: bool = False) -> bool:
         """Be replaced by *newer*, and end as it does; False if the job is not pending any more.

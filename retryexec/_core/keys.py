@@ -71,11 +71,15 @@ class Keys:
 
     # ---- in
 
-    def enter(self, job: KeyedJob) -> "KeyedJob | None":
+    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> "KeyedJob | None":
         """Put *job*, which is one of the unfinished, into the line of its key.
 
+        Args:
+            taken_over: the job was accepted by another process, perhaps before those in the line.
+
         Returns:
-            the job that it has replaced; None if it has replaced none.
+            the job that it has replaced, or *job* itself if a newer one has replaced it; None if
+            none has been replaced.
         """
         replaced = None
         while True:
@@ -92,6 +96,8 @@ class Keys:
                     last = self._last_of(line)
                     if last is None:
                         line.head = job
+                    elif taken_over and self._is_outdated(job, last):
+                        replaced = job
                     elif self._append_or_replace(line, last, job):
                         replaced = last
                 finally:
@@ -141,6 +147,11 @@ class Keys:
             # One call into C, so that of two threads both get the same line.
             line = self._lines.setdefault(key, Line(key))
         return line
+
+    def _is_outdated(self, job: KeyedJob, last: KeyedJob) -> bool:
+        """Let *job* end as *last* does, if that one is newer and only the latest counts."""
+        latest = job.latest and last.latest
+        return latest and job.is_accepted_before(last) and job.follow(last)
 
     def _append(self, line: Line, job: KeyedJob) -> None:
         """Put *job* behind all others in *line*; lock held."""
@@ -199,12 +210,14 @@ class Keys:
         return line.head if line.head in self._unfinished else None
 
     def is_its_turn(self, job: KeyedJob) -> bool:
-        """Return whether no other job of its key goes before *job*."""
+        """Return whether no other job of its key goes before *job*, and nothing holds it back."""
         line = job.line
         if line is None:
             return True
         with line.lock:  # held by a thread that is just replacing another job by this one
-            return line.head is job
+            if line.head is job and job.held_back:
+                self._control.parked[job] = None
+            return line.head is job and not job.held_back
 
     # ---- out
 

@@ -202,7 +202,7 @@ class Pool:
         put = self.queue.put
         for job, due in jobs:
             if isinstance(job, ControlledJob):
-                self.control.place(job, due)
+                self.control.place(job, due, taken_over=True)
             elif due is None:
                 put(job)
             else:

@@ -52,9 +52,10 @@ class RetryFuture(LazyFuture[T]):
 
     @property
     def held_by(self) -> str | None:
-        """What keeps the job from being tried: its "key", a guard, or a "pause"; None if nothing.
+        """What keeps the job from being tried: its "key", a guard, the "journal" or a "pause".
 
-        "key" means that another job of the same key goes first.
+        None if nothing does. "key" means that another job of the same key goes first; "journal",
+        that the job was running when its process died, and is tried again alone.
         """
         return None
 

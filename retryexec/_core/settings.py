@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from retryexec.guards import Guard
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class JobSettings(Settings):
     """The settings of all jobs that were submitted to one executor, or to one view of it.
 
@@ -37,7 +37,7 @@ class JobSettings(Settings):
     controlled: bool  # whether a key or guards may hold jobs back
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Setup:
     """What a pool is made from; kept, since a forked child makes another one."""
 

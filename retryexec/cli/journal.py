@@ -32,6 +32,7 @@ from retryexec.journal import (
     Owner,
     UnfinishedJob,
 )
+from retryexec.journal._keys import plain
 from retryexec.journal._look import inspector_of, letters_of
 
 T = TypeVar("T")
@@ -79,10 +80,12 @@ def journal(arguments: Namespace) -> int:
 
 # ---- ls and dead
 
+_KEY = 2  # where the column of keys is, which is left out if none has one
+
 
 def _list_jobs(inspector: Inspector, arguments: Namespace) -> int:
     jobs = inspector.jobs(arguments.kind, limit=_one_more(arguments.limit))
-    columns = ("id", "kind", "state", "attempts", "due", "age", "owner", "remarks")
+    columns = ("id", "kind", "key", "state", "attempts", "due", "age", "owner", "remarks")
     return _list(jobs, arguments, "unfinished jobs", _job_as_json, columns=columns, row=_job_row)
 
 
@@ -93,7 +96,7 @@ def _list_letters(inspector: Inspector, arguments: Namespace) -> int:
     else:
         store = letters_of(inspector)
         letters = store.list(arguments.kind, limit=limit, error=by[0], before=by[1])
-    columns = ("id", "kind", "died", "reason", "attempts", "last error")
+    columns = ("id", "kind", "key", "died", "reason", "attempts", "last error")
     return _list(
         letters, arguments, "dead letters", _letter_as_json, columns=columns, row=_letter_row
     )
@@ -122,7 +125,11 @@ def _list(
     if not listed:
         show(f"no {noun}" + ("" if arguments.kind is None else f" of kind {arguments.kind!r}"))
         return 0
-    show_table(columns, [row(job) for job in listed[:limit]])
+    rows = [row(job) for job in listed[:limit]]
+    if "key" in columns and all(cells[_KEY] == "-" for cells in rows):
+        columns = [name for name in columns if name != "key"]
+        rows = [[*cells[:_KEY], *cells[_KEY + 1 :]] for cells in rows]
+    show_table(columns, rows)
     if limit is not None and len(listed) > limit:
         sys.stdout.flush()
         say(f"there are more than these {limit:,}: --limit none lists them all")
@@ -136,12 +143,21 @@ def _job_row(job: UnfinishedJob) -> Sequence[Any]:
         remarks = f"{crashes}; {remarks}" if remarks else crashes
     due = "-" if job.state in {"parked", "running"} else format_due(job.due_at)
     age = format_age(job.accepted_at)
-    return job.id, job.kind, job.state, job.attempts, due, age, _alive(job.owner), remarks
+    owner, key = _alive(job.owner), _key(job)
+    return job.id, job.kind, key, job.state, job.attempts, due, age, owner, remarks
 
 
 def _letter_row(letter: DeadLetter) -> Sequence[Any]:
     died, error = format_time(letter.died_at), last_error(letter.errors)
-    return letter.id, letter.kind, died, letter.reason, letter.attempts, error
+    reason = f"{letter.reason}; stale" if letter.stale else letter.reason
+    return letter.id, letter.kind, _key(letter), died, reason, letter.attempts, error
+
+
+def _key(job: Found) -> str:
+    """Return the key of *job* as people read it: a text as it is, and all else as Python has it."""
+    if job.key is None:
+        return "-"
+    return job.key if isinstance(job.key, str) else repr(job.key)
 
 
 def _alive(owner: Owner) -> str:
@@ -256,8 +272,10 @@ def _redacted(job: Found, redact: Redact | None) -> tuple[Any, str | None]:
 def _described(job: Found, redact: Redact | None) -> Iterator[str]:
     yield f"{'id':<10}{job.id}"
     yield f"{'kind':<10}{clean(job.kind)}, version {job.version}"
+    yield from [f"{'key':<10}{clean(_key(job))}"] if job.key is not None else ()
     if isinstance(job, DeadLetter):
-        yield f"{'state':<10}dead ({clean(job.reason)})"
+        stale = "; stale: a later job of its key has succeeded since" if job.stale else ""
+        yield f"{'state':<10}dead ({clean(job.reason)}){stale}"
         yield f"{'died':<10}{format_time(job.died_at)}, {format_age(job.died_at)} ago"
     else:
         parked = f" ({clean(job.parked)})" if job.parked is not None else ""
@@ -302,12 +320,13 @@ def _picked(job: Any, *names: str) -> dict[str, Any]:
 def _job_as_json(job: UnfinishedJob) -> dict[str, Any]:
     owner = {"owner": job.owner.name, "owner_alive": job.owner.alive, "owner_pid": job.owner.pid}
     names = (*_OF_BOTH, "first_at", "due_at", "parked")
-    return {**_picked(job, *names), **owner, "last_error": _last_as_json(job)}
+    last = {"key": plain(job.key), "last_error": _last_as_json(job)}
+    return {**_picked(job, *names), **owner, **last}
 
 
 def _letter_as_json(letter: DeadLetter) -> dict[str, Any]:
     before, after = _picked(letter, "id", "kind", "version"), ("reason", *_OF_BOTH[4:], "died_at")
-    last = {"last_error": _last_as_json(letter)}
+    last = {"key": plain(letter.key), "stale": letter.stale, "last_error": _last_as_json(letter)}
     return {**before, "state": "dead", **_picked(letter, *after), **last}
 
 

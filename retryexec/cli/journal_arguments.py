@@ -74,6 +74,13 @@ def add_actions(journal: Parser) -> dict[str, Parser]:
         choice.add_argument("--kind", metavar="KIND", help="all of this kind")
         _add_letter_filter(choice)
         choice.add_argument("--yes", "-y", action="store_true", help="do not ask")
+        if name == "rerun":
+            choice.add_argument(
+                "--force",
+                action="store_true",
+                help="rerun even stale ones: those of which a later job of the same key has "
+                "succeeded since, so that they would put back what that one has replaced",
+            )
     edit = action("edit", "change fields of a dead letter, for it to be rerun")
     edit.add_argument("id", metavar="ID", help="what `dead` calls it, or the first digits of that")
     edit.add_argument(

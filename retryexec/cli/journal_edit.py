@@ -40,8 +40,17 @@ def rerun(inspector: Inspector, arguments: Namespace) -> int:
     chosen = _chosen(inspector, arguments)
     if not _is_sure("rerun", chosen, yes=arguments.yes):
         return 1
-    letters = letters_of(inspector)
-    done = letters.rerun_all(**chosen.by) if chosen.ids is None else letters.rerun_some(chosen.ids)
+    letters, force = letters_of(inspector), arguments.force
+    if chosen.ids is None:
+        stale = 0 if force else sum(letter.stale for letter in letters.list(**chosen.by))
+        done = letters.rerun_all(**chosen.by, force=force)
+    else:
+        stale, done = 0, letters.rerun_some(chosen.ids, force=force)
+    if stale:
+        say(
+            f"{_letters(stale)} stale, and left: a later job of the same key has succeeded since. "
+            "--force reruns these, too"
+        )
     if arguments.json:
         show_json({"rerun": done})
     else:

@@ -163,7 +163,8 @@ class _Circuit(GuardState):
         window.add(now, failed=not outcome.succeeded)
         enough = window.attempts >= terms.minimum_attempts
         # Multiplied: 0.3 of 10 attempts are 3.0, and 3 / 10 need not be the same as 0.3.
-        if enough and window.failures >= terms.failure_rate * window.attempts - 1e-9:
+        limit = terms.failure_rate * window.attempts - 1e-9
+        if enough and window.failures and window.failures >= limit:
             counts = f"{window.failures} of {window.attempts} attempts failed"
             self._trip(now, f"{counts} in the last {terms.window:g} s")
 
@@ -192,6 +193,8 @@ class _Circuit(GuardState):
 
     @override
     def is_idle(self, now: float) -> bool:
+        if self._begun or self._probes or self._line:
+            return False
         if self._state is BreakerState.CLOSED:
             self._window.expire(now)
             return not self._window.attempts

@@ -38,14 +38,14 @@ class _Permits(GuardState):
         """Give what permits there are to the first in the line, and have them asked again."""
         while self._line and len(self._granted) < self._limit:
             first = next(iter(self._line))
+            if first is not asking:
+                self.woken.append(first)  # before the rest, which an interrupt may prevent
             self._granted.add(first)
             del self._line[first]
-            if first is not asking:
-                self.woken.append(first)
 
     @override
     def is_idle(self, now: float) -> bool:  # noqa: ARG002
-        return True
+        return not self._granted and not self._line
 
     def counts(self) -> tuple[int, int]:
         """Return how many have a permit, and how many wait for one."""

@@ -125,7 +125,7 @@ class Passage:
     `ask` is called by one thread at a time; `settle` by any, meanwhile too.
     """
 
-    __slots__ = ("_guards", "_heard", "_held_at", "_settled", "_skipped", "request")
+    __slots__ = ("_guards", "_heard", "_held_at", "_released", "_settled", "_skipped", "request")
 
     def __init__(self, guards: tuple[Guard, ...], request: AttemptRequest) -> None:
         self.request = request
@@ -134,6 +134,7 @@ class Passage:
         self._held_at: Guard | None = None
         self._skipped: set[int] = set()  # the places of guards that have raised
         self._settled = False
+        self._released = False
 
     def ask(self) -> float | None:
         """Ask the guards; return None if the attempt may start now.
@@ -176,6 +177,13 @@ class Passage:
         # Of all guards: ask() may just be asking one of them, and each has a lock of its own.
         for guard in reversed(self._guards):
             _release(guard, self.request, outcome)
+        self._released = True
+
+    def __del__(self) -> None:
+        """Give back what an interrupt in the main thread has kept from being given back."""
+        if not getattr(self, "_released", True):
+            for guard in reversed(self._guards):
+                _release(guard, self.request, None)
 
     def _admit(self, i: int, guard: Guard) -> float | None:
         self._heard = max(self._heard, i + 1)

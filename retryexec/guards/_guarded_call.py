@@ -8,7 +8,7 @@ from typing import Any
 from retryexec._async import AsyncEvent, in_thread
 from retryexec._cancel import CancelToken
 from retryexec._clock import EngineClock
-from retryexec._ticker import EventTimer, Timer
+from retryexec._ticker import EventTimer, Timer, weak_callback
 from retryexec._waits import wait, wait_async
 from retryexec.guards._guard import AttemptRequest, Guard, Outcome, Passage
 
@@ -50,7 +50,8 @@ class GuardedCall:
                 args,
                 kwargs,
                 now=self._clock.now,
-                wake=self._wake,
+                # Weakly: a guard must not keep alive what an interrupt has ended.
+                wake=weak_callback(self._wake),
                 attempt_timeout=attempt_timeout,
                 by_exec=False,
             )

@@ -39,7 +39,7 @@ class _Schedule(GuardState):
     time. Then it gets a new time, in the order of asking, behind others that are late.
     """
 
-    __slots__ = ("_interval", "_late", "_reserved", "_spent", "_started", "_window")
+    __slots__ = ("_end_of_late", "_interval", "_late", "_reserved", "_spent", "_started", "_window")
 
     def __init__(self, interval: float, burst: int, woken: "deque[AttemptRequest]") -> None:
         super().__init__(woken)
@@ -48,7 +48,8 @@ class _Schedule(GuardState):
         self._spent = -math.inf
         # Of those that have not started, in the order of their times.
         self._reserved: OrderedDict[AttemptRequest, _Slot] = OrderedDict()
-        self._late: OrderedDict[AttemptRequest, _Slot] = OrderedDict()
+        self._late: dict[AttemptRequest, _Slot] = {}
+        self._end_of_late = -math.inf  # the arrival time after those
         # Of those that have: what was spent before that start, and after it.
         self._started: dict[AttemptRequest, tuple[float, float]] = {}
 
@@ -58,14 +59,17 @@ class _Schedule(GuardState):
             return None
         slot = self._late.get(request) or self._reserved.get(request)
         if slot is None and not (request.turns and self in request.turns):
-            arrival = max(now, self._spent, self._end_of(self._reserved), self._end_of(self._late))
-            slot = self._reserved[request] = _Slot(arrival, max(now, arrival - self._window))
+            arrival = max(now, self._spent, self._end_of_reserved(), self._end_of_late)
+            slot = _Slot(arrival, max(now, arrival - self._window))
+            if now < slot.at:
+                self._reserved[request] = slot
         if slot is not None and now < slot.at:
             return slot.at
         if now < self._spent - self._window:
-            arrival = max(self._spent, self._end_of(self._late))
             self._forget(request)
+            arrival = max(self._spent, self._end_of_late)
             self._late[request] = _Slot(arrival, arrival - self._window)
+            self._end_of_late = arrival + self._interval
             return arrival - self._window
         is_lenient = self._interval < _PUNCTUAL and request.now is monotonic
         tolerance = _PUNCTUAL if is_lenient else 0.0
@@ -89,18 +93,23 @@ class _Schedule(GuardState):
 
     def _forget(self, request: AttemptRequest) -> None:
         """Drop the time that *request* has reserved; what was reserved last can be had again."""
-        self._late.pop(request, None)
         self._reserved.pop(request, None)
+        slot = self._late.pop(request, None)
+        if not self._late:
+            self._end_of_late = -math.inf
+        elif slot is not None and slot.arrival + self._interval == self._end_of_late:
+            self._end_of_late = slot.arrival
 
-    def _end_of(self, slots: "OrderedDict[AttemptRequest, _Slot]") -> float:
-        """Return the earliest arrival time that comes after all *slots*."""
-        if not slots:
+    def _end_of_reserved(self) -> float:
+        """Return the arrival time after the last one that is reserved."""
+        if not self._reserved:
             return -math.inf
-        return slots[next(reversed(slots))].arrival + self._interval
+        return self._reserved[next(reversed(self._reserved))].arrival + self._interval
 
     @override
     def is_idle(self, now: float) -> bool:
-        return self._spent <= now
+        in_use = self._reserved or self._late or self._started
+        return not in_use and self._spent <= now
 
     def waiting(self) -> int:
         """Return how many have reserved a time."""
@@ -117,7 +126,7 @@ class RateLimit(KeyedGuard[_Schedule]):
 
     This is GCRA, the generic cell rate algorithm of ITU-T I.371, in its reserving form: with
     T = per / rate, each start has a theoretical arrival time, ``tat = max(now, tat) + T``, and
-    may be (burst - 1) · T seconds earlier. A key costs a few numbers, however high the rate.
+    may be (burst - 1) · T seconds earlier.
 
     At more than ten starts a second, one that is late by less than 0.1 s counts as punctual,
     because threads are no more exact than that; so there may be as many more as belong to 0.1 s.
@@ -129,7 +138,8 @@ class RateLimit(KeyedGuard[_Schedule]):
         burst: how many may start at once after a time without any.
         key: called with what the attempt is called with (a `Retriable` itself first), it returns
             the hashable whose rate counts: ``key=lambda save: save.tenant``. Without it, one
-            rate counts for all attempts. A key without waiting attempts is forgotten in time.
+            rate counts for all attempts. A key takes a kilobyte; once it is idle, it is forgotten
+            as others come.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.

@@ -11,7 +11,7 @@ from retryexec.journal._directory import DEAD
 from retryexec.journal._errors import JournalError
 from retryexec.journal._inspect import Inspector
 from retryexec.journal._letter_file import LETTERS
-from retryexec.journal._sqlite import BUSY_MS, check_version, reading, size_of
+from retryexec.journal._sqlite import BUSY_MS, check_version, columns_of, reading, size_of
 
 _ROUNDS = 5  # looks for owners that have come meanwhile
 
@@ -125,8 +125,12 @@ def _keep_moved(dead: Path, before: Path, copies: list[Path]) -> None:
                     id_ for (id_,) in jobs.execute("SELECT id FROM job") if id_ in missing
                 )
         sql.execute("BEGIN IMMEDIATE")
+        columns = columns_of(sql, LETTERS)
+        known = ",".join(str(row[1]) for row in sql.execute("PRAGMA old.table_info(dead)"))
+        columns = min(columns, known, key=len)  # one of them may be of an older version
         sql.executemany(
-            "INSERT INTO main.dead SELECT * FROM old.dead WHERE id=?", [(i,) for i in missing]
+            f"INSERT INTO main.dead({columns}) SELECT {columns} FROM old.dead WHERE id=?",  # noqa: S608
+            [(id_,) for id_ in missing],
         )
         sql.execute("COMMIT")
 

@@ -84,6 +84,12 @@ class Answers:
         if entry.waiter is not None or entry.future is not None:
             self.tell(entry)
 
+    def end_new(self, entries: Iterable[Entry]) -> None:
+        """Note that of those *entries* that are new nothing has to be on disk."""
+        for entry in entries:
+            if entry.state is NEW:
+                self.end(entry)
+
     def refuse(self, entries: Iterable[Entry], error: Exception) -> None:
         """Refuse *entries*, which are on no disk."""
         refusal = self.refusal(error)

@@ -18,16 +18,17 @@ from retryexec.journal._directory import (
     is_young,
 )
 from retryexec.journal._errors import JournalError, Newer
-from retryexec.journal._file import JOBS
 from retryexec.journal._inspect import Inspector, Owner, holder, why_unreadable
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._letter_file import LETTERS
 from retryexec.journal._log import Log
-from retryexec.journal._rows import DAMAGED, JOB_COLUMNS, LETTER_COLUMNS, read_job, read_letter
+from retryexec.journal._rows import DAMAGED, read_job, read_letter
 from retryexec.journal._sqlite import (
     WAL_HEADER,
     Format,
     check_content,
     check_version,
+    columns_of,
     damage,
     has_known_format,
     is_plain,
@@ -108,8 +109,8 @@ def _check_log(path: Path) -> Iterator[Finding]:
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif left_out:
         text = (
-            f"{count} at the end of it cannot be read: the machine has been started since, and "
-            "may have been switched off before they were on disk"
+            f"{count} at the end of it cannot be read: the machine may have been switched off "
+            "before they were on disk"
         )
         yield Finding("damaged", Path(f"{path}-wal"), text)
     elif same_boot and (missing := log.missing()):
@@ -152,6 +153,8 @@ def _check_name(path: Path) -> Iterator[Finding]:
             yield Finding("damaged", path, text)
         elif name.endswith(".spare") and not size_of(path.with_suffix(".db")) and _is_left(path):
             yield Finding("damaged", path, _GONE)
+        if name.endswith(".spare") and not is_plain(path):
+            yield Finding("foreign", path, "it is not a plain file: move it elsewhere")
     elif _ASIDE.fullmatch(name):
         yield from _check_mode(path, 0o600)
         # Of a file and what belongs to it, one is enough.
@@ -177,7 +180,7 @@ def _is_alone(path: Path) -> bool:
 
 def _is_left(spare: Path) -> bool:
     """Return whether *spare* is of a dead owner, and there is no log."""
-    if not size_of(spare) or size_of(spare.with_suffix(".db-wal")):
+    if not (is_plain(spare) and size_of(spare)) or size_of(spare.with_suffix(".db-wal")):
         return False
     with suppress(JournalError):
         return not holder(spare.with_suffix(".lock"))[0]
@@ -225,15 +228,16 @@ def _check_file(
 def _check_rows(sql: sqlite3.Connection, path: Path, form: Format) -> Iterator[Finding]:
     """Yield what is wrong with single records."""
     reasons: Counter[str] = Counter()
+    names = columns_of(sql, form)
     if form is JOBS:
-        for columns in sql.execute(f"SELECT {JOB_COLUMNS} FROM job"):  # noqa: S608  ours
+        for columns in sql.execute(f"SELECT {names} FROM job"):  # noqa: S608  ours
             row, wrong = read_job(columns)
             if wrong is not None or row.parked is not None:
                 reasons[wrong or row.parked or ""] += 1
         if reasons:
             yield Finding("parked", path, _of_parked(reasons))
         return
-    for columns in sql.execute(f"SELECT {LETTER_COLUMNS} FROM dead"):  # noqa: S608  ours
+    for columns in sql.execute(f"SELECT {names} FROM dead"):  # noqa: S608  ours
         letter = read_letter(columns)
         if letter.reason.startswith(DAMAGED):
             reasons[letter.reason] += 1

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from retryexec.journal._log import shared_frames
-from retryexec.journal._sqlite import SMALLEST_PAGE, is_plain, reading, size_of
+from retryexec.journal._sqlite import SMALLEST_PAGE, check_kind, is_plain, reading, size_of
 
 _Stamp = tuple[int, ...]
 
@@ -31,7 +31,8 @@ class Copies:
     def reading(self, path: Path) -> Generator[sqlite3.Connection]:
         """Open *path* for looking only; raises as `_sqlite.reading` does."""
         copy = None
-        has_log = size_of(f"{path}-wal") or shared_frames(path)[0]
+        check_kind(path)
+        has_log = size_of(f"{path}-wal") or shared_frames(path).complete
         if has_log and is_plain(path) and size_of(path) >= SMALLEST_PAGE:
             with suppress(OSError):  # of a full disk, say
                 copy = self._copied(path)

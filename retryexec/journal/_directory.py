@@ -25,7 +25,7 @@ logger = logging.getLogger("retryexec.journal")
 
 DEAD = "dead.db"
 OWNER = re.compile(r"[0-9a-f]{32}")
-_PARTS = ("db", "db-wal", "spare")  # what there may be without a lock
+_SUFFIXES = frozenset({"lock", "db", "db-wal", "spare"})  # each may be there without the others
 _LONGEST_PATH = 504  # bytes of a database's whole path: SQLite's own limit
 _FEW = 3  # characters of a boot's id that may be damaged: those of two have nearly all others
 _PATIENCE = 10.0  # seconds
@@ -98,7 +98,7 @@ class Lock:
         """Remove the database, which is closed and holds nothing more, and then the lock."""
         # The reserve first: without its database, it says that one has gone.
         for suffix in (".spare", ".db", ".db-wal", ".db-shm"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, IsADirectoryError):
                 self.path.with_suffix(suffix).unlink()
         # Last, and still held: whoever waits for this very file finds that it has gone.
         with suppress(FileNotFoundError):
@@ -166,7 +166,8 @@ class Directory:
     def new(self) -> Lock:
         """Become an owner under a new name."""
         while True:
-            owner = uuid4().hex
+            # Names in the order they were made, so that the older file is taken over first.
+            owner = f"{int(time.time() * 1000):012x}{uuid4().hex[12:]}"
             path = self.path / f"{owner}.lock"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             # Somebody who tidies up may have been quicker with the lock.
@@ -191,8 +192,10 @@ class Directory:
         except FileNotFoundError:
             # Somebody has removed the lock alone. Its owner finds out, and moves; what is left
             # here then, or has nobody, is for whoever makes the lock anew.
-            parts = [self.path / f"{owner}.{suffix}" for suffix in _PARTS]
+            parts = [self.path / f"{owner}.{suffix}" for suffix in ("db", "db-wal")]
             there = [part for part in parts if os.path.lexists(part)]
+            if (spare := self.path / f"{owner}.spare").is_file():
+                there.append(spare)
             if not there or is_young(there[0]):
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -210,7 +213,7 @@ class Directory:
         names = set()
         for name in os.listdir(self.path):  # noqa: PTH208  a thousand names, as text
             owner, dot, suffix = name.partition(".")
-            if dot and suffix in {"lock", *_PARTS} and OWNER.fullmatch(owner):
+            if dot and suffix in _SUFFIXES and OWNER.fullmatch(owner):
                 names.add(owner)
         yield from sorted(names)
 
@@ -300,7 +303,8 @@ def is_young(path: Path) -> bool:
 def is_of_this_boot(said: bytes, database: Path) -> bool | None:
     """Return whether the machine has run on since an owner wrote what its lock says.
 
-    A bit of that may be flipped, and all of it may be gone. Then the times of its files tell.
+    A bit of that may be flipped, and it may be garbage: then the times of the owner's files tell.
+    If there is nothing, the power may have been cut before it was on disk.
 
     Returns:
         None if nobody knows.
@@ -311,8 +315,8 @@ def is_of_this_boot(said: bytes, database: Path) -> bool | None:
     if len(words) == 3 and words[0].isdigit() and words[1] != "-":
         wrong = [one for one, other in zip_longest(words[1], boot) if one != other]
         return len(wrong) <= _FEW
-    if len(words) == 3 and "-" in words[:2]:
-        return None  # as it was written
+    if not said.strip(b"\0") or (len(words) == 3 and "-" in words[:2]):
+        return None
     try:
         started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         log = database.with_suffix(".db-wal")

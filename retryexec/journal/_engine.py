@@ -118,10 +118,12 @@ class Engine:
         for entry in taken.dead:
             self.writer.enqueue(entry)
         lane = taken.lane
-        count = len(taken.free) + len(lane.suspects)
-        self.writer.command(lambda: self.lanes.release_next_suspect(lane))
+        count = len({*taken.free, *lane.suspects})
+        # Only once those with keys have their places in the lines of these may one have its turn.
+        suspects, lane.suspects = lane.suspects, []
         if taken.free:
             self._recover(taken.free)
+        self.writer.command(lambda: self.lanes.hand_out(lane, suspects))
         return count
 
     def _recover(self, entries: list[Entry]) -> None:
@@ -188,8 +190,9 @@ class Engine:
         """
         due = None if timeout is None else monotonic() + timeout
         self.stopping = True
-        with self.taking_over:
-            pass  # a takeover under way is finished first
+        # A takeover under way is finished first, if it is not the disk that it waits for.
+        if self.taking_over.acquire(timeout=-1 if due is None else _left(due) or 0.0):
+            self.taking_over.release()
         self.tasks.put(None)
         if threading.current_thread() is not self.runner:
             self.runner.join(_left(due))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from retryexec._typing import override
 from retryexec.journal._errors import JournalError
+from retryexec.journal._keys import EntryKey
 from retryexec.journal._rows import ErrorText, JobRow, LetterRow, errors_json, errors_of, printable
 
 
@@ -57,14 +58,30 @@ class FailureRecord(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a job ended: dead with a reason, or well (None), and its latest failures."""
+    """How a job ended.
+
+    Attributes:
+        reason: why it is a dead letter. None if it is not, and nothing is to be done but to remove
+            it; for what else there is, see `SUCCEEDED` and `superseded`.
+        errors, attempts: of a dead letter, its latest failures, and how many there were.
+        by: the newer job of its key that has replaced it.
+    """
 
     reason: str | None
     errors: tuple[ErrorText, ...] = ()
     attempts: int = 0
+    by: "Entry | None" = None
 
 
 DONE = Outcome(None)
+SUCCEEDED = Outcome("succeeded")
+"""Of a job with a key: older dead letters of that key are stale from then on."""
+
+
+def superseded(by: "Entry") -> Outcome:
+    """Return the end of a job that *by* has replaced, which may not be on disk yet."""
+    return Outcome("superseded", by=by)
+
 
 _NEW = EntryState.NEW  # by this name, for each job
 
@@ -85,6 +102,7 @@ class Entry:
         due_in: of a recovered entry, seconds until its next attempt is due.
         elapsed: of a recovered entry, seconds from its first attempt to the end of the latest;
             time in which nobody ran it does not count.
+        key: of a job that has one.
         refusal: why the journal has not taken it after all; None while it has, or may.
         failures, outcome: set by the thread that has the job, before it shows the entry to the
             writer. What follows is set by the writer's thread alone.
@@ -107,6 +125,7 @@ class Entry:
         "future",
         "id",
         "job",
+        "key",
         "kind",
         "lane",
         "marked",
@@ -132,6 +151,7 @@ class Entry:
         self.crashes = 0
         self.due_in = 0.0
         self.elapsed = 0.0
+        self.key: EntryKey | None = None
         self.refusal: JournalError | None = None
         self.failures: FailureRecord | None = None
         self.outcome: Outcome | None = None
@@ -190,6 +210,9 @@ class Entry:
         if self.failures is not None:
             row.attempts, row.first_at, row.due_at, row.delay, errors = self.failures
             row.errors = errors_json(errors)
+        if self.key is not None:
+            row.key, row.latest = self.key.text, int(self.key.latest) or None
+            row.stale = int(self.key.stale) or None
         return row
 
     def as_letter(self, now: float) -> LetterRow:
@@ -200,6 +223,9 @@ class Entry:
         letter.attempts, letter.crashes = outcome.attempts, self.crashes
         letter.accepted_at, letter.died_at = self.accepted_at, now
         letter.errors, letter.source = errors_json(outcome.errors), source
+        if self.key is not None:
+            letter.key, letter.latest = self.key.text, int(self.key.latest) or None
+            letter.stale = int(self.key.stale) or None
         return letter
 
     @override

@@ -15,12 +15,12 @@ from retryexec._typing import override
 from retryexec.journal._directory import Lock
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Lost
+from retryexec.journal._job_table import DELETE, INSERT_ALL, INSERTS, JOBS, MARK, SCAN, UPDATE
 from retryexec.journal._reserve import SMALLEST, Reserve
 from retryexec.journal._rows import JOB_COLUMNS, JobRow, errors_json, values_of
 from retryexec.journal._sqlite import (
-    STRICT,
-    Format,
     check_content,
+    columns_of,
     is_damaged,
     is_full,
     make_tables,
@@ -28,58 +28,9 @@ from retryexec.journal._sqlite import (
     open_database,
     size_of,
     transaction,
+    upgrade,
 )
 from retryexec.journal._store import NOTHING_FOUND, Changes, Findings
-
-JOBS = Format(
-    application=0x72747879,  # "rtxy"
-    version=1,
-    schema=f"""
-CREATE TABLE job(
-  seq INTEGER PRIMARY KEY,              -- the order in which jobs were accepted
-  id TEXT NOT NULL,                     -- a UUID, version 7, the same through all crashes
-  kind TEXT NOT NULL,                   -- what Journal(jobs=...) names the class
-  ver INTEGER NOT NULL,                 -- the version of its fields
-  data TEXT NOT NULL,                   -- the fields, as JSON
-  attempts INTEGER NOT NULL DEFAULT 0,  -- those that failed
-  crashes INTEGER NOT NULL DEFAULT 0,   -- ends of the process while it ran
-  started INTEGER NOT NULL DEFAULT 0,   -- 1: was seen running
-  accepted_at REAL NOT NULL,            -- this and what follows in seconds of the wall clock
-  first_at REAL,                        -- when the first attempt began
-  due_at REAL,                          -- when the next attempt is due
-  delay REAL,                           -- how long that was to be waited for
-  errors TEXT,                          -- the latest failures, as JSON
-  parked TEXT                           -- why no job can be made of it, for now
-){STRICT};
-CREATE TABLE meta(
-  owner TEXT NOT NULL,
-  adoptions INTEGER NOT NULL DEFAULT 0  -- crashes of its owners since it was last empty
-){STRICT};
-""",
-    tables={"job": JOB_COLUMNS, "meta": "owner,adoptions"},
-    key=("seq", "INTEGER"),
-    pragmas=(
-        "journal_mode=WAL",
-        "fullfsync=1",  # elsewhere than on macOS, nothing
-        "checkpoint_fullfsync=1",
-        "wal_autocheckpoint=1000",
-        "journal_size_limit=67108864",
-        "secure_delete=FAST",  # what is freed is not written once more only to be blanked
-        "temp_store=MEMORY",
-        "mmap_size=0",
-    ),
-)
-
-_INSERT = "INSERT INTO job(seq,id,kind,ver,data,accepted_at) VALUES"
-_VALUES = "(?,?,?,?,CAST(? AS TEXT),?)"
-# One statement for many rows lets go of the interpreter once, and not once for each row; the
-# sizes are few, so that each is compiled once.
-_INSERTS = {size: _INSERT + ",".join([_VALUES] * size) for size in (500, 100, 20, 5, 1)}
-_INSERT_ALL = f"INSERT INTO job VALUES({','.join('?' * len(JobRow.__struct_fields__))})"
-UPDATE = "UPDATE job SET attempts=?,first_at=?,due_at=?,delay=?,errors=?,started=0 WHERE seq=?"
-MARK = "UPDATE job SET started=1 WHERE seq=?"
-DELETE = "DELETE FROM job WHERE seq BETWEEN ? AND ?"
-_SCAN = f"SELECT {JOB_COLUMNS} FROM job ORDER BY seq"  # noqa: S608  ours
 
 _MOST_ADOPTIONS = 1_000_000
 _PAGE = 4096  # bytes
@@ -147,6 +98,9 @@ class JournalFile:
                 sql.close()
                 return None
             check_content(sql, JOBS)
+            if columns_of(sql, JOBS) != JOB_COLUMNS:
+                with transaction(sql):
+                    upgrade(sql, JOBS)
             return cls(lock, sql, power=power)
         except BaseException:
             sql.close()
@@ -281,15 +235,24 @@ class JournalFile:
 
     def _insert(self, entries: Sequence[Entry]) -> None:
         place, rest = 0, len(entries)
+        self._new_bytes += sum([len(e.data) for e in entries]) + _ROW_BYTES * rest
+        rows: list[tuple[Any, ...]] = [
+            (
+                e.row,
+                e.id,
+                e.kind,
+                e.version,
+                e.data,
+                e.accepted_at,
+                (key := e.key) and key.text,
+                key and (key.latest or None),
+            )
+            for e in entries
+        ]
         if rest == 1:
-            entry = entries[0]
-            self._new_bytes += len(entry.data) + _ROW_BYTES
-            row = (entry.row, entry.id, entry.kind, entry.version, entry.data, entry.accepted_at)
-            self.sql.execute(_INSERTS[1], row)
+            self.sql.execute(INSERTS[1], rows[0])
             return
-        self._new_bytes += sum(len(e.data) for e in entries) + _ROW_BYTES * rest
-        rows = [(e.row, e.id, e.kind, e.version, e.data, e.accepted_at) for e in entries]
-        for size, statement in _INSERTS.items():
+        for size, statement in INSERTS.items():
             while rest >= size:
                 flat = tuple(chain.from_iterable(rows[place : place + size]))
                 self.sql.execute(statement, flat)
@@ -309,7 +272,7 @@ class JournalFile:
 
         def insert() -> None:
             with transaction(self.sql):
-                self.sql.executemany(_INSERT_ALL, values)
+                self.sql.executemany(INSERT_ALL, values)
                 self.sql.executemany("INSERT INTO meta(owner) VALUES(?)", [(o,) for o in sources])
                 self.verify_path()
 
@@ -322,7 +285,7 @@ class JournalFile:
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Yield the rows as they are, in the order the jobs were accepted."""
-        return self.sql.execute(_SCAN)
+        return self.sql.execute(SCAN)
 
     def present(self, ids: AbstractSet[str]) -> set[str]:
         """Return those of *ids* that are in this file."""

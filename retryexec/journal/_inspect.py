@@ -19,14 +19,15 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from retryexec._typing import override
+from retryexec.journal._choice import is_prefix, plain_id
 from retryexec.journal._copies import Copies
 from retryexec.journal._directory import DEAD, OWNER
 from retryexec.journal._errors import JournalError, Newer
-from retryexec.journal._file import JOBS
+from retryexec.journal._job_table import JOBS
+from retryexec.journal._keys import key_or_text
 from retryexec.journal._letter_file import LETTERS
-from retryexec.journal._letters import SELECT, DeadLetter, is_prefix, letter_of, plain_id
+from retryexec.journal._letters import DeadLetter, letter_of
 from retryexec.journal._rows import (
-    JOB_COLUMNS,
     ErrorText,
     JobRow,
     errors_of,
@@ -35,11 +36,10 @@ from retryexec.journal._rows import (
     read_job,
     read_letter,
 )
-from retryexec.journal._sqlite import Format, check_version, is_damaged_file, size_of
+from retryexec.journal._sqlite import Format, check_version, is_damaged_file, select, size_of
 
 _PAGE = 500  # rows in one statement
 _LOWEST, _HIGHEST = -(2**63), 2**63 - 1
-_JOBS = f"SELECT {JOB_COLUMNS} FROM job"  # noqa: S608  ours
 T = TypeVar("T")
 
 
@@ -76,6 +76,7 @@ class UnfinishedJob(msgspec.Struct, frozen=True):
         parked: why no job can be made of it; None if one can, for all that is known.
         errors: the latest failures, oldest first.
         owner: whose file it is in.
+        key: None if it has none.
     """
 
     id: str
@@ -92,6 +93,7 @@ class UnfinishedJob(msgspec.Struct, frozen=True):
     parked: str | None
     errors: tuple[ErrorText, ...]
     owner: Owner
+    key: Any = None
 
     @override
     def __repr__(self) -> str:
@@ -217,10 +219,10 @@ class Inspector:
 
     def _jobs_of(self, owner: Owner, kind: str | None, size: int) -> Iterator[UnfinishedJob]:
         where, values = ("", ()) if kind is None else ("AND kind=? ", (kind,))
-        query = f"{_JOBS} WHERE seq>=? AND seq<=? {where}ORDER BY seq LIMIT ?"
+        rest = f"WHERE seq>=? AND seq<=? {where}ORDER BY seq LIMIT ?"
 
         def page(sql: sqlite3.Connection, after: int, to: int) -> list[Any]:
-            return sql.execute(query, (after, to, *values, size)).fetchall()
+            return sql.execute(select(sql, JOBS, rest), (after, to, *values, size)).fetchall()
 
         # A loaded owner adds faster than anybody reads: what comes later is not looked at.
         last = self._ask(owner, lambda sql: sql.execute("SELECT max(seq) FROM job").fetchone()[0])
@@ -250,6 +252,7 @@ class Inspector:
             row.parked if wrong is None else wrong,
             errors_of(row.errors),
             owner,
+            key_or_text(row.key),
         )
 
     def _state(self, row: JobRow, owner: Owner, wrong: str | None) -> str:
@@ -271,13 +274,13 @@ class Inspector:
             limit: at most so many.
         """
         where, of_kind = ("", ()) if kind is None else ("AND kind=? ", (kind,))
-        query = f"{SELECT} WHERE (died_at,id)<(?,?) {where}ORDER BY died_at DESC,id DESC LIMIT ?"
+        rest = f"WHERE (died_at,id)<(?,?) {where}ORDER BY died_at DESC,id DESC LIMIT ?"
         before: tuple[float, str] = (float("inf"), "")
         left = limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
             values = (*before, *of_kind, size)
-            rows = self._ask_dead(lambda sql, v=values: sql.execute(query, v).fetchall()) or []  # type: ignore[misc]
+            rows = self._ask_dead(lambda sql, v=values: _all(sql, LETTERS, rest, v)) or []  # type: ignore[misc]
             yield from (letter_of(read_letter(row)) for row in rows)
             if len(rows) < size:
                 return
@@ -298,11 +301,9 @@ class Inspector:
             where, values = "id GLOB ? OR id=?", (f"{name}*", job_id)
         found: list[UnfinishedJob | DeadLetter] = []
         for owner in self.owners():
-            query = f"{_JOBS} WHERE {where}"
-            rows = self._ask(owner, lambda sql, q=query: sql.execute(q, values).fetchall())  # type: ignore[misc]
+            rows = self._ask(owner, lambda sql: _all(sql, JOBS, f"WHERE {where}", values))
             found += [self._job(row, owner) for row in rows or ()]
-        query = f"{SELECT} WHERE {where}"
-        letters = self._ask_dead(lambda sql: sql.execute(query, values).fetchall())
+        letters = self._ask_dead(lambda sql: _all(sql, LETTERS, f"WHERE {where}", values))
         return [*found, *(letter_of(read_letter(row)) for row in letters or ())]
 
     # ---- counts
@@ -354,6 +355,10 @@ class Inspector:
             if os.path.lexists(path):  # else its owner is done with it
                 self.unreadable[path] = why_unreadable(path, error)
         return None
+
+
+def _all(sql: sqlite3.Connection, form: Format, rest: str, values: tuple[Any, ...]) -> list[Any]:
+    return sql.execute(select(sql, form, rest), values).fetchall()
 
 
 def holder(lock: Path) -> tuple[bool, int | None]:

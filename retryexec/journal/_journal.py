@@ -6,21 +6,30 @@ import threading
 import time
 import weakref
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from retryexec._typing import override
-from retryexec._validate import callable_or_none, seconds, whole_number
+from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._engine import Engine, closed
-from retryexec.journal._entry import DONE, Entry, Host, Outcome
+from retryexec.journal._entry import (
+    DONE,
+    SUCCEEDED,
+    Entry,
+    EntryState,
+    Host,
+    Outcome,
+    superseded,
+)
 from retryexec.journal._errors import JournalError
 from retryexec.journal._failures import death, failed
 from retryexec.journal._ids import ids
+from retryexec.journal._keys import recorded
 from retryexec.journal._letters import DeadLetters, Redact
-from retryexec.journal._open import Place, open_place
+from retryexec.journal._open import Place, one_of, open_place, positive
 from retryexec.journal._put import Putter
 from retryexec.journal._stats import JournalStats, stats_of
 
@@ -215,16 +224,23 @@ class Journal:
 
     # ---- for executors
 
-    def accept(self, job: Any) -> Entry:
+    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Entry:
         """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
 
+        Args:
+            key: None for none; else a str, a number, bytes, a UUID, a date, or a tuple of such.
+            latest: whether a newer job of the key replaces this one while it waits.
+
         Raises:
+            TypeError: *key* would not come back as it is.
             JobRefused: it would not come back from the disk as it is.
             JournalError: it could not be written down; nothing is half accepted.
         """
         kind, data = self._codec.encode(job)
         now = self._wall()
         entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        if key is not None:
+            entry.key = recorded(key, latest=latest)
         engine = self._engine or self._running_engine()
         if not self._waits:  # as _show, for each job
             engine.writer.enqueue(entry)
@@ -294,8 +310,15 @@ class Journal:
     def succeeded(self, entry: Entry) -> None:
         """Note that *entry* has done its work."""
         if entry.outcome is None and (engine := self._engine) is not None:  # as _end, for each job
-            entry.outcome = DONE
+            entry.outcome = DONE if entry.key is None else SUCCEEDED
             engine.writer.enqueue(entry)
+
+    def superseded(self, entry: Entry, by: Entry) -> None:
+        """Note that *by*, a newer job of the same key, has replaced *entry*.
+
+        Whatever happens, one of them is on disk until the newer one has ended.
+        """
+        self._end(entry, DONE if by.state is EntryState.STORED else superseded(by))
 
     def cancelled(self, entry: Entry) -> None:
         """Note that *entry* is not wanted any more."""
@@ -340,10 +363,7 @@ class Journal:
 
     def put_many(self, jobs: Iterable[Any], *, connection: Any = None) -> list[str]:
         """Write *jobs* down as `put` does, all or none; return their ids."""
-        return self._putter().put(jobs, connection)
-
-    def _putter(self) -> Putter:
-        return Putter(self._place, self._codec, self._new_id, self.poll)
+        return Putter(self._place, self._codec, self._new_id, self.poll).put(jobs, connection)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
@@ -392,24 +412,6 @@ class Journal:
         if engine is not None:
             engine.forget_after_fork()
             _forgotten.append(engine)
-
-
-def positive(name: str, value: Any) -> float:
-    """Return *value*, which is seconds above 0; raise for anything else."""
-    found = seconds(name, value)
-    if found == 0.0:
-        msg = f"{name} takes seconds above 0 (got {value!r})"
-        raise ValueError(msg)
-    return found
-
-
-def one_of(name: str, value: Any, *allowed: str) -> str:
-    """Return *value*, which is one of *allowed*; raise ValueError for anything else."""
-    if value not in allowed:
-        words = " or ".join(map(repr, allowed))
-        msg = f"{name} takes {words} (got {value!r})"
-        raise ValueError(msg)
-    return str(value)
 
 
 _journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()

@@ -22,19 +22,18 @@ from retryexec.journal._batch import (
 from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Fenced, JournalError, Lost
+from retryexec.journal._keyed import KeyedEnds
+from retryexec.journal._lane_set import LaneSet
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
 
 
-class Lanes:
+class Lanes(LaneSet):
     """The lanes of this process, in agreement with its entries. For the writer's thread alone.
 
     Attributes:
         answers: tells those who wait.
-        own: where new entries go; made when there is something to write.
-        taken: lanes of dead owners; the takeover adds, the writer removes.
-        left: names of lanes that were left with what nobody here can run.
         backlog: entries for which something could not be written, to be looked at again.
         homeless: entries of a lost lane.
         error: what the latest transaction met; None if all is well.
@@ -49,14 +48,11 @@ class Lanes:
         later: Callable[[Callable[[], object]], object],
         wall: Callable[[], float],
     ) -> None:
+        super().__init__(host, later)
         self._store = store
-        self._host = host
-        self._later = later  # runs something on a thread that may wait for the writer
         self.answers = Answers(store, later)
+        self._keyed = KeyedEnds()
         self._wall = wall
-        self.own: Lane | None = None
-        self.taken: set[Lane] = set()
-        self.left: set[str] = set()
         self.backlog: list[Entry] = []
         self.homeless: list[Entry] = []
         # Held until their jobs are in another one: nobody else may take them over meanwhile.
@@ -65,30 +61,20 @@ class Lanes:
         self.failing = False
         self.batches = 0
 
-    def all(self) -> list[Lane]:
-        """Return the lanes in this process's hands; by any thread."""
-        own, taken = self.own, [*self.taken]
-        return taken if own is None or own in taken else [*taken, own]
-
-    def take(self, lane: Lane) -> None:
-        """Look after *lane*, with what has been taken over; by the thread that does that."""
-        if lane.shared:
-            self.own = lane
-        self.taken.add(lane)
-
     # ---- one batch
 
     def write(self, entries: list[Entry]) -> None:
         """Make the disk agree with *entries*, and with those that are waiting for that."""
-        if self.backlog:
-            entries, self.backlog = self.backlog + entries, []
+        if self.backlog or self._keyed.stand_ins:
+            entries, self.backlog = self.backlog + self._keyed.due() + entries, []
         if self.homeless:
             self._find_home()
         if not entries:
             return
-        batch, dying = self._compared(entries)
-        if dying:
-            batch.deletes.extend(self._bury(dying))
+        self._keyed.at_risk = False
+        batch, ending = self._compared(entries)
+        if ending:
+            batch.deletes.extend(self._end(ending))
         if batch.inserts and not self._number(batch.inserts):
             batch = batch.without_inserts()
         own = self.own
@@ -102,8 +88,8 @@ class Lanes:
     def _compared(  # noqa: C901  for each entry, in one go
         self, entries: Iterable[Entry]
     ) -> tuple[Batch, list[Entry]]:
-        """Return what is to be done for *entries*, and those that become dead letters."""
-        batch, dying = Batch([], [], [], []), []
+        """Return what is to be done for *entries*, and those whose end is more than a removal."""
+        batch, ending = Batch([], [], [], []), []
         inserts, updates, deletes, marks = batch
         for entry in entries:
             state, outcome = entry.state, entry.outcome
@@ -119,12 +105,12 @@ class Lanes:
                     if state is STORED and entry.waiter is not None:
                         marks.append(entry)
             elif outcome.reason is not None:
-                dying.append(entry)
+                ending.append(entry)
             elif state is STORED or state is WRITING:
                 deletes.append(entry)
             elif state is NEW:
                 self.answers.end(entry)  # so quick that it never needed the disk
-        return batch, dying
+        return batch, ending
 
     def _number(self, inserts: Sequence[Entry]) -> bool:
         """Give *inserts* rows in this process's own lane, made if need be; refuse them if not."""
@@ -150,6 +136,9 @@ class Lanes:
             # mark is about to start, and must not be blamed for what happens meanwhile.
             done = self._apply(lane, batch._replace(marks=[]), mark=mark)
             return self._apply(lane, Batch([], [], [], batch.marks), mark=False) and done
+        if self._keyed.at_risk:
+            batch, kept = self._keyed.without_refused(batch)
+            self.backlog += kept
         marks = self._running_in(lane, batch.marks) if mark else batch.marks
         try:
             missing = lane.apply(Changes(batch.inserts, batch.updates, marks, batch.deletes))
@@ -194,6 +183,25 @@ class Lanes:
             and entry.outcome is None
             and entry.state is STORED
         ]
+
+    def _end(self, entries: list[Entry]) -> list[Entry]:
+        """Do what the ends of *entries* ask for; return those whose rows may go now."""
+        dying, succeeded, ended, later = self._keyed.sorted(entries)
+        self.backlog += later
+        buried = self._bury(dying) if dying else []
+        if succeeded:
+            try:
+                self._store.letters.outdate(succeeded)
+            except Exception as error:
+                if self._store.is_unavailable(error):
+                    self._fail(error)
+                    self.backlog += succeeded
+                    succeeded = []
+                else:
+                    logger.exception("no dead letters of older jobs can be marked as stale")
+        ended += succeeded
+        self.answers.end_new(ended)
+        return buried + [entry for entry in ended if entry.state in {STORED, WRITING}]
 
     def _bury(self, dying: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
@@ -380,32 +388,6 @@ class Lanes:
         self.failing = True
         self.error = error
 
-    # ---- lanes taken over
-
-    def release_next_suspect(self, lane: Lane) -> None:
-        """Hand out the next suspect of *lane*, and let go of a lane that is done with."""
-        if lane not in self.taken:
-            return
-        while lane.suspects and lane.turn is None:
-            entry = lane.suspects.pop()
-            if entry.outcome is None and entry.state is STORED:
-                lane.turn = (entry, entry.attempts)
-                self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
-        if not lane.live and not lane.shared:
-            self.taken.discard(lane)
-            self._leave(lane)
-            if lane.parked:
-                self.left.add(lane.name)
-
-    def _end_turn(self, lane: Lane, entry: Entry, *, ended: bool = False) -> None:
-        """Note that *entry* has failed or *ended*: its turn, if it had one, is over."""
-        if (
-            lane.turn is not None
-            and lane.turn[0] is entry
-            and (ended or entry.attempts != lane.turn[1])
-        ):
-            lane.turn = None
-
     # ---- all of them
 
     def verify(self) -> None:
@@ -419,14 +401,6 @@ class Lanes:
             if self._running_in(lane, []):
                 self._apply(lane, Batch([], [], [], []))
 
-    def truncate_logs(self) -> None:
-        """Give back the space of logs."""
-        for lane in self.all():
-            try:
-                lane.truncate_log()
-            except Exception as error:
-                logger.debug("no checkpoint of %s: %s", lane, error)
-
     def leave_all(self) -> None:
         """Let go of all lanes."""
         for entry in self.backlog:
@@ -439,10 +413,3 @@ class Lanes:
         self._lost = []
         self.taken.clear()
         self.own = None
-
-    def _leave(self, lane: Lane) -> None:
-        try:
-            lane.leave()
-        except Exception as error:
-            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
-            lane.abandon()

@@ -8,13 +8,15 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import uuid4
 
 from retryexec.journal._directory import DEAD, Directory
+from retryexec.journal._entry import Entry
 from retryexec.journal._rows import LETTER_COLUMNS, LetterRow, read_letter, values_of
 from retryexec.journal._salvage import salvage, set_aside
 from retryexec.journal._sqlite import (
@@ -23,20 +25,29 @@ from retryexec.journal._sqlite import (
     check_content,
     check_schema,
     check_version,
+    columns_of,
     is_damaged,
     is_damaged_file,
     make_tables,
     open_database,
     transaction,
+    upgrade,
 )
 
 logger = logging.getLogger("retryexec.journal")
 
 T = TypeVar("T")
 
+_MOST_KEYS = 10_000  # that are kept in memory
+_TIME_STEP = 0.1  # seconds; by more, each file system's clock goes on
+
 LETTERS = Format(
     application=0x72747864,  # "rtxd"
-    version=1,
+    version=2,
+    # Only the first letter with a key needs more: until then, processes with an older library may
+    # write to the file, too.
+    made=1,
+    added=(("key TEXT", "latest INTEGER", "stale INTEGER"),),
     schema=f"""
 CREATE TABLE IF NOT EXISTS dead(
   id TEXT NOT NULL PRIMARY KEY,
@@ -67,13 +78,27 @@ CREATE INDEX IF NOT EXISTS dead_died ON dead(died_at, id);
     ),
 )
 
-_PARTS = ",".join("?" * len(LetterRow.__struct_fields__))
-_CHANGED = ",".join(
-    f"{column}=excluded.{column}"
-    for column in LetterRow.__struct_fields__
-    if column not in {"id", "kind", "accepted_at"}
-)
-_INSERT = f"INSERT INTO dead VALUES({_PARTS}) ON CONFLICT(id) DO UPDATE SET {_CHANGED}"
+_KEPT = {"id", "kind", "accepted_at"}  # of a letter that is there already
+
+
+def _changing(columns: Sequence[str]) -> str:
+    changed = ",".join(f"{name}=excluded.{name}" for name in columns if name not in _KEPT)
+    return f"ON CONFLICT(id) DO UPDATE SET {changed}"
+
+
+def write_letters(
+    sql: sqlite3.Connection, letters: Iterable[LetterRow], *, replace: bool = True
+) -> None:
+    """Write *letters*, within a transaction; where one is there already, *replace* it or not."""
+    rows = [*letters]
+    if any(row.key is not None for row in rows) and columns_of(sql, LETTERS) != LETTER_COLUMNS:
+        upgrade(sql, LETTERS)
+        sql.execute("CREATE INDEX dead_key ON dead(key) WHERE key IS NOT NULL AND stale IS NULL")
+    columns = columns_of(sql, LETTERS).split(",")
+    verb, end = ("INSERT", _changing(columns)) if replace else ("INSERT OR IGNORE", "")
+    names, parts = ",".join(columns), ",".join("?" * len(columns))
+    values = [values_of(row)[: len(columns)] for row in rows]
+    sql.executemany(f"{verb} INTO dead({names}) VALUES({parts}) {end}", values)
 
 
 class LetterFile:
@@ -83,13 +108,15 @@ class LetterFile:
         self.path = directory.path / DEAD
         self._directory = directory
         self._checked: int | None = None  # the file that was found to be whole
+        self._keys: set[str] | None = set()
+        self._keys_version: tuple[int, ...] | None = ()
         self.rescued: list[str] = []  # what has become of damaged files
         # Held while SQLite is in use, and by whoever forks: a child that closed a connection in
         # the middle of a transaction would roll back what is the parent's.
         self.io = threading.RLock()
 
     def __bool__(self) -> bool:
-        return self.path.exists()
+        return os.path.lexists(self.path)
 
     @contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
@@ -153,9 +180,59 @@ class LetterFile:
 
         def insert() -> None:
             with self.transaction() as sql:
-                sql.executemany(_INSERT, map(values_of, letters))
+                write_letters(sql, letters)
 
         self._mending(insert)
+
+    def outdate(self, succeeded: Sequence[Entry]) -> None:
+        """Mark the letters as stale whose key is that of one of *succeeded*, accepted later."""
+        known = self._fresh_keys()
+        ended = [
+            (entry.key.text, entry.id)
+            for entry in succeeded
+            if entry.key is not None and (known is None or entry.key.text in known)
+        ]
+        where = "key=? AND id<? AND stale IS NULL"
+        query = f"SELECT 1 FROM dead WHERE {where}"  # noqa: S608
+        none: list[tuple[str, str]] = []
+        if ended:  # first without a transaction, which takes long
+            ended = self.read(
+                lambda sql: [pair for pair in ended if sql.execute(query, pair).fetchone()], none
+            )
+        if ended:
+            change = f"UPDATE dead SET stale=1 WHERE {where}"  # noqa: S608
+            self.change(lambda sql: sql.executemany(change, ended), None)
+
+    def _fresh_keys(self) -> AbstractSet[str] | None:
+        """Return the texts of keys that have letters which are not stale; None if that is not sure.
+
+        They are read again when the file has changed, by any process.
+        """
+        version = self._version()
+        if version == self._keys_version:
+            return self._keys
+
+        def fresh(sql: sqlite3.Connection) -> set[str]:
+            if columns_of(sql, LETTERS) != LETTER_COLUMNS:
+                return set()
+            query = "SELECT DISTINCT key FROM dead WHERE key IS NOT NULL AND stale IS NULL LIMIT ?"
+            return {str(key) for (key,) in sql.execute(query, (_MOST_KEYS + 1,))}
+
+        nothing: set[str] = set()
+        keys = self.read(fresh, nothing) if version is not None else nothing
+        self._keys = keys if len(keys) <= _MOST_KEYS else None
+        # Changes in short succession may leave the same time of the last change.
+        if version is None or abs(time.time() - version[-1] / 1e9) > _TIME_STEP:
+            self._keys_version = version
+        return self._keys
+
+    def _version(self) -> tuple[int, ...] | None:
+        """Return what changes with each change of the file; None if it is not there."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def reconcile(self, owner: str, present: Callable[[AbstractSet[str]], set[str]]) -> set[str]:
         """Finish what the dead *owner* of a file had begun, before its jobs are run.
@@ -220,8 +297,7 @@ class LetterFile:
         new.path = self._directory.path / f"{uuid4().hex}.probe"
         try:
             with new.transaction() as sql:
-                letters = map(values_of, map(read_letter, saved.rows))
-                sql.executemany(f"INSERT OR IGNORE INTO dead VALUES({_PARTS})", letters)
+                write_letters(sql, map(read_letter, saved.rows), replace=False)
             aside = set_aside(self.path, new.path)
         finally:
             new.path.unlink(missing_ok=True)

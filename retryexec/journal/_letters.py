@@ -4,32 +4,35 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from retryexec._typing import override
+from retryexec.journal._choice import (
+    Choice,
+    Numbered,
+    find_letter,
+    find_letters,
+    no_letter,
+    not_stale,
+)
 from retryexec.journal._codec import Codec, json_of
 from retryexec.journal._directory import Directory
 from retryexec.journal._errors import JobRefused, JournalError, Undecodable
+from retryexec.journal._keys import key_or_text
 from retryexec.journal._letter_file import LetterFile
 from retryexec.journal._rows import (
-    LETTER_COLUMNS,
     ErrorText,
     JobRow,
     LetterRow,
     errors_of,
     fields_of,
-    read_letter,
 )
 from retryexec.journal._sqlite_store import SQLiteStore
 from retryexec.journal._store import Lane
 
 Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
-
-SELECT = f"SELECT {LETTER_COLUMNS} FROM dead"  # noqa: S608  ours
-_SELECT = f"SELECT rowid,{LETTER_COLUMNS} FROM dead"  # noqa: S608
-_MIN_PREFIX = 4  # digits of an id that are enough if no other begins so, as git has it
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -46,6 +49,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
         crashes: how often a process ended while it ran.
         accepted_at, died_at: seconds of the wall clock.
         errors: the latest failures, oldest first; the last one with its traceback.
+        key: None if it has none.
+        stale: whether a later job of its key has succeeded since. To rerun this one would put back
+            what that one has replaced.
     """
 
     id: str
@@ -58,6 +64,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     accepted_at: float
     died_at: float
     errors: tuple[ErrorText, ...]
+    key: Any = None
+    stale: bool = False
 
     @override
     def __repr__(self) -> str:
@@ -84,45 +92,6 @@ class LetterStore(Protocol):
     def is_rerun_pending(self, owner: str) -> bool:
         """Return whether somebody is about to rerun a letter that says it goes to *owner*."""
         ...
-
-
-class Choice(NamedTuple):
-    """Which letters: of this kind, whose latest error is or contains this, that died before."""
-
-    kind: str | None = None
-    error: str | None = None
-    before: float | None = None
-
-    def rows(self, sql: sqlite3.Connection, limit: int | None = None) -> "Iterator[Numbered]":
-        """Yield the letters chosen, the latest first."""
-        where, values = ["1"], list[str | float]()
-        if self.kind is not None:
-            where.append("kind=?")
-            values.append(self.kind)
-        if self.before is not None:
-            where.append("died_at<?")
-            values.append(self.before)
-        query = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY died_at DESC, id DESC"
-        for number, *columns in sql.execute(query, values):
-            if limit is not None and limit <= 0:
-                return
-            row = read_letter(columns)
-            if self.error is None or self.matches(row, self.error):
-                yield Numbered(number, row)
-                limit = None if limit is None else limit - 1
-
-    @staticmethod
-    def matches(row: LetterRow, error: str) -> bool:
-        """Return whether the latest error of *row* is of type *error*, or says it."""
-        latest = errors_of(row.errors)[-1:]
-        return any(error == known.type or error in known.text for known in latest)
-
-
-class Numbered(NamedTuple):
-    """A letter, and the number of its row."""
-
-    number: int
-    row: LetterRow
 
 
 Choose = Callable[[sqlite3.Connection], Sequence[Numbered]]
@@ -195,7 +164,7 @@ class DeadLetters:
         Raises:
             LookupError: there is none, or more than one id begins so.
         """
-        found = self._store.letters.read(lambda sql: _found(sql, letter_id), None)
+        found = self._store.letters.read(lambda sql: find_letter(sql, letter_id), None)
         if found is None:
             raise no_letter(letter_id)
         return letter_of(found.row)
@@ -208,26 +177,47 @@ class DeadLetters:
 
     # ---- rerunning
 
-    def rerun(self, letter_id: str, /) -> None:
-        """Give the job of letter *letter_id* all its attempts again, under the same id.
+    def rerun(self, letter_id: str, /, *, force: bool = False) -> None:
+        """Give the job of letter *letter_id* all its attempts again, under the same id and key.
 
         It is on disk when this returns, and run by whichever process takes it over first.
 
+        Args:
+            force: whether to rerun even a stale letter, after later jobs of its key.
+
         Raises:
             LookupError: there is no such letter, or more than one id begins so.
+            JournalError: it is stale.
         """
-        if not self._move(lambda sql: [_found(sql, letter_id)]):
+        if not self._move(lambda sql: not_stale([find_letter(sql, letter_id)], force=force)):
             raise no_letter(letter_id)
 
-    def rerun_some(self, letter_ids: Sequence[str], /) -> int:
-        """Rerun those of *letter_ids* that are letters, in one go; return how many are."""
-        return self._move(lambda sql: _all_of(sql, letter_ids))
+    def rerun_some(self, letter_ids: Sequence[str], /, *, force: bool = False) -> int:
+        """Rerun those of *letter_ids* that are letters, in one go; return how many are.
+
+        Raises:
+            JournalError: one of them is stale, and nothing is rerun; *force* as for `rerun`.
+        """
+        return self._move(lambda sql: not_stale(find_letters(sql, letter_ids), force=force))
 
     def rerun_all(
-        self, kind: str | None = None, *, error: str | None = None, before: float | None = None
+        self,
+        kind: str | None = None,
+        *,
+        error: str | None = None,
+        before: float | None = None,
+        force: bool = False,
     ) -> int:
-        """Rerun all letters, or those chosen as by `list`; return how many."""
-        return self._move(lambda sql: [*Choice(kind, error, before).rows(sql)])
+        """Rerun all letters, or those chosen as by `list`; return how many.
+
+        Stale ones are left, unless *force* is given.
+        """
+
+        def choose(sql: sqlite3.Connection) -> Sequence[Numbered]:
+            chosen = Choice(kind, error, before).rows(sql)
+            return [letter for letter in chosen if force or not letter.row.stale]
+
+        return self._move(choose)
 
     def _move(self, choose: Choose) -> int:
         """Put jobs back into a file of their own, whose owner is gone at once."""
@@ -280,7 +270,7 @@ class DeadLetters:
         """
 
         def edit(sql: sqlite3.Connection) -> DeadLetter:
-            number, row = _found(sql, letter_id)
+            number, row = find_letter(sql, letter_id)
             row.ver, data = edited(self._codec, letter_of(row), changes)
             row.data = data.decode()
             sql.execute("UPDATE dead SET ver=?, data=? WHERE rowid=?", (row.ver, row.data, number))
@@ -297,12 +287,12 @@ class DeadLetters:
         Raises:
             LookupError: there is none, or more than one id begins so.
         """
-        if not self._discard(lambda sql: [_found(sql, letter_id)]):
+        if not self._discard(lambda sql: [find_letter(sql, letter_id)]):
             raise no_letter(letter_id)
 
     def discard_some(self, letter_ids: Sequence[str], /) -> int:
         """Remove those of *letter_ids* that are letters, all or none; return how many were."""
-        return self._discard(lambda sql: _all_of(sql, letter_ids))
+        return self._discard(lambda sql: find_letters(sql, letter_ids))
 
     def discard_all(
         self, kind: str | None = None, *, error: str | None = None, before: float | None = None
@@ -368,46 +358,6 @@ def edited(codec: Codec, letter: DeadLetter, changes: Mapping[str, Any]) -> tupl
     return known.version, data
 
 
-def plain_id(text: str) -> str:
-    """Return an id as records have it, given with or without a UUID's hyphens."""
-    return text.replace("-", "").lower()
-
-
-def is_prefix(name: str) -> bool:
-    """Return whether *name* is the beginning of ids, and long enough to stand for one."""
-    return _MIN_PREFIX <= len(name) < 32 and all(c in "0123456789abcdef" for c in name)
-
-
-def no_letter(letter_id: str) -> LookupError:
-    """Return what to raise for the id of no dead letter."""
-    return LookupError(f"there is no dead letter {letter_id!r}")
-
-
-def _found(sql: sqlite3.Connection, letter_id: str) -> Numbered:
-    """Return the letter with this id, or the only one whose id begins so."""
-    name = plain_id(letter_id)
-    query, values = f"{_SELECT} WHERE id IN (?,?,CAST(? AS BLOB))", (name, letter_id, letter_id)
-    found = sql.execute(query, values).fetchall()
-    if not found and is_prefix(name):
-        found = sql.execute(f"{_SELECT} WHERE id GLOB ? LIMIT 4", (f"{name}*",)).fetchall()
-        if len(found) > 1:
-            ids = ", ".join(str(row[1]) for row in found[:3])
-            msg = f"several dead letters begin with {letter_id!r}: {ids}, …: give more of the id"
-            raise LookupError(msg)
-    for number, *columns in found:
-        return Numbered(number, read_letter(columns))
-    raise no_letter(letter_id)
-
-
-def _all_of(sql: sqlite3.Connection, letter_ids: Sequence[str]) -> "list[Numbered]":
-    found = {}
-    for name in letter_ids:
-        with suppress(LookupError):
-            letter = _found(sql, name)
-            found[letter.number] = letter
-    return [*found.values()]
-
-
 def letter_of(row: LetterRow) -> DeadLetter:
     """Return a row as what users see."""
     return DeadLetter(
@@ -421,11 +371,22 @@ def letter_of(row: LetterRow) -> DeadLetter:
         row.accepted_at,
         row.died_at,
         errors_of(row.errors),
+        key_or_text(row.key),
+        bool(row.stale),
     )
 
 
 def _revived(row: LetterRow, seq: int) -> JobRow:
     """Return a letter as a job that has all its attempts again."""
     return JobRow(
-        seq, row.id, row.kind, row.ver, row.data, accepted_at=row.accepted_at, errors=row.errors
+        seq,
+        row.id,
+        row.kind,
+        row.ver,
+        row.data,
+        accepted_at=row.accepted_at,
+        errors=row.errors,
+        key=row.key,
+        latest=row.latest,
+        stale=row.stale,
     )

@@ -37,12 +37,26 @@ class Frame(NamedTuple):
         pages: of the file, if a transaction ends here; else 0.
         transaction: the number of that one.
         content: the page, as far as it is there.
+        header: what stands before it in the log.
+        before: the checksums of what is before that.
+        order: of the bytes of the machine that wrote it.
     """
 
     page: int
     pages: int
     transaction: int
     content: bytes
+    header: bytes
+    before: bytes
+    order: str
+
+    def is_sound(self) -> bool:
+        """Return whether the page is as it was written, if what is before it is."""
+        if len(self.content) < _PAGE:
+            return False
+        start = struct.unpack(">2I", self.before)
+        sums = _checksums(self.header[:8] + self.content, self.order, start)
+        return sums == struct.unpack_from(">2I", self.header, 16)
 
 
 class Log:
@@ -52,15 +66,17 @@ class Log:
         content: the file.
         complete: how many frames the shared memory says there were.
         carried: how many of those it says are in the database file.
+        pages: how many it says there are in that file with all of them.
     """
 
     def __init__(self, database: Path) -> None:
         path = Path(f"{database}-wal")
         self.content = path.read_bytes() if is_plain(path) and size_of(path) else b""
         self._first = _first_page(database)
-        self.complete, self.carried, salts = shared_frames(database)
-        if is_whole(self.content) and self.content[16:24] != salts:
-            self.complete = self.carried = 0  # they are about another log
+        shared = shared_frames(database)
+        if is_whole(self.content) and self.content[16:24] != shared.salts:
+            shared = _NOTHING  # it is about another log
+        self.complete, self.carried, self.pages, _ = shared
 
     @cached_property
     def frames(self) -> list[Frame]:
@@ -79,11 +95,14 @@ class Log:
             at = content.find(salts, at + 8)
         ends = [n for n, at in enumerate(places) if content[at + 4 : at + 8] != bytes(4)]
         last = max([ends[-1] + 1 if ends else 0, self.complete])
-        transaction = 1
+        transaction, before, order = 1, content[24:32], _order(content)
         for place, after in zip(places[:last], [*places[1:], len(content)], strict=False):
             page, pages = struct.unpack_from(">2I", content, place)
             start = place + _FRAME_HEADER
-            yield Frame(page, pages, transaction, content[start : min(start + _PAGE, after)])
+            part = content[start : min(start + _PAGE, after)]
+            header = content[place:start]
+            yield Frame(page, pages, transaction, part, header, before, order)
+            before = header[16:]
             transaction += bool(pages)
 
     def left_out(self, *, same_boot: bool) -> int:
@@ -113,8 +132,8 @@ class Log:
             with suppress(sqlite3.Error), closing(sqlite3.connect(copy)) as sql:
                 with suppress(sqlite3.Error):
                     sql.execute("SELECT 1 FROM sqlite_schema").fetchone()
-                valid, _, salts = shared_frames(copy)
-                return valid if salts == self.content[16:24] else 0
+                shared = shared_frames(copy)
+                return shared.complete if shared.salts == self.content[16:24] else 0
         return 0
 
     def missing(self) -> int:
@@ -133,8 +152,20 @@ def _first_page(database: Path) -> bytes:
         return file.read(_PAGE)
 
 
-def shared_frames(database: Path) -> tuple[int, int, bytes]:
-    """Return what the shared memory says of a log: its complete frames, carried ones, and salts."""
+class Shared(NamedTuple):
+    """What the shared memory says of a log."""
+
+    complete: int
+    carried: int
+    pages: int
+    salts: bytes
+
+
+_NOTHING = Shared(0, 0, 0, b"")
+
+
+def shared_frames(database: Path) -> Shared:
+    """Return what the shared memory says of the log of *database*."""
     path = Path(f"{database}-shm")
     memory = b""
     with suppress(OSError):
@@ -143,10 +174,10 @@ def shared_frames(database: Path) -> tuple[int, int, bytes]:
                 memory = file.read(2 * _SHARED_HEADER + 4)
     first, second = memory[:_SHARED_HEADER], memory[_SHARED_HEADER : 2 * _SHARED_HEADER]
     if len(memory) < 2 * _SHARED_HEADER + 4 or first != second or not first[12]:
-        return 0, 0, b""
-    (complete,) = struct.unpack_from("=I", memory, 16)
+        return _NOTHING
+    complete, pages = struct.unpack_from("=2I", memory, 16)
     (carried,) = struct.unpack_from("=I", memory, 2 * _SHARED_HEADER)
-    return complete, min(carried, complete), first[32:40]
+    return Shared(complete, min(carried, complete), pages, first[32:40])
 
 
 def is_whole(log: bytes) -> bool:
@@ -154,7 +185,7 @@ def is_whole(log: bytes) -> bool:
     header = log[: _HEADER.size]
     if len(header) < _HEADER.size or int.from_bytes(header[:4]) | 1 != _MAGIC | 1:
         return False
-    return _checksums(header[:24], log) == struct.unpack_from(">2I", header, 24)
+    return _checksums(header[:24], _order(log)) == struct.unpack_from(">2I", header, 24)
 
 
 def _salts(log: bytes) -> bytes:
@@ -167,11 +198,14 @@ def _salts(log: bytes) -> bytes:
     return common.most_common(1)[0][0] if common else b""
 
 
-def _checksums(data: bytes, log: bytes) -> tuple[int, int]:
-    """Return SQLite's checksums of *data*, the beginning of *log*."""
-    order = ">" if log[3] & 1 else "<"  # the order of bytes of the machine that wrote it
+def _order(log: bytes) -> str:
+    return ">" if log[3:4] == b"\x83" else "<"
+
+
+def _checksums(data: bytes, order: str, start: tuple[int, ...] = (0, 0)) -> tuple[int, int]:
+    """Return SQLite's checksums of *data*, which follow those of what is before it."""
     words = struct.unpack(f"{order}{len(data) // 4}I", data)
-    one = two = 0
+    one, two = start
     for first, second in zip(words[::2], words[1::2], strict=True):
         one = (one + first + two) & 0xFFFFFFFF
         two = (two + second + one) & 0xFFFFFFFF

@@ -17,7 +17,8 @@ from uuid import uuid4
 from retryexec._typing import override
 from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
-from retryexec.journal._file import JOBS, JournalFile
+from retryexec.journal._file import JournalFile
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._journal import Journal
 from retryexec.journal._letter_file import LETTERS, LetterFile
 from retryexec.journal._open import Place
@@ -164,6 +165,8 @@ class MemoryLetters(LetterFile):
     def __init__(self) -> None:
         self.path = Path(_MEMORY)
         self.io = threading.RLock()
+        self._keys: set[str] | None = set()
+        self._keys_version: tuple[int, ...] | None = ()
         self._sql = open_database(_MEMORY, LETTERS, new=True)
         weakref.finalize(self, self._sql.close)
         with transaction(self._sql):
@@ -178,6 +181,10 @@ class MemoryLetters(LetterFile):
         """Make one transaction."""
         with self.io, transaction(self._sql):
             yield self._sql
+
+    @override
+    def _version(self) -> tuple[int, ...]:
+        return (self._sql.total_changes, 0)
 
     @override
     def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002

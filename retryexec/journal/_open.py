@@ -5,6 +5,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from retryexec._validate import seconds
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._letters import DeadLetters, Redact
@@ -96,3 +97,21 @@ def open_place(
     if directory.is_new:
         tell_of_sqlite()
     return Place(store, str(directory.path), directory.path, wall)
+
+
+def positive(name: str, value: Any) -> float:
+    """Return *value*, which is seconds above 0; raise for anything else."""
+    found = seconds(name, value)
+    if found == 0.0:
+        msg = f"{name} takes seconds above 0 (got {value!r})"
+        raise ValueError(msg)
+    return found
+
+
+def one_of(name: str, value: Any, *allowed: str) -> str:
+    """Return *value*, which is one of *allowed*; raise ValueError for anything else."""
+    if value not in allowed:
+        words = " or ".join(map(repr, allowed))
+        msg = f"{name} takes {words} (got {value!r})"
+        raise ValueError(msg)
+    return str(value)

@@ -9,49 +9,40 @@ ended.
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from retryexec.journal._log import Frame
 from retryexec.journal._records import (
-    Fetch,
+    Leaf,
     Record,
     Shape,
-    parse_cell,
+    parse_leaf,
     parse_record,
     row_number_before,
 )
 
 _MAGIC = b"SQLite format 3\0"
 _USUAL_PAGE = 4096  # bytes
-_LEAF = 13  # the first byte of a page that holds rows
 _OTHERS = frozenset({2, 5, 10})  # pages that lead to others, and those of indexes
 _HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
 _LEAF_SHAPE = re.compile(rb"\x0d[\0-\x10].[\0-\x08].", re.DOTALL)
 _MOST_PAGES = 2**22  # a higher number is a flipped bit
+_MOST_TIMES = 64  # as many pages as are there; more is one, too
 
 
 class Version(NamedTuple):
-    """A page as it was written: by which transaction of the log (0 for the file), and its bytes."""
+    """A page as it was written.
+
+    Attributes:
+        transaction: of the log; 0 for the file.
+        content: its bytes.
+        sound: tells whether they are as they were written, as far as anybody knows.
+    """
 
     transaction: int
     content: bytes
-
-
-class Leaf(NamedTuple):
-    """What could be read of a page of rows.
-
-    Attributes:
-        rows: row numbers, and the values of the columns.
-        size: bytes that the rows take.
-        bad: how many rows there are that cannot be read; None if that is not known.
-        whole: whether nothing is missing.
-    """
-
-    rows: list[tuple[int, tuple[Any, ...]]]
-    size: int
-    bad: int | None
-    whole: bool
+    sound: Callable[[], bool] = lambda: True
 
 
 class Found(NamedTuple):
@@ -68,9 +59,12 @@ class Pages:
         content: the file.
         frames: the pages in its log, the oldest first.
         missing: how many more there were in the log.
+        pages: how many there were in all, if that is known.
     """
 
-    def __init__(self, content: bytes, frames: Sequence[Frame], missing: int = 0) -> None:
+    def __init__(
+        self, content: bytes, frames: Sequence[Frame], missing: int = 0, pages: int = 0
+    ) -> None:
         self._content = content
         self.size = size = _page_size(content)
         self._missing = missing
@@ -79,9 +73,9 @@ class Pages:
             page = content[(number - 1) * size : number * size]
             self._versions[number] = [Version(0, page)]
         for frame in frames:
-            version = Version(frame.transaction, frame.content)
+            version = Version(frame.transaction, frame.content, frame.is_sound)
             self._versions.setdefault(frame.page, []).insert(0, version)
-        self.count = self._expected(frames)
+        self.count = max(self._expected(frames), pages if self._is_likely(pages) else 0)
         self._free = self._free_pages()
         # How far the pages after some place are from where they were, if bytes have come or gone.
         self._shift = len(content) - self._said(content) * size if self._said(content) else 0
@@ -91,12 +85,16 @@ class Pages:
 
     def _expected(self, frames: Sequence[Frame]) -> int:
         """Return how many pages there were, as far as anything tells."""
-        counts = [frame.pages for frame in frames if frame.pages][-1:]
-        known = max(self._versions, default=0)
+        counts = [n for frame in frames if (n := frame.pages) and self._is_likely(n)][-1:]
+        known = max(filter(self._is_likely, self._versions), default=0)
         said = self._said(self._latest(1))
-        if not (counts or said):  # then the pages that lead to others tell
-            counts = [max(self._children(number), default=0) for number in self._versions]
-        return max([known, said, *counts])
+        # The pages that lead to others tell, too: of all, if the root of the records is one.
+        named = max((n for number in self._versions for n in self._children(number)), default=0)
+        if not counts and (not said or self._children(2)):
+            counts = [min(named, _MOST_PAGES) if self._is_likely(named) else 0]
+        else:
+            counts.append(said)
+        return max([known, *counts])
 
     def _children(self, number: int) -> list[int]:
         """Return the pages that page *number* leads to, if it looks like one that does."""
@@ -108,11 +106,13 @@ class Pages:
         children = [int.from_bytes(page[at : at + 4]) for at in (8, *cells)]
         return children if all(1 < child <= _MOST_PAGES for child in children) else []
 
-    @staticmethod
-    def _said(first: bytes) -> int:
+    def _said(self, first: bytes) -> int:
         """Return how many pages there are by the word of the *first* one; 0 if it says nothing."""
         count = int.from_bytes(first[28:32]) if first.startswith(_MAGIC) else 0
-        return count if count <= _MOST_PAGES else 0
+        return count if self._is_likely(count) else 0
+
+    def _is_likely(self, count: int) -> bool:
+        return count <= _MOST_TIMES * (len(self._versions) + _MOST_TIMES)
 
     def _latest(self, number: int) -> bytes:
         versions = self._versions.get(number)
@@ -126,7 +126,12 @@ class Pages:
         """
         lists = self._free_lists()
         if lists is None:
-            lists = {n: named for n in self._versions if (named := self._named_free(n))}
+            lists = {
+                number: named
+                for number in self._versions
+                if (named := self._named_free(number)) is not None
+                if named or any(self._latest(number)[8:64])  # all zeros is damage
+            }
         free = set(lists)
         for number, named in lists.items():
             at = self._versions[number][0].transaction
@@ -179,15 +184,17 @@ class Pages:
         """Return the rows that look like *shape*, each once."""
         found = _Rows(shape)
         doubtful: list[int] = []
-        for number in range(2, self.count + 1):
-            if number in self._free:
+        for number in sorted(self._versions):
+            if number == 1 or number in self._free:
                 continue
             page = self._latest(number)
             leaf = self._leaf(page, shape)
-            found.add(leaf)
+            found.add(self._corrected(number, leaf, shape))
             if not leaf.whole and not self._is_of_another_kind(page):
                 doubtful.append(number)
-        found.lose(0, min(self._missing, self.count) * self.size, 0)
+        gone = self.count - len({*self._versions} | self._free | self._overflow)
+        # What is missing of the log may have held what is new in each page.
+        found.lose(0, max(0, gone, min(self._missing, self.count)) * self.size, 0)
         for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
         told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
@@ -195,6 +202,24 @@ class Pages:
 
     def _leaf(self, page: bytes, shape: Shape) -> Leaf:
         return parse_leaf(page, shape, self._fetch, self.size)
+
+    def _corrected(self, number: int, leaf: Leaf, shape: Shape) -> Leaf:
+        """Return *leaf* with what never changes of a row as it was in the version before it.
+
+        A damaged page of a log may hold texts that are other ones, and still are texts.
+        """
+        versions = self._versions.get(number, ())
+        if len(versions) < 2 or versions[0].sound():
+            return leaf
+        before = self._leaf(versions[1].content, shape).rows
+        by_number = dict(before)
+        numbers = {values[shape.at]: row for row, values in before}
+        rows = []
+        for row, values in leaf.rows:
+            right = numbers.get(values[shape.at], row)
+            known = by_number.get(right, values)
+            rows.append((right, values if shape.is_same_job(values, known) else known))
+        return leaf._replace(rows=rows)
 
     def _is_of_another_kind(self, page: bytes) -> bool:
         if len(page) < self.size:
@@ -207,7 +232,7 @@ class Pages:
         """Yield pages that are damaged: as runs in the file, and one by one in the log."""
         run: list[int] = []
         for number in numbers:
-            if self._in_log(number) or number not in self._versions:
+            if self._in_log(number):
                 yield [number]
                 continue
             # If bytes have come or gone, what follows is nowhere as it was.
@@ -238,12 +263,12 @@ class Pages:
         overflow = len(self._overflow)
         explained, singles = 0, found.count
         if self._in_log(numbers[0]):
-            for _, content in self._versions[numbers[0]]:
-                leaf = self._leaf(content, shape)
+            for version in self._versions[numbers[0]]:
+                leaf = self._leaf(version.content, shape)
                 found.add(leaf)
                 if leaf.whole:
                     break
-                explained += self._carve(content, None, shape, found)
+                explained += self._carve(version.content, None, shape, found)
         else:
             start, end = (numbers[0] - 1) * self.size, numbers[-1] * self.size
             end = len(self._content) if self._shift and len(numbers) > 1 else end
@@ -344,39 +369,9 @@ class _Rows:
         rows = [values for _, values in ordered]
         if not rows and any(unknown for _, unknown, _ in self._losses):
             return Found(rows, None)
-        size = sorted(self._sizes)[len(self._sizes) // 4] if rows else 1  # of a small one
+        size = sorted(self._sizes)[len(self._sizes) // 50] if rows else 1  # of a small one
         lost = (max(0, bad + -(-unknown // size) - found) for bad, unknown, found in self._losses)
         return Found(rows, sum(lost))
-
-
-def parse_leaf(page: bytes, shape: Shape, fetch: Fetch, size: int) -> Leaf:
-    """Return the rows of *page*, as far as they can be read."""
-    nothing = Leaf([], 0, None, False)
-    if len(page) < 8 or page[0] != _LEAF:
-        return nothing
-    _, free, count, start, stray = _HEADER.unpack_from(page)
-    if 8 + 2 * count > len(page):
-        return nothing
-    rows, used, ours, bad = [], 0, 0, 0
-    for at in struct.unpack_from(f">{count}H", page, 8):
-        cell = parse_cell(page, at, shape, fetch, size) if start <= at < size else None
-        if cell is None:
-            bad += 1
-            continue
-        used += cell.stored
-        if cell.values is not None:
-            ours += cell.stored
-            rows.append((cell.number, shape.with_number(cell.values, cell.number)))
-    while free:
-        if not start <= free <= len(page) - 4:
-            return Leaf(rows, ours, bad, False)
-        after, block = struct.unpack_from(">2H", page, free)
-        used += block
-        if after and after <= free:
-            return Leaf(rows, ours, bad, False)
-        free = after
-    whole = not bad and len(page) == size and used + stray == size - start
-    return Leaf(rows, ours, bad, whole)
 
 
 def _page_size(content: bytes) -> int:

@@ -1,4 +1,4 @@
-"""One record in the bytes of a page of SQLite's, without SQLite: every number in it is checked."""
+"""One page of rows, and one record, of SQLite's, read without it: every number is checked."""
 
 import re
 import struct
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # that a value takes, by its type
+_LEAF = 13  # the first byte of a page that holds rows
+_HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
 _NULL, _FLOAT, _ONE, _TEXT = 0, 7, 9, 12
 _OF_ID = 77  # the type of a text of 32 bytes
 _MOST = 2**27  # bytes of a record; more is a damaged number
@@ -21,15 +23,17 @@ class Shape:
     Args:
         columns: their names.
         roots: the number of the last page that is known to be the root of a table or an index.
+        least: how many columns a record has that an older version has written.
 
     Attributes:
         at: where among the columns the id is; the kind comes after it.
         pattern: finds what may be the beginning of a record.
     """
 
-    def __init__(self, columns: str, roots: int) -> None:
+    def __init__(self, columns: str, roots: int, least: int) -> None:
         names = columns.split(",")
         self.columns = len(names)
+        self.least = least
         self.at = names.index("id")
         self.roots = roots
         before = b"\0" * self.at + bytes([_OF_ID])
@@ -39,6 +43,11 @@ class Shape:
     def with_number(self, values: tuple[Any, ...], number: int) -> tuple[Any, ...]:
         """Return *values* with the row's number where SQLite leaves it out."""
         return (number, *values[1:]) if self._numbered and values[0] is None else values
+
+    def is_same_job(self, one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+        """Return whether two rows agree in what never changes: id, kind, version and data."""
+        fixed = slice(self.at, self.at + 4)
+        return one[fixed] == other[fixed]
 
     def was_written(self, values: tuple[Any, ...]) -> bool:
         """Return whether *values* can have been written as a record.
@@ -71,6 +80,22 @@ class Record(NamedTuple):
     stored: int
 
 
+class Leaf(NamedTuple):
+    """What could be read of a page of rows.
+
+    Attributes:
+        rows: row numbers, and the values of the columns.
+        size: bytes that the rows take.
+        bad: how many rows there are that cannot be read; None if that is not known.
+        whole: whether nothing is missing.
+    """
+
+    rows: list[tuple[int, tuple[Any, ...]]]
+    size: int
+    bad: int | None
+    whole: bool
+
+
 def parse_cell(page: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int) -> Cell | None:
     """Return the row at *at* of *page*; None if there is not one that can be read whole."""
     try:
@@ -90,17 +115,47 @@ def parse_cell(page: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int)
     return Cell(number, values, stored) if shape.was_written(values) else None
 
 
+def parse_leaf(page: bytes, shape: Shape, fetch: Fetch, size: int) -> Leaf:
+    """Return the rows of *page*, as far as they can be read."""
+    nothing = Leaf([], 0, None, False)
+    if len(page) < 8 or page[0] != _LEAF:
+        return nothing
+    _, free, count, start, stray = _HEADER.unpack_from(page)
+    if 8 + 2 * count > len(page):
+        return nothing
+    rows, used, ours, bad = [], 0, 0, 0
+    for at in struct.unpack_from(f">{count}H", page, 8):
+        cell = parse_cell(page, at, shape, fetch, size) if start <= at < size else None
+        if cell is None:
+            bad += 1
+            continue
+        used += cell.stored
+        if cell.values is not None:
+            ours += cell.stored
+            rows.append((cell.number, shape.with_number(cell.values, cell.number)))
+    while free:
+        if not start <= free <= len(page) - 4:
+            return Leaf(rows, ours, bad, False)
+        after, block = struct.unpack_from(">2H", page, free)
+        used += block
+        if after and after <= free:
+            return Leaf(rows, ours, bad, False)
+        free = after
+    whole = not bad and len(page) == size and used + stray == size - start
+    return Leaf(rows, ours, bad, whole)
+
+
 def parse_record(
     content: bytes, at: int, shape: Shape, fetch: Fetch, page_size: int
 ) -> Record | None:
     """Return the record that begins at *at* of *content*, wherever that is; None if none does."""
     try:
         types, start = _types(content, at)
-        if len(types) != shape.columns:
+        if len(types) not in {shape.columns, shape.least}:
             return None
         size = start - at + sum(map(_bytes, types))
         body, stored = _body(content, at, size, fetch, page_size)
-        values = _values(body, start - at, types)
+        values = (*_values(body, start - at, types), *[None] * (shape.columns - len(types)))
     except (ValueError, IndexError, struct.error):
         return None
     name, kind = values[shape.at : shape.at + 2]

@@ -3,10 +3,10 @@
 import os
 from collections.abc import Sequence
 
+from retryexec.journal._choice import plain_id
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
 from retryexec.journal._file import JournalFile
-from retryexec.journal._letters import plain_id
 from retryexec.journal._rows import read_job
 from retryexec.journal._sqlite_store import SQLiteStore
 

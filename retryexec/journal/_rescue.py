@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from retryexec.journal._copies import Copies
 from retryexec.journal._directory import OWNER, Directory, Lock
-from retryexec.journal._file import JOBS, JournalFile
+from retryexec.journal._file import JournalFile
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._log import Log
 from retryexec.journal._rows import JobRow, read_job
 from retryexec.journal._salvage import salvage, set_aside

@@ -21,6 +21,7 @@ Count = Annotated[int, Meta(ge=0, le=10**9)]
 Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Name = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Version = Annotated[int, Meta(ge=1, le=10**9)]
+Flag = Annotated[int, Meta(ge=0, le=1)]
 Delay = Annotated[float, Meta(ge=0.0, le=MAX_DELAY)]
 
 
@@ -50,6 +51,9 @@ class JobRow(msgspec.Struct, array_like=True):
     delay: Delay | None = None
     errors: str | None = None
     parked: str | None = None
+    key: str | None = None
+    latest: Flag | None = None
+    stale: Flag | None = None
 
 
 class LetterRow(msgspec.Struct, array_like=True):
@@ -67,6 +71,9 @@ class LetterRow(msgspec.Struct, array_like=True):
     errors: str | None = None
     source: str = ""
     rerun_to: str | None = None
+    key: str | None = None
+    latest: Flag | None = None
+    stale: Flag | None = None
 
 
 JOB_COLUMNS = ",".join(JobRow.__struct_fields__)
@@ -84,7 +91,7 @@ def read_job(values: Sequence[Any]) -> tuple[JobRow, str | None]:
     """Return a row of jobs, and what is wrong with it; None if nothing is."""
     try:
         row = msgspec.convert(values, JobRow)
-        _check_texts(row.kind, row.data)
+        _check_texts(row.kind, row.data, row.key or "")
     except ValueError as error:
         return _mended(JobRow, values), _in_words(JobRow, error)
     if row.errors is not None and not errors_of(row.errors):
@@ -98,7 +105,7 @@ def read_letter(values: Sequence[Any]) -> LetterRow:
     """Return a row of dead letters; if anything is wrong with it, its `reason` says so."""
     try:
         row = msgspec.convert(values, LetterRow)
-        _check_texts(row.kind, row.data, row.reason, row.source, row.rerun_to or "")
+        _check_texts(row.kind, row.data, row.reason, row.source, row.rerun_to or "", row.key or "")
     except ValueError as error:
         row = _mended(LetterRow, values)
         row.reason = _in_words(LetterRow, error)

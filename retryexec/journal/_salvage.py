@@ -79,7 +79,7 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
         read, whole = _by_sqlite(path, content, log, form)
     if whole:
         return Salvaged(read, 0)
-    rows, lost = Pages(content, log.frames, missing).rows(shape)
+    rows, lost = Pages(content, log.frames, missing, log.pages).rows(shape)
     # Of a table that has been changed by others, SQLite may know more.
     known = {row[shape.at] for row in rows}
     for row in read:
@@ -91,7 +91,9 @@ def salvage(path: Path, form: Format, log: Log | None = None) -> Salvaged:
 
 def _shape(form: Format) -> Shape:
     # The first page is that of the schema; the roots of tables and indexes come after it.
-    return Shape(form.tables[form.records], 1 + form.schema.count("CREATE "))
+    columns, roots = form.tables[form.records], 1 + form.schema.count("CREATE ")
+    added = sum(map(len, form.added))
+    return Shape(columns, roots, least=columns.count(",") + 1 - added)
 
 
 def _by_sqlite(path: Path, content: bytes, log: Log, form: Format) -> tuple[list[Any], bool]:

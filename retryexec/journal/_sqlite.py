@@ -54,6 +54,9 @@ class Format(NamedTuple):
         schema: the statements that make it.
         tables: its tables and their columns; the first one holds the records.
         key: the primary key of the records, and its type.
+        added: the columns that version 2 has added to the records at their end, version 3, and so
+            on; each with its type, as text. A file may still be of an older version.
+        made: the version that `schema` makes; `upgrade` does the rest when it is needed.
         pragmas: how a connection that writes to it is set up.
     """
 
@@ -63,6 +66,8 @@ class Format(NamedTuple):
     tables: dict[str, str]
     key: tuple[str, str]
     pragmas: tuple[str, ...]
+    added: tuple[tuple[str, ...], ...] = ()
+    made: int = 1
 
     @property
     def records(self) -> str:
@@ -92,7 +97,7 @@ def open_database(
         sqlite3.DatabaseError: it cannot be opened; it is damaged, if `is_damaged` says so.
     """
     if not new:
-        _check_kind(Path(path))
+        check_kind(Path(path))
     sql = connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
     try:
         with unreadable_is_damage():
@@ -114,6 +119,32 @@ def make_tables(sql: sqlite3.Connection, form: Format) -> None:
     for statement in form.schema.split(";\n")[:-1]:
         sql.execute(statement)
     sql.execute(f"PRAGMA application_id={form.application}")
+    sql.execute(f"PRAGMA user_version={form.made}")
+
+
+def columns_of(sql: sqlite3.Connection, form: Format) -> str:
+    """Return the columns of the records, all of *form*'s or the first ones; with no file, all."""
+    names = form.tables[form.records].split(",")
+    there = {str(row[1]) for row in sql.execute(f"PRAGMA table_info({form.records})")}
+    for columns in reversed(form.added):
+        if not there or columns[-1].split()[0] in there:
+            break
+        names = names[: -len(columns)]
+    return ",".join(names)
+
+
+def select(sql: sqlite3.Connection, form: Format, rest: str, *, first: str = "") -> str:
+    """Return a query for the records as far as the file has their columns, and *first* another."""
+    return f"SELECT {first}{columns_of(sql, form)} FROM {form.records} {rest}"  # noqa: S608  ours
+
+
+def upgrade(sql: sqlite3.Connection, form: Format) -> None:
+    """Add to the records the columns that are missing, within a transaction."""
+    known = columns_of(sql, form).split(",")
+    for columns in form.added:
+        for column in columns:
+            if column.split()[0] not in known:
+                sql.execute(f"ALTER TABLE {form.records} ADD COLUMN {column}")
     sql.execute(f"PRAGMA user_version={form.version}")
 
 
@@ -140,15 +171,18 @@ def check_version(sql: sqlite3.Connection, path: "Path | str", form: Format) -> 
 
 
 def _is_flipped(sql: sqlite3.Connection, version: int, form: Format) -> bool:
-    """Return whether *version* is that of *form* with a flipped bit: the tables are the same.
+    """Return whether *version* is that of the file's tables with a flipped bit.
 
     So a later version of a format has to have other tables, or a number that is two bits away.
     """
-    if (version ^ form.version).bit_count() != 1:
-        return False
     with suppress(sqlite3.Error):
         check_schema(sql, form)
-        return True
+        missing = form.tables[form.records].removeprefix(columns_of(sql, form)).count(",")
+        known, added = form.version, list(form.added)
+        while missing > 0:
+            missing -= len(added.pop())
+            known -= 1
+        return (version ^ known).bit_count() == 1
     return False
 
 
@@ -160,9 +194,9 @@ def check_content(sql: sqlite3.Connection, form: Format, pragma: str = "quick_ch
     """
     with unreadable_is_damage():
         found = sql.execute(f"PRAGMA {pragma}(5)").fetchall()
-        words = "; ".join(" ".join(str(row[0]).split()) for row in found)
+        words = " ".join("; ".join(str(row[0]) for row in found).split())
         if words.lower() != "ok":
-            raise damage(printable(words, 500))
+            raise damage(printable(words.replace("*** in database main *** ", ""), 200))
         check_schema(sql, form)
 
 
@@ -182,7 +216,8 @@ def check_schema(sql: sqlite3.Connection, form: Format) -> None:
         names = sorted(name for _, name in there ^ expected)
         msg = f"its tables are not those of a journal: {', '.join(names)}"
         raise damage(msg)
-    for table, columns in form.tables.items():
+    tables = {**form.tables, form.records: columns_of(sql, form)}
+    for table, columns in tables.items():
         info = sql.execute(f"PRAGMA table_info({table})").fetchall()
         if ",".join(str(row[1]) for row in info) != columns:
             msg = f"its table {table!r} has other columns"
@@ -198,7 +233,7 @@ def check_schema(sql: sqlite3.Connection, form: Format) -> None:
         raise damage(msg) from error
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Refuse what is not a plain file: to open a pipe, SQLite would wait for ever."""
     for suffix in SUFFIXES:
         name = Path(f"{path}{suffix}")
@@ -265,7 +300,7 @@ def reading(path: Path) -> Generator[sqlite3.Connection]:
     A connection in ``mode=ro`` checkpoints nothing, neither by itself nor at its end.
     """
     try:
-        _check_kind(path)
+        check_kind(path)
         check_log_of_empty(path)
         with unreadable_is_damage(), closing(_read_only(path)) as sql:
             try:

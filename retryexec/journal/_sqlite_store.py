@@ -186,21 +186,21 @@ class SQLiteStore:
         """
         left_out = log.left_out(same_boot=lock.same_boot)
         if left_out and lock.same_boot:
-            msg = f"{left_out} transactions in its log cannot be read"
+            count = "1 transaction" if left_out == 1 else f"{left_out} transactions"
+            msg = f"{count} in its log cannot be read"
             raise damage(msg)
         if left_out:
             words = (
-                "the last %d transactions in the log of %s cannot be read: the machine has been "
-                "started since, and may have been switched off before they were on disk"
+                "the last %d transactions in the log of %s cannot be read: the machine may have "
+                "been switched off before they were on disk"
             )
             logger.warning(words, left_out, lock.database)
         elif lock.same_boot and (missing := log.missing()):
-            logger.error(
-                "the log of %s is shorter than it was, by about %d pages: what was in them last, "
-                "new jobs or ends, is lost",
-                lock.database,
-                missing,
+            words = (
+                f"its log is shorter than it was, by about {missing} pages: what was in them last, "
+                "new jobs or ends, is lost"
             )
+            self._tell(f"{lock.database}: {words}")
         file = JournalFile.open(lock, power=self._power)
         if file is None and lock.same_boot and len(log.frames) > _FRAMES_OF_NEW:
             msg = f"its log, of {len(log.frames)} pages, cannot be read"
@@ -233,11 +233,15 @@ class SQLiteStore:
 
     def _remove_empty(self, lock: Lock) -> None:
         """Remove a file in which there is nothing; tell if there was something once."""
-        if size_of(lock.path.with_suffix(".spare")):  # it is made when there are tables
-            words = "gone, or empty, and so is its log: nobody can say how many jobs were in it"
-            logger.error("%s is %s", lock.database, words)
-            self.rescued.append(f"{lock.database}: {words}")
+        spare = lock.path.with_suffix(".spare")
+        if is_plain(spare) and size_of(spare):  # it is made when there are tables
+            words = "is gone, or empty, and so is its log: nobody can say how many jobs were in it"
+            self._tell(f"{lock.database} {words}")
         lock.remove()
+
+    def _tell(self, words: str) -> None:
+        logger.error("%s", words)
+        self.rescued.append(words)
 
     def _take(self, file: JournalFile) -> Taken | None:
         owner = file.name

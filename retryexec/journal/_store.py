@@ -114,13 +114,18 @@ class Letters(Protocol):
         """Write *letters*; of those that are there already, the latest counts."""
         ...
 
+    def outdate(self, succeeded: Sequence[Entry]) -> None:
+        """Mark the letters as stale whose key is that of one of *succeeded*, accepted later."""
+        ...
+
 
 class Taken(NamedTuple):
     """What a takeover has found for this process to run.
 
     Attributes:
         lane: where the entries are.
-        free: entries to be run at once.
+        free: entries to be run at once, in the order they were accepted; and, where `key.held`
+            says so, suspects, each to be kept in the line of its key until its turn.
         dead: entries that are dead letters by now.
     """
 

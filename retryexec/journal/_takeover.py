@@ -7,7 +7,7 @@ who only happened to be there.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from heapq import nsmallest
 from itertools import islice
@@ -19,6 +19,7 @@ from retryexec._collector import BATCH, collector_off
 from retryexec.journal._codec import Codec
 from retryexec.journal._entry import Entry, EntryState, FailureRecord, Outcome
 from retryexec.journal._errors import Undecodable
+from retryexec.journal._keys import EntryKey, read_key
 from retryexec.journal._rows import DAMAGED, JobRow, printable, read_job
 from retryexec.journal._store import Findings, Lane, Taken
 
@@ -33,7 +34,7 @@ BURST = 100
 RATE = 100
 
 # Of the columns of a job of which nothing has become yet.
-_TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 5)
+_TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 8)
 _is_id = re.compile("[0-9a-f]{32}").fullmatch
 _REASON_LIMIT = 500  # characters of why a record is parked
 
@@ -120,6 +121,7 @@ class _Reader:
         # and its decoder.
         self._kinds: dict[Any, tuple[str, int, Callable[[str], Any]]] = {}
         self._overdue = 0
+        self._last_of_key: dict[Hashable, Entry] = {}
 
     def read(self, rows: Iterable[Sequence[Any]]) -> bool:
         """Make entries of *rows*; return whether there were any."""
@@ -129,8 +131,8 @@ class _Reader:
         for values in rows:
             seq, id_, kind, ver, data, attempts, crashes, started, at = values[:9]
             known = self._kinds.get(kind) or self._look_up(kind)
-            # Most are records of jobs of which nothing has become yet, and all of them is as it
-            # must be. These take a short way; all others are read with care.
+            # Most are records of jobs of which nothing has become yet, with all in them as
+            # `JobRow` has it. They take this short way; all others are read with care.
             if (
                 known is None
                 or ver != known[1]
@@ -173,27 +175,45 @@ class _Reader:
         if wrong is None:
             try:
                 job = self._codec.decode(row.kind, row.ver, row.data)
+                key = None if row.key is None else read_key(row.key, row.latest, row.stale)
             except Undecodable as error:
                 wrong = printable(error, _REASON_LIMIT)
+            except ValueError as error:  # of the key
+                wrong = f"{DAMAGED}{printable(error, _REASON_LIMIT)}"
             else:
-                self._add(row, job)
+                self._add(row, job, key)
         if wrong is not None:
             self._lane.parked += 1
         if wrong != row.parked:
             self.found.parked.append((wrong, row.seq))
 
-    def _add(self, row: JobRow, job: Any) -> None:
+    def _add(self, row: JobRow, job: Any, key: EntryKey | None) -> None:
         self._ids.add(row.id)
         kind = self._kinds[row.kind][0]
         entry = Entry(row.id, job, kind, row.ver, row.data, row.accepted_at)
         entry.row, entry.lane, entry.state = row.seq, self._lane, EntryState.STORED
         entry.crashes = row.crashes
+        if key is not None:
+            entry.key = key
+            self._replace_older(entry, key)
         if row.started:
             self.found.marks.append(Mark(row.seq, row.crashes))
         failures = FailureRecord.of_row(row)
         if failures is not None:
             self._recall(entry, failures)
         self._lane.live[row.seq] = entry
+
+    def _replace_older(self, entry: Entry, key: EntryKey) -> None:
+        """Forget the job before *entry* of its *key* if it is replaced by it.
+
+        It was, or was about to be, when the owner died before the removal was on disk.
+        """
+        older = self._last_of_key.get(key.value)
+        if older is not None and older.key is not None and older.key.latest and key.latest:
+            assert older.row is not None
+            del self._lane.live[older.row]
+            self.found.gone.append(older.row)
+        self._last_of_key[key.value] = entry
 
     def _recall(self, entry: Entry, failures: FailureRecord) -> None:
         """Tell *entry* where it was."""
@@ -210,7 +230,9 @@ class _Reader:
 
 def findings(found: Found, verdict: Verdict, adoptions: int | None) -> Findings:
     """Return what is to be written down of a takeover."""
-    return Findings(sorted(verdict.blamed), found.parked, found.gone, adoptions)
+    gone = {*found.gone}
+    blamed = sorted(row for row in verdict.blamed if row not in gone)
+    return Findings(blamed, found.parked, found.gone, adoptions)
 
 
 def sort(
@@ -222,9 +244,9 @@ def sort(
         alone: further rows to be run one at a time.
     """
     taken = Taken(lane, [], [])
-    for row in verdict.blamed:
+    for row in verdict.blamed & lane.live.keys():
         lane.live[row].crashes += 1
-    serial: AbstractSet[Entry] = {lane.live[row] for row in alone}
+    serial: AbstractSet[Entry] = {lane.live[row] for row in alone & lane.live.keys()}
     if verdict.serial:
         serial = {*nsmallest(verdict.serial, lane.live.values(), key=attrgetter("due_in"))}
     for entry in lane.live.values():
@@ -235,7 +257,13 @@ def sort(
         entry.suspect = bool(entry.crashes) or entry in serial
         # One that is not due holds up nobody: it waits like any other, and is marked when it
         # starts.
-        (lane.suspects if entry.suspect and not entry.due_in else taken.free).append(entry)
+        held = entry.suspect and not entry.due_in
+        if held:
+            lane.suspects.append(entry)
+        if entry.key is not None:
+            entry.key.held = held
+        if not held or entry.key is not None:
+            taken.free.append(entry)
     # Those that crashed least first: a bystander clears itself by finishing.
     lane.suspects.sort(key=attrgetter("crashes"))
     lane.suspects.reverse()  # the next one is taken from the end

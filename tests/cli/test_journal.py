@@ -83,7 +83,7 @@ def test_ls_tells_where_each_job_stands(
     ]
     assert list(found[0]) == [
         *("id", "kind", "version", "state", "attempts", "crashes", "accepted_at", "first_at"),
-        *("due_at", "parked", "owner", "owner_alive", "owner_pid", "last_error"),
+        *("due_at", "parked", "owner", "owner_alive", "owner_pid", "key", "last_error"),
     ]
     assert (found[0]["owner_alive"], found[0]["owner_pid"]) == (True, os.getpid())
     assert found[0]["last_error"]["type"] == "ConnectionError"
@@ -164,7 +164,7 @@ def test_dead_lists_the_latest_first(
     assert [letter["id"] for letter in found] == ids[::-1]
     assert list(found[0]) == [
         *("id", "kind", "version", "state", "reason", "attempts", "crashes", "accepted_at"),
-        *("died_at", "last_error"),
+        *("died_at", "key", "stale", "last_error"),
     ]
     table = command("journal", "dead", directory, "--kind", "save", "--limit", "1")
     (line,) = table.out.splitlines()[1:]
@@ -538,7 +538,7 @@ def test_damaged_and_newer_files_are_told_and_the_rest_is_shown(
     listed = command("journal", "ls", directory, "--json")
     assert listed.status == 1
     assert len(documents(listed)) == 3
-    assert f"left out: {second} is of version 99, and this library knows up to 1" in listed.err
+    assert f"left out: {second} is of version 99, and this library knows up to 2" in listed.err
     assert f"left out: {third} is damaged" in listed.err
     found = findings(command, directory)
     assert "upgrade the library" in found["version"]
@@ -564,7 +564,7 @@ def test_letters_of_a_newer_library_are_left_alone(command: Command, directory: 
     ):
         result = command("journal", *arguments)
         assert result.status == (1 if arguments[0] in {"dead", "stats"} else 2)
-        assert "dead.db is of version 99, and this library knows up to 1" in result.err
+        assert "dead.db is of version 99, and this library knows up to 2" in result.err
     (directory / "dead.db").write_bytes(b"no database at all " * 100)
     result = command("journal", "rerun", directory, "--all")
     assert (result.status, result.out) == (0, "0 dead letters to be run again\n")
@@ -775,6 +775,56 @@ def test_sizes_are_told_in_units() -> None:
     assert [format_size(n) for n in (0, 999, 4096, 5 * 10**6, 10**12, 3 * 10**15)] == [
         *("0 B", "999 B", "4.1 kB", "5.0 MB", "1.0 TB", "3000.0 TB"),
     ]
+
+
+def test_keys_are_shown_and_a_stale_letter_is_rerun_only_by_force(
+    command: Command, directory: Path, owner: tuple[Journal, FakeHost]
+) -> None:
+    journal, host = owner
+    old = journal.accept(Save("old"), key=("user", 7))
+    journal.died(old, "permanent", 1)
+    fresh = journal.accept(Save("fresh"), key="ana")
+    journal.died(fresh, "permanent", 1)
+    journal.succeeded(journal.accept(Save("newer"), key=("user", 7)))
+    journal.accept(Save("waiting"), key=b"\x01")
+    assert journal.flush(10)
+
+    (job,) = documents(command("journal", "ls", directory, "--json"))
+    assert job["key"] == {"bytes": "01"}
+    table = command("journal", "ls", directory).out.splitlines()
+    assert (table[0].split()[2], table[1].split()[2]) == ("key", "b'\\x01'")
+    letters = documents(command("journal", "dead", directory, "--json"))
+    assert {letter["id"]: (letter["key"], letter["stale"]) for letter in letters} == {
+        old.id: (["user", 7], True),
+        fresh.id: ("ana", False),
+    }
+    table = command("journal", "dead", directory).out.splitlines()
+    assert ["permanent; stale" in line for line in table[1:]] == [
+        line.startswith(old.id) for line in table[1:]
+    ]
+    shown = command("journal", "show", directory, old.id).out
+    assert "key       ('user', 7)\n" in shown
+    assert "dead (permanent); stale: a later job of its key has succeeded since\n" in shown
+    (shown_json,) = documents(command("journal", "show", directory, old.id, "--json"))
+    assert (shown_json["key"], shown_json["stale"]) == (["user", 7], True)
+
+    refused = command("journal", "rerun", directory, old.id, "--yes")
+    assert refused.status == 2
+    assert "('user', 7)" in refused.err
+    assert "--force" in refused.err
+    some = command("journal", "rerun", directory, "--all", "--yes")
+    assert some.status == 0
+    assert "1 dead letter stale, and left" in some.err
+    assert "1 dead letter to be run again" in some.out
+    assert [letter.id for letter in journal.dead] == [old.id]
+    forced = command("journal", "rerun", directory, old.id, "--force", "--yes")
+    assert forced.status == 0
+    assert len(journal.dead) == 0
+    journal.poll()
+    assert {entry.id: entry.key and entry.key.value for entry in host.recovered} == {
+        fresh.id: "ana",
+        old.id: ("user", 7),
+    }
 
 
 def test_the_last_error_is_one_line() -> None:

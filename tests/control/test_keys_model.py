@@ -443,9 +443,10 @@ class KeyedJobs(RuleBasedStateMachine):
     @precondition(lambda self: len(self.watched) > 4 and not self.closed)
     @rule(how=st.sampled_from(("wait", "cancel", "timeout")), whole=spans)
     def shutdown(self, how: str, whole: int) -> None:
+        self.resume()  # as the shutdown does; here, so that what starts by it has started before
+        self.clock.advance(0)
         self.closed = True
         model = self.model
-        model.resume()
         if how == "wait":
             self.executor.shutdown()
             model.run_to(math.inf)

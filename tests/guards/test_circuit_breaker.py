@@ -61,6 +61,13 @@ def test_a_rate_that_is_met_exactly_opens_it() -> None:
         assert guard.state == "open"
 
 
+def test_without_a_failure_no_rate_opens_it() -> None:
+    guard, asker = breaker(failure_rate=1e-12)
+    for _ in range(5):
+        run(asker, SUCCESS)
+    assert guard.state == "closed"
+
+
 def test_failures_count_for_the_window() -> None:
     guard, asker = breaker(window=5.0)
     run(asker, failure())

@@ -1,5 +1,6 @@
 """Guards in an executor: schedules on a virtual clock, and a storm of threads."""
 
+import os
 import random
 import threading
 from collections import Counter
@@ -24,6 +25,7 @@ from retryexec import (
     RetryPolicy,
     StopReason,
     ZeroBackoff,
+    retry,
 )
 from retryexec.testing import VirtualClock
 
@@ -159,6 +161,39 @@ def test_a_probe_that_is_cancelled_lets_the_next_one_go() -> None:
     assert second.result() == 10.0
 
 
+def test_a_probe_whose_job_is_out_of_time_lets_the_next_one_go() -> None:
+    clock = VirtualClock()
+    service = Service(clock, down=(0.0, 1.0))
+    breaker = CircuitBreaker(minimum_attempts=1, open_for=30.0)
+    policy = FOR_EVER.replace(max_elapsed=20.0)
+    with RetryingExecutor(2, clock=clock, policy=policy, guards=[breaker]) as executor:
+        too_late = executor.submit(service.call)
+        clock.advance(2.0)
+        fresh = executor.submit(service.call)
+        finish(clock, [too_late, fresh])
+    assert too_late.stop_reason is StopReason.MAX_ELAPSED
+    assert too_late.attempts == 1
+    assert fresh.result() == 30.0
+    assert breaker.state == "closed"
+
+
+def test_one_that_is_shut_down_while_it_is_held_leaves_the_line() -> None:
+    clock = VirtualClock()
+    limit, rate = ConcurrencyLimit(1), RateLimit(0.001)
+    with RetryingExecutor(2, clock=clock) as other:
+        view = other.using(guards=[limit, rate])
+        assert view.submit(int).result(10) == 0
+        held = RetryingExecutor(2, clock=clock, guards=[limit, rate])
+        futures = [held.submit(int) for _ in range(10)]
+        clock.advance(1.0)
+        assert held.shutdown(timeout=0).abandoned == 10
+        assert {future.stop_reason for future in futures} == {StopReason.SHUTDOWN}
+        assert repr(rate) == "<RateLimit(0.001/s): 0 held>"
+        assert view.submit(clock.now) is not None
+        clock.advance(1000.0)
+    assert repr(limit) == "<ConcurrencyLimit(1): 0 running, 0 held>"
+
+
 def test_retries_stay_within_the_budget() -> None:
     clock = VirtualClock()
     service = Service(clock, down=(0.0, 30.0))
@@ -198,6 +233,32 @@ def test_a_paused_executor_does_not_keep_others_from_a_shared_breaker() -> None:
             finish(clock, [waiting, other.submit(service.call), later])
         paused.resume()
         clock.run_until(parked.done)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_forked_child_waits_for_no_attempt_of_its_parent() -> None:
+    limit = ConcurrencyLimit(1)
+    running, release = threading.Event(), threading.Event()
+
+    def first() -> None:
+        running.set()
+        release.wait(10)
+
+    with RetryingExecutor(1, guards=[limit]) as executor:
+        futures = [executor.submit(first), executor.submit(int)]
+        running.wait(10)
+        child = os.fork()
+        if not child:
+            try:
+                assert executor.submit(lambda: 7).result(10) == 7
+                retry(int, guards=[limit])
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        release.set()
+        assert futures[1].result(10) == 0
 
 
 # ---- a model

@@ -329,3 +329,91 @@ def test_letters_are_listed_the_latest_first(
         assert journal.flush(10)
     assert [letter.fields["n"] for letter in journal.dead.list(limit=3)] == [4, 3, 2]
     assert journal.dead.list("call") == []
+
+
+# ---- keys
+
+
+KEYS: list[Any] = ["ana@example.com", 7, ("user", 7), b"\x00\xff", 1.5, True, ("a", (None, "b"))]
+
+
+def test_keys_come_back_equal(journal: AnyJournal, host: FakeHost) -> None:
+    for latest in (False, True):
+        for key in KEYS:
+            journal.accept(Save(f"{key!r}"), key=(key, latest), latest=latest)
+    journal.accept(Save("none"))
+    again = reopened(journal)
+    found = [entry.key and (entry.key.value, entry.key.latest) for entry in again.recovered]
+    assert found == [*(((k, latest), latest) for latest in (False, True) for k in KEYS), None]
+
+
+def test_jobs_of_a_key_come_back_in_order_and_of_a_latest_key_the_newest(
+    journal: AnyJournal, host: FakeHost
+) -> None:
+    for number in range(5):
+        journal.accept(Save("all", number), key="all")
+        journal.accept(Save("latest", number), key="latest", latest=True)
+    again = reopened(journal)
+    assert again.jobs == [*(Save("all", n) for n in range(5)), Save("latest", 4)]
+    assert reopened(journal).jobs == again.jobs
+
+
+def test_a_replaced_job_does_not_come_back(journal: AnyJournal, host: FakeHost) -> None:
+    older = journal.accept(Save("", 1), key="k", latest=True)
+    for number in range(2, 50):
+        newer = journal.accept(Save("", number), key="k", latest=True)
+        journal.superseded(older, newer)
+        older = newer
+    assert journal.flush(10)
+    assert journal.stats().unfinished == 1
+    assert reopened(journal).jobs == [Save("", 49)]
+
+
+def test_a_replaced_job_and_its_newer_one_end_together(journal: AnyJournal, host: FakeHost) -> None:
+    older = journal.accept(Save("older"), key="k", latest=True)
+    newer = journal.accept(Save("newer"), key="k", latest=True)
+    journal.superseded(older, newer)
+    journal.succeeded(newer)
+    assert reopened(journal).jobs == []
+
+
+def test_a_letter_is_stale_once_a_later_job_of_its_key_has_succeeded(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    old = journal.accept(Save("old"), key=("user", 7), latest=True)
+    journal.died(old, "permanent", 1)
+    assert journal.flush(10)
+    assert [(letter.key, letter.stale) for letter in journal.dead] == [(("user", 7), False)]
+    wall.time += 1.0
+    journal.succeeded(journal.accept(Save("newer"), key=("user", 7)))
+    assert journal.flush(10)
+    assert journal.dead.get(old.id).stale
+    with pytest.raises(JournalError, match=r"\('user', 7\).*force=True"):
+        journal.dead.rerun(old.id)
+    assert (journal.dead.rerun_all(), len(journal.dead)) == (0, 1)
+    journal.dead.rerun(old.id, force=True)
+    again = reopened(journal)
+    (entry,) = again.recovered
+    assert entry.key is not None
+    assert (entry.id, entry.key.value, entry.key.latest) == (old.id, ("user", 7), True)
+    journal.died(entry, "permanent", 1)
+    assert journal.flush(10)
+    assert journal.dead.get(old.id).stale  # as it was before
+
+
+def test_an_earlier_job_of_its_key_makes_no_letter_stale(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    first = journal.accept(Save("first"), key="k")
+    wall.time += 1.0
+    later = journal.accept(Save("later"), key="k")
+    journal.died(later, "permanent", 1)
+    journal.succeeded(first)
+    assert journal.flush(10)
+    assert not journal.dead.get(later.id).stale
+
+
+def test_a_key_that_cannot_be_kept_is_refused(journal: AnyJournal, host: FakeHost) -> None:
+    with pytest.raises(TypeError, match="cannot be kept"):
+        journal.accept(Save("x"), key=frozenset({1}))
+    assert reopened(journal).jobs == []

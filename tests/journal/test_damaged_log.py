@@ -107,6 +107,23 @@ def test_the_only_transaction_of_a_log_is_told_and_read(
     assert "log" in caplog.text
 
 
+def test_a_text_that_is_another_one_is_read_as_it_was_before(
+    open_journal: Open, directory: Path
+) -> None:
+    """The last page of the log holds all jobs: the ones before are in an earlier page, too."""
+    killed(directory, "for n in range(20): journal.accept(Save('x' * 40, n))")
+    (log,) = directory.glob("*.db-wal")
+    content = bytearray(log.read_bytes())
+    at = content.rindex(b'"n":7}') - 10
+    content[at] ^= 1  # of an x
+    of_id = content.rindex(b"save", 0, at) - 5  # and a digit of the id
+    content[of_id] ^= 1
+    log.write_bytes(content)
+    _, host = open_journal(directory)
+    assert [job.n for job in host.jobs] == list(range(20))
+    assert {job.email for job in host.jobs} == {"x" * 40}
+
+
 @pytest.mark.parametrize("what", ["removed", "empty", "cut off"])
 def test_a_log_that_is_shorter_than_it_was_is_told(
     open_journal: Open, directory: Path, what: str, caplog: pytest.LogCaptureFixture

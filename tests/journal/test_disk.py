@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,12 @@ import pytest
 from helpers.journal_kit import Save, left_by, opened
 from journal.conftest import Open
 
-from retryexec.journal import JournalFull
+from retryexec import PermanentError, RetryingExecutor
+from retryexec.journal import Journal, JournalFull
 from retryexec.journal._directory import Directory
 from retryexec.journal._file import JournalFile
+from retryexec.journal._letter_file import LetterFile
+from retryexec.journal._sqlite_store import SQLiteStore
 
 
 @pytest.fixture
@@ -46,6 +52,82 @@ def test_closing_takes_no_longer_than_it_may(
     hang.set()
     engine.writer.thread.join(10)
     assert not engine.writer.thread.is_alive()
+
+
+Fault = Callable[[pytest.MonkeyPatch, Path, threading.Event], object]
+
+
+def hangs_at(owner: type, name: str) -> Fault:
+    def stage(patch: pytest.MonkeyPatch, directory: Path, hang: threading.Event) -> None:
+        done = getattr(owner, name)
+
+        def stuck(*arguments: Any, **options: Any) -> Any:
+            hang.wait(60)
+            return done(*arguments, **options)
+
+        patch.setattr(owner, name, stuck)
+
+    return stage
+
+
+def fails_at(name: str, text: str, code: int) -> Fault:
+    def stage(patch: pytest.MonkeyPatch, directory: Path, hang: threading.Event) -> None:
+        def fail(*_: object) -> None:
+            error = sqlite3.OperationalError(text)
+            error.sqlite_errorcode = code
+            raise error
+
+        patch.setattr(JournalFile, name, fail)
+
+    return stage
+
+
+FAULTS: dict[str, Fault] = {
+    "ends hang": hangs_at(JournalFile, "apply"),
+    "letters hang": hangs_at(LetterFile, "insert"),
+    "a takeover hangs": hangs_at(SQLiteStore, "take"),
+    "leaving hangs": hangs_at(JournalFile, "leave"),
+    "the disk is full": fails_at("apply", "database or disk is full", 13),
+    "the disk is read-only": fails_at("apply", "attempt to write a readonly database", 8),
+    "the directory is gone": lambda patch, directory, hang: shutil.rmtree(directory),
+    "the letters are a pipe": lambda patch, directory, hang: os.mkfifo(directory / "dead.db"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_shutdown_with_a_timeout_comes_to_an_end(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, ends_well: bool
+) -> None:
+    run, ran, hang = threading.Event(), threading.Event(), threading.Event()
+
+    class Waits(Save):
+        def exec(self) -> None:
+            ran.set()
+            run.wait(30)
+            if not ends_well:
+                raise PermanentError(OSError("no"))
+
+    journal = Journal(directory, jobs={"waits": Waits}, poll=3600)
+    executor = RetryingExecutor(1, journal=journal)
+    future = executor.submit(Waits(""))
+    assert ran.wait(10)
+    engine = journal._engine
+    assert engine is not None
+    fault(monkeypatch, directory, hang)
+    engine.tasks.put(engine.poll)
+    run.set()
+    assert (future.exception(10) is None) == ends_well
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(executor.shutdown(timeout=0.3)))
+    thread.start()
+    thread.join(30)
+    assert done
+    hang.set()
+    monkeypatch.undo()
+    for thread in (engine.writer.thread, engine.runner):
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_new_file_s_name_is_synced(

@@ -341,6 +341,54 @@ def test_anything_else_is_left_to_the_comparison(other: dict[str, Any]) -> None:
     assert not IS_EXACT[Save](replace(SAVE, **other))
 
 
+@dataclass
+class Pairs(Job):
+    pair: tuple[int, str] = (1, "a")
+    price: Decimal = Decimal(1)
+    when: datetime | None = None
+    number: int | float | None = None
+    some: frozenset[str] = frozenset()
+
+
+@dataclass
+class Short(Job):
+    value: Annotated[list[int], msgspec.Meta(max_length=1)]
+
+
+@dataclass
+class Counted(Job):
+    value: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+
+
+@dataclass
+class Ambiguous(Job):
+    value: Decimal | float
+
+
+@pytest.mark.parametrize(
+    ("job", "passes"),
+    [
+        (Pairs(), True),
+        (Pairs(when=datetime(2024, 1, 1, tzinfo=UTC), number=1.5, some=frozenset("ab")), True),
+        (Pairs(when=datetime(2024, 10, 27, 2, 30, fold=1)), True),  # noqa: DTZ001
+        (Pairs(pair=(1, "a", 2)), False),  # type: ignore[arg-type]
+        (Pairs(pair=(1,)), False),  # type: ignore[arg-type]
+        (Pairs(price=Decimal("NaN")), False),
+        (Pairs(price=Decimal("Infinity")), False),
+        (Pairs(when=datetime(2024, 1, 1, tzinfo=timezone(timedelta(0)))), True),
+        (Pairs(when=datetime(2024, 1, 1, tzinfo=BERLIN)), False),
+        (Pairs(number=True), False),
+        (Pairs(number=math.nan), False),
+        (Pairs(some=frozenset([Name("a")])), False),
+        (Short([1]), False),  # whatever is declared beside the type is left to the comparison
+        (Counted({"a": 1}), False),
+        (Ambiguous(1.5), False),
+    ],
+)
+def test_of_unions_tuples_and_constraints(job: Any, passes: bool) -> None:
+    assert exact_test(type(job))(job) is passes
+
+
 def test_what_is_deeper_than_the_decoder_may_follow_is_left_to_the_comparison() -> None:
     value: list[Any] = []
     for _ in range(100):

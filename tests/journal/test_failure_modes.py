@@ -966,18 +966,18 @@ def test_newer_file_is_left_for_newer_versions(
     killed(directory, "journal.accept(Save('future'))")
     (database,) = databases(directory)
     with closing(sqlite3.connect(database)) as sql:
-        sql.execute("PRAGMA user_version=2")
+        sql.execute("PRAGMA user_version=4")
     before = database.read_bytes()
     journal, host = open_journal(directory)
     assert journal.poll() == 0
     assert host.jobs == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "version 2" in caplog.text
+    assert "version 4" in caplog.text
     assert database.read_bytes() == before
     journal.accept(Save("mine"))  # which goes on as ever
     journal.close()
     with closing(sqlite3.connect(database)) as sql:
-        sql.execute("PRAGMA user_version=1")
+        sql.execute("PRAGMA user_version=2")
     assert sorted(job.email for job in left_by(directory)) == ["future", "mine"]
 
 

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "journal"
 
 
-def with_version(directory: Path, version: int, change: str = "") -> None:
-    """Leave three jobs and a letter, in files that say that they are of *version*."""
+def with_version(directory: Path, version: Callable[[int], int], change: str = "") -> None:
+    """Leave three jobs and a letter, in files that say that they are of another *version*."""
     journal, _ = opened(directory)
     journal.died(journal.accept(Save("dead")), "permanent", 1)
     for n in range(3):
@@ -35,7 +35,8 @@ def with_version(directory: Path, version: int, change: str = "") -> None:
     journal.close()
     for path in directory.glob("*.db"):
         with closing(sqlite3.connect(path)) as sql:
-            sql.execute(f"PRAGMA user_version={version}")
+            (was,) = sql.execute("PRAGMA user_version").fetchone()
+            sql.execute(f"PRAGMA user_version={version(was)}")
             if change and path.name != "dead.db":
                 sql.execute(change)
 
@@ -44,8 +45,8 @@ def with_version(directory: Path, version: int, change: str = "") -> None:
 def test_a_version_with_a_flipped_bit_is_damage(
     open_journal: Open, directory: Path, bit: int
 ) -> None:
-    version = 1 ^ (1 << bit)
-    with_version(directory, version if version < 2**31 else version - 2**32)
+    flip = 1 << bit if bit < 31 else -(1 << 31)
+    with_version(directory, lambda version: version ^ flip)
     findings = [*check(Inspector(directory))]
     assert {finding.about for finding in findings} <= {"damaged"}
     journal, host = open_journal(directory)
@@ -54,12 +55,12 @@ def test_a_version_with_a_flipped_bit_is_damage(
 
 
 @pytest.mark.parametrize(
-    ("version", "change"), [(2, ""), (3, "ALTER TABLE job ADD COLUMN more TEXT")]
+    ("version", "change"), [(4, ""), (3, "ALTER TABLE job ADD COLUMN more TEXT")]
 )
 def test_a_later_version_is_left_alone(
     open_journal: Open, directory: Path, version: int, change: str
 ) -> None:
-    with_version(directory, version, change)
+    with_version(directory, lambda _: version, change)
     (directory / "dead.db").unlink()
     before = {path: path.read_bytes() for path in directory.glob("*.db")}
     assert {finding.about for finding in check(Inspector(directory))} == {"version"}
@@ -143,3 +144,42 @@ def test_jobs_that_may_not_be_opened_wait_and_the_others_run(shared: Path) -> No
     assert "jobs [7]" in said
     assert any(closed.name in line for line in said)
     assert closed.exists()
+
+
+# ---- parts that are something else
+
+
+@pytest.mark.parametrize("part", ["db", "db-wal", "db-shm", "spare", "lock", "dead.db"])
+def test_a_part_that_is_a_directory_is_told_and_costs_itself(
+    open_journal: Open, directory: Path, part: str
+) -> None:
+    killed(directory, "for n in range(3): journal.accept(Save('', n))")
+    journal, _ = opened(directory.with_name("letters"))
+    journal.died(journal.accept(Save("")), "permanent", 1)
+    journal.close()
+    shutil.copy(directory.with_name("letters") / "dead.db", directory)
+    (path,) = directory.glob(part if part == "dead.db" else f"{'[0-9a-f]' * 32}.{part}")
+    path.unlink()
+    path.mkdir(mode=0o700)
+    for left in directory.iterdir():
+        os.utime(left, (1, 1))
+    assert [finding for finding in check(Inspector(directory)) if finding.about != "permissions"]
+    journal, host = open_journal(directory)
+    jobs = sorted(job.n for job in host.jobs)
+    # Of a log that has gone nothing can be read, and all was in it.
+    assert jobs == ([] if part == "db-wal" else [0, 1, 2])
+    assert len(journal.dead) == (part != "dead.db")
+    for entry in host.recovered:
+        journal.succeeded(entry)
+    journal.close()
+    assert open_journal(directory)[1].jobs == []
+
+
+def test_letters_that_are_a_dangling_link_are_moved_out_of_the_way(
+    open_journal: Open, directory: Path
+) -> None:
+    directory.mkdir(mode=0o700)
+    (directory / "dead.db").symlink_to("nowhere")
+    assert {finding.about for finding in check(Inspector(directory))} == {"damaged"}
+    assert len(open_journal(directory)[0].dead) == 0
+    assert {finding.about for finding in check(Inspector(directory))} <= {"aside", "permissions"}

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from retryexec.journal import Entry, Journal, MemoryJournal
+from retryexec.journal import Entry, Journal, JournalError, MemoryJournal
 
 YEAR = 365 * 86400.0
 LIVE, DEAD, OVER = "live", "dead", "over"
@@ -55,6 +55,8 @@ class Known:
     places: set[str] = field(default_factory=lambda: {LIVE})
     pasts: list[Past] = field(default_factory=lambda: [Past()])  # more than one: either of them
     blame: int = 0  # crashes of a process that was running it
+    key: str | None = None
+    replaced: bool = False  # a takeover may forget it, for a newer one of its key
 
 
 class Side:
@@ -67,6 +69,9 @@ class Side:
         self.hands: dict[str, Entry] = {}  # what it may work on
         self.seen = 0
         self.wishes: dict[str, str] = {}  # ended, and where to; not flushed yet
+        self.last_of_key: dict[str, Entry] = {}  # accepted here, whatever has become of it
+        # By successes that are not flushed yet: letters that are stale after that.
+        self.outdated: dict[str, set[str]] = {}
 
 
 class TwoProcesses(RuleBasedStateMachine):
@@ -81,6 +86,7 @@ class TwoProcesses(RuleBasedStateMachine):
         self.count = 0
         self.sides: list[Side] = []
         self.just_read = False
+        self.successes: set[tuple[str, str]] = set()  # keys and ids
 
     @initialize()
     def start(self) -> None:
@@ -114,30 +120,57 @@ class TwoProcesses(RuleBasedStateMachine):
     def some_open(self) -> bool:
         return any(side.open for side in self.sides)
 
-    @rule(number=side, count=st.integers(1, 3))
-    def accept(self, number: int, count: int) -> None:
+    @rule(
+        number=side,
+        count=st.integers(1, 3),
+        key=st.sampled_from([None, None, "a", "b"]),
+        latest=st.booleans(),
+        replaces=st.booleans(),
+    )
+    def accept(
+        self, number: int, count: int, key: str | None, latest: bool, replaces: bool
+    ) -> None:
         side = self.at(number)
         if not side.open:
             return
         for _ in range(count):
             self.count += 1
-            entry = side.journal.accept(Save("", self.count))
+            entry = side.journal.accept(Save("", self.count), key=key, latest=latest)
             assert entry.id not in self.known
-            self.known[entry.id] = Known(self.count)
+            self.known[entry.id] = Known(self.count, key=key)
             side.hands[entry.id] = entry
+            older = side.last_of_key.get(key) if key is not None else None
+            if key is not None:
+                side.last_of_key[key] = entry
+            if older is None or older.id not in side.hands or not (older.key.latest and latest):
+                continue
+            if replaces:
+                self.ended(side, older, OVER)
+                side.journal.superseded(older, entry)
+            else:  # it is at work, say; after a crash of both the newer one remains
+                self.known[older.id].replaced = True
 
     @rule(number=side, pick=pick, how=st.sampled_from(["succeeded", "cancelled", "died"]))
     def end(self, number: int, pick: int, how: str) -> None:
         side, entry = self.one(number, pick)
         if entry is None:
             return
-        del side.hands[entry.id]
-        side.host.at_work = [other for other in side.host.at_work if other is not entry]
+        self.ended(side, entry, DEAD if how == "died" else OVER)
         if how == "died":
             side.journal.died(entry, "permanent", entry.attempts + 1, OSError("no"))
-        else:
-            getattr(side.journal, how)(entry)
-        place = DEAD if how == "died" else OVER
+            return
+        if how == "succeeded" and entry.key is not None:
+            self.successes.add((entry.key.value, entry.id))
+            side.outdated[entry.id] = {
+                letter.id
+                for letter in side.journal.dead
+                if letter.key == entry.key.value and letter.id < entry.id
+            }
+        getattr(side.journal, how)(entry)
+
+    def ended(self, side: Side, entry: Entry, place: str) -> None:
+        del side.hands[entry.id]
+        side.host.at_work = [other for other in side.host.at_work if other is not entry]
         self.known[entry.id].places.add(place)
         side.wishes[entry.id] = place
 
@@ -170,6 +203,9 @@ class TwoProcesses(RuleBasedStateMachine):
             for name, place in side.wishes.items():
                 self.known[name].places = {place}
             side.wishes.clear()
+            for letter in side.journal.dead:
+                assert letter.stale or not any(letter.id in ids for ids in side.outdated.values())
+            side.outdated.clear()
             for name in side.hands:
                 del self.known[name].pasts[:-1]
 
@@ -199,6 +235,8 @@ class TwoProcesses(RuleBasedStateMachine):
         side.open = False
         side.hands.clear()
         side.wishes.clear()
+        side.last_of_key.clear()
+        side.outdated.clear()
 
     @rule(number=side)
     def open(self, number: int) -> None:
@@ -239,7 +277,13 @@ class TwoProcesses(RuleBasedStateMachine):
             known = self.known[name]
             assert DEAD in known.places
             known.places, known.pasts, known.blame = {LIVE}, [Past()], 0
-            side.journal.dead.rerun(name)
+            for other in self.sides:
+                for letters in other.outdated.values():
+                    letters.discard(name)
+            if side.journal.dead.get(name).stale:
+                with pytest.raises(JournalError, match="force=True"):
+                    side.journal.dead.rerun(name)
+            side.journal.dead.rerun(name, force=True)
             self.look(side)
             assert name in side.hands
 
@@ -277,6 +321,10 @@ class TwoProcesses(RuleBasedStateMachine):
         letters = {letter.id: letter for letter in side.journal.dead}
         for name, letter in letters.items():
             known = self.known[name]
+            assert letter.key == known.key
+            assert not letter.stale or any(
+                key == letter.key and success > name for key, success in self.successes
+            )
             if letter.reason == "crashes":
                 assert known.blame >= MAX_CRASHES, (letter, known)
                 known.places = {DEAD}
@@ -288,6 +336,11 @@ class TwoProcesses(RuleBasedStateMachine):
             known = self.known[entry.id]
             assert LIVE in known.places
             assert entry.job.n == known.n
+            assert (entry.key and entry.key.value) == known.key
+            if entry.key is not None and entry.key.held:
+                continue  # it comes again at its turn
+            if entry.id in side.hands:  # it was held before
+                continue
             assert all(entry.id not in other.hands for other in self.sides), "in two hands"
             past = next(past for past in known.pasts if past.attempts == entry.attempts)
             known.pasts = [past]
@@ -329,7 +382,8 @@ class TwoProcesses(RuleBasedStateMachine):
         for name, known in self.known.items():
             place = DEAD if name in letters else LIVE if name in done else OVER
             crashed = place == DEAD and known.blame >= MAX_CRASHES
-            assert place in known.places or crashed, (place, known)
+            forgotten = place == OVER and known.replaced
+            assert place in known.places or crashed or forgotten, (place, known)
         last.journal.close()
         self.directory.cleanup()
 

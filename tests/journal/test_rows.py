@@ -19,7 +19,7 @@ from journal.conftest import Open
 from retryexec.cli import main
 from retryexec.journal import Inspector, Journal, JournalError
 from retryexec.journal._check import check
-from retryexec.journal._file import JOBS
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._letter_file import LETTERS
 
 INF = float("inf")
@@ -75,7 +75,7 @@ def without_strict(sql: sqlite3.Connection) -> None:
     rows = sql.execute("SELECT * FROM job").fetchall()
     sql.execute("DROP TABLE job")
     sql.execute(JOBS.schema.split(";\n")[0].replace(" STRICT", "").replace(" NOT NULL", ""))
-    sql.executemany(f"INSERT INTO job VALUES({','.join('?' * 14)})", rows)
+    sql.executemany(f"INSERT INTO job VALUES({','.join('?' * 17)})", rows)
 
 
 def taken_over(journal: Journal, host: FakeHost) -> list[int]:
@@ -215,7 +215,7 @@ TABLES: dict[str, tuple[str, list[int]]] = {
         (
             "CREATE TRIGGER more AFTER DELETE ON job BEGIN "
             "INSERT INTO job VALUES(old.seq,old.id,old.kind,old.ver,old.data,0,0,0,0.0,0.0,0.0,0.0,"
-            "'',NULL); END"
+            "'',NULL,NULL,NULL,NULL); END"
         ),
         [0, 1, 2],
     ),
@@ -234,7 +234,8 @@ TABLES: dict[str, tuple[str, list[int]]] = {
     "no row numbers at all": (
         (
             "CREATE TABLE bare(seq INTEGER PRIMARY KEY, id, kind, ver, data, attempts, crashes, "
-            "started, accepted_at, first_at, due_at, delay, errors, parked) WITHOUT ROWID; "
+            "started, accepted_at, first_at, due_at, delay, errors, parked, key, latest, stale) "
+            "WITHOUT ROWID; "
             "INSERT INTO bare SELECT * FROM job; DROP TABLE job; ALTER TABLE bare RENAME TO job"
         ),
         [0, 1, 2],
@@ -243,7 +244,8 @@ TABLES: dict[str, tuple[str, list[int]]] = {
     "an update that is refused": (
         (
             "CREATE TABLE strict2(seq INTEGER PRIMARY KEY, id, kind, ver, data, attempts CHECK("
-            "attempts=0), crashes, started, accepted_at, first_at, due_at, delay, errors, parked); "
+            "attempts=0), crashes, started, accepted_at, first_at, due_at, delay, errors, parked, "
+            "key, latest, stale); "
             "INSERT INTO strict2 SELECT * FROM job; DROP TABLE job; "
             "ALTER TABLE strict2 RENAME TO job"
         ),

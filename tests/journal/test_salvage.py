@@ -22,7 +22,7 @@ from helpers.damage import (
 )
 from helpers.journal_kit import Save, memory, opened
 
-from retryexec.journal._file import JOBS
+from retryexec.journal._job_table import JOBS
 from retryexec.journal._rows import read_job
 from retryexec.journal._salvage import salvage, set_aside
 
@@ -67,7 +67,9 @@ def test_rows_that_can_be_read_are_saved(
     assert {row[1] for row in saved.rows} <= many.jobs.keys()
     assert len({row[0] for row in saved.rows}) == len(saved.rows)
     assert damaged_file.read_bytes() == content
-    assert (saved.lost > 0) == (least < 1500)
+    assert saved.lost is not None
+    assert 1500 - len(saved.rows) <= saved.lost
+    assert least < 1500 or saved.lost < 100  # without a header, a page that is free looks lost
 
 
 # ---- rows that nobody has written
@@ -127,7 +129,7 @@ def test_rows_between_a_bad_page_and_a_blank_sector_are_saved(
     saved, lost = ids_saved(tmp_path / "x.db", bytes(content))
     assert {*saved} <= many_rows[1]
     assert 1450 <= len({*saved}) == len(saved)
-    assert 1500 - len(saved) <= lost < 60
+    assert 1500 - len(saved) <= lost < 100
 
 
 def test_damaged_row_number_costs_no_row(many_rows: tuple[bytes, set[str]], tmp_path: Path) -> None:
@@ -235,6 +237,18 @@ def test_rows_are_found_wherever_they_are(
     assert len({*saved}) == len(saved) >= 1500 - most
     assert lost is not None
     assert lost >= 1500 - len(saved)
+
+
+@pytest.mark.parametrize("bit", range(0, 32, 3))
+def test_a_number_of_pages_that_cannot_be_is_damage(
+    many_rows: tuple[bytes, set[str]], tmp_path: Path, bit: int
+) -> None:
+    content = bytearray(many_rows[0])
+    said = int.from_bytes(content[28:32]) ^ (1 << bit)
+    write_at(content, 28, said.to_bytes(4))
+    saved, lost = ids_saved(tmp_path / "x.db", bytes(content))
+    assert {*saved} == many_rows[1]
+    assert lost == 0
 
 
 @pytest.fixture(scope="module")

@@ -112,6 +112,14 @@ class Round:
             self.accepted.append(future)
             self.ask(future, rnd)
 
+    def steer(self, future: RetryFuture[Any], rnd: random.Random) -> None:
+        quietly(future.retry_now)
+        quietly(lambda: future.postpone(rnd.random() * 0.002))
+        if rnd.random() < 0.5:
+            quietly(self.executor.pause)
+            quietly(self.executor.pending)
+            quietly(self.executor.resume)
+
     def ask(self, future: RetryFuture[Any], rnd: random.Random) -> None:
         x = rnd.random()
         if x < 0.15:
@@ -129,13 +137,8 @@ class Round:
             assert len(future.history) <= 5
         elif x < 0.39:
             cf.wait([future], timeout=0.001)
-        elif x < 0.385:
-            quietly(future.retry_now)
-            quietly(lambda: future.postpone(rnd.random() * 0.002))
         elif x < 0.39:
-            quietly(self.executor.pause)
-            quietly(self.executor.pending)
-            quietly(self.executor.resume)
+            self.steer(future, rnd)
         elif x < 0.40:
             quietly(lambda: list(cf.as_completed([future], timeout=0.001)))
         elif x < 0.405:

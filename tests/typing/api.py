@@ -14,9 +14,12 @@ from typing import Any, assert_type
 
 from retryexec import (
     Attempt,
+    AttemptRequest,
     Backoff,
     CallStats,
+    CircuitBreaker,
     Clock,
+    ConcurrencyLimit,
     ConstantBackoff,
     DecorrelatedJitterBackoff,
     EqualJitterBackoff,
@@ -25,14 +28,18 @@ from retryexec import (
     FibonacciBackoff,
     FullJitterBackoff,
     GiveUp,
+    Guard,
     LastCall,
     LinearBackoff,
+    Outcome,
     PermanentError,
+    RateLimit,
     Recovered,
     Retriable,
     RetriedFunction,
     Retry,
     RetryAfter,
+    RetryBudget,
     RetryFuture,
     RetryingExecutor,
     RetryPolicy,
@@ -373,3 +380,38 @@ assert_type(journal.dead.list(limit=3), list[DeadLetter])
 assert_type(journal.dead.edit(kept.job_id, activity="y"), DeadLetter)
 assert_type(journal.dead.rerun_all("save"), int)
 assert_type(Inspector("var/saves").stats().unfinished, int)
+
+# ---- guards
+
+
+class NoGuard:
+    def admit(self, request: AttemptRequest) -> None: ...
+
+
+class OfMyOwn:
+    def admit(self, request: AttemptRequest) -> float | None:
+        return request.now() + 1.0 if request.number > 1 else None
+
+    def release(self, request: AttemptRequest, outcome: Outcome | None) -> None: ...
+
+
+def activity_of(job: Save) -> str:
+    return job.activity
+
+
+guards: list[Guard] = [
+    RateLimit(100, timedelta(minutes=1), burst=10, key=activity_of),
+    ConcurrencyLimit(5, key="all"),
+    CircuitBreaker(trips_on=(OSError, ValueError), open_for=timedelta(minutes=1)),
+    CircuitBreaker(trips_on=lambda error: "down" in str(error)),
+    RetryBudget(0.1, reserve=1),
+    OfMyOwn(),
+]
+with RetryingExecutor(guards=guards) as guarded:
+    assert_type(guarded.using(guards=[RateLimit(5)]).submit(len, "seven"), RetryFuture[int])
+    guarded.using(guards=[NoGuard()])  # type: ignore[list-item]
+    guarded.using(guards=RateLimit(5))  # type: ignore[arg-type]
+assert_type(retry(lambda: 1, guards=[RateLimit(5)]), int)
+state: str = CircuitBreaker().state
+RateLimit("fast")  # type: ignore[arg-type]
+retrying(guards=guards)(double)

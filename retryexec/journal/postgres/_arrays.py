@@ -47,9 +47,9 @@ class Int4s(Packed):
     element, array = 23, 1007
 
     @classmethod
-    def of(cls, values: Iterable[int]) -> "Int4s":
+    def of(cls, values: Iterable[int | None]) -> "Int4s":
         """Pack *values*."""
-        return cls([_INT4(4, value) for value in values])
+        return cls([_NULL if value is None else _INT4(4, value) for value in values], nulls=True)
 
 
 class Int8s(Packed):

@@ -8,6 +8,7 @@ from typing import Any
 
 from retryexec._typing import override
 from retryexec.journal._check import Finding
+from retryexec.journal._choice import is_prefix, plain_id
 from retryexec.journal._codec import Codec
 from retryexec.journal._inspect import (
     DirectoryStats,
@@ -16,7 +17,7 @@ from retryexec.journal._inspect import (
     Owner,
     UnfinishedJob,
 )
-from retryexec.journal._letters import DeadLetter, DeadLetters, is_prefix, letter_of, plain_id
+from retryexec.journal._letters import DeadLetter, DeadLetters, letter_of
 from retryexec.journal._rows import DAMAGED, read_letter
 from retryexec.journal.postgres import _schema
 from retryexec.journal.postgres._arrays import UUIDs

@@ -19,9 +19,10 @@ import psycopg
 from retryexec._typing import override
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Fenced, JournalError
-from retryexec.journal._rows import JobRow, errors_json, values_of
+from retryexec.journal._rows import JobRow, values_of
 from retryexec.journal._store import Changes
-from retryexec.journal.postgres._arrays import Float8s, Int4s, Int8s, Texts, UUIDs
+from retryexec.journal.postgres._arrays import Int8s, Texts, UUIDs
+from retryexec.journal.postgres._columns import columns_of, failures_of, runs
 from retryexec.journal.postgres._connection import Away, Connection, Database, Link, is_passing
 from retryexec.journal.postgres._schema import LIFE_BITS
 from retryexec.journal.postgres._statements import Statements
@@ -207,9 +208,12 @@ class PostgresLane:
     def _writes(self, changes: Changes, rows: set[int]) -> list[tuple[str, Any]]:
         writes: list[tuple[str, Any]] = []
         if changes.inserts:
-            writes.append(("insert", self._columns(changes.inserts)))
+            keyed = any(entry.key is not None for entry in changes.inserts)
+            columns = {"me": self.life, **columns_of(changes.inserts, keyed=keyed)}
+            writes.append(("insert_keyed" if keyed else "insert", columns))
         if changes.updates:
-            writes.append(("update", self._failures({e.row: e for e in changes.updates}.values())))
+            failed = {entry.row: entry for entry in changes.updates}.values()
+            writes.append(("update", (*failures_of(failed), self.life)))
         if rows:
             ranges = runs(rows)
             if len(ranges) <= _RANGES:
@@ -217,29 +221,6 @@ class PostgresLane:
             else:
                 writes.append(("delete_some", (self.life, Int8s.of(rows))))
         return writes
-
-    def _columns(self, entries: Sequence[Entry]) -> dict[str, Any]:
-        return {
-            "me": self.life,
-            "seqs": Int8s.of([entry.row for entry in entries]),  # type: ignore[misc]
-            "ids": UUIDs.of([entry.id for entry in entries]),
-            "kinds": Texts.of([entry.kind for entry in entries]),
-            "vers": Int4s.of([entry.version for entry in entries]),
-            "datas": Texts.of([entry.data for entry in entries]),
-            "times": Float8s.of([entry.accepted_at for entry in entries]),
-        }
-
-    def _failures(self, entries: Iterable[Entry]) -> tuple[Any, ...]:
-        known = [(entry.row, entry.failures) for entry in entries if entry.failures is not None]
-        return (
-            Int8s.of([row for row, _ in known]),  # type: ignore[misc]
-            Int4s.of([failures.attempts for _, failures in known]),
-            Float8s.of([failures.first_at for _, failures in known]),
-            Float8s.of([failures.due_at for _, failures in known]),
-            Float8s.of([failures.delay for _, failures in known]),
-            Texts.of([errors_json(failures.errors) for _, failures in known]),
-            self.life,
-        )
 
     def _write(
         self,
@@ -253,7 +234,7 @@ class PostgresLane:
         connection = link.get()
         texts = self._sql
         if again:  # it may have been committed although nobody said so
-            writes = [("insert_again" if name == "insert" else name, v) for name, v in writes]
+            writes = [(f"{name}_again" if "insert" in name else name, v) for name, v in writes]
         if len(writes) == 1:
             counts = [connection.execute(texts[writes[0][0]], writes[0][1]).rowcount]
         else:
@@ -312,6 +293,17 @@ class PostgresLane:
                 raise Fenced(self._last_words(), unsure=True)
 
         self._patiently(insert)
+
+    def outdate(self, succeeded: Sequence[Entry]) -> None:
+        """Mark older letters of the keys of *succeeded* as stale; raises as `apply`."""
+        self._check()
+        keyed = [entry for entry in succeeded if entry.key is not None]
+        values = {
+            "me": self.life,
+            "keys": Texts.of([entry.key.text for entry in keyed if entry.key is not None]),
+            "ids": UUIDs.of([entry.id for entry in keyed]),
+        }
+        self._patiently(lambda link, _: link.get().execute(self._sql["outdate"], values))
 
     def bury(self, letters: dict[str, Any]) -> None:
         """Write dead *letters*; raises as `apply`."""
@@ -425,17 +417,3 @@ class PostgresLane:
     @override
     def __repr__(self) -> str:
         return f"owner {self.life} of {self._database.name}"
-
-
-def runs(rows: Iterable[int]) -> list[tuple[int, int]]:
-    """Return *rows* as ranges: what was accepted together mostly ends together."""
-    ordered = sorted(rows)
-    found: list[tuple[int, int]] = []
-    first = last = ordered[0]
-    for row in ordered:
-        if row > last + 1:
-            found.append((first, last))
-            first = row
-        last = row
-    found.append((first, last))
-    return found

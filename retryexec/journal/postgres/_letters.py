@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from retryexec._typing import override
-from retryexec.journal._codec import Codec
-from retryexec.journal._letters import (
+from retryexec.journal._choice import (
     Choice,
-    DeadLetter,
-    DeadLetters,
-    Redact,
-    edited,
+    Numbered,
     is_prefix,
-    letter_of,
     no_letter,
+    not_stale,
     plain_id,
 )
+from retryexec.journal._codec import Codec
+from retryexec.journal._entry import Entry
+from retryexec.journal._letters import DeadLetter, DeadLetters, Redact, edited, letter_of
 from retryexec.journal._rows import LetterRow, read_letter
 from retryexec.journal.postgres._arrays import Float8s, Int4s, Texts, UUIDs
 from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing
@@ -107,8 +106,15 @@ class LetterTable:
                 "died": Float8s.of([row.died_at for row in letters]),
                 "errors": Texts.of([row.errors for row in letters]),
                 "sources": Texts.of([row.source for row in letters]),
+                "keys": Texts.of([row.key for row in letters]),
+                "latest": Int4s.of([row.latest for row in letters]),
+                "stale": Int4s.of([row.stale for row in letters]),
             }
         )
+
+    def outdate(self, succeeded: Sequence[Entry]) -> None:
+        """Mark the letters as stale whose key is that of one of *succeeded*, accepted later."""
+        self._lane().outdate(succeeded)
 
 
 class PostgresLetters(DeadLetters):
@@ -188,12 +194,13 @@ class PostgresLetters(DeadLetters):
             raise LookupError(msg)
         return read_letter(rows[0])
 
-    def _all_of(self, letter_ids: Sequence[str]) -> Sequence[str]:
-        found = dict[str, None]()
+    def _all_of(self, letter_ids: Sequence[str]) -> Sequence[LetterRow]:
+        found = dict[str, LetterRow]()
         for name in letter_ids:
             with suppress(LookupError):
-                found[self._found(name).id] = None
-        return [*found]
+                row = self._found(name)
+                found[row.id] = row
+        return [*found.values()]
 
     def _changed(self, name: str, ids: Sequence[str]) -> int:
         if not ids:
@@ -204,22 +211,29 @@ class PostgresLetters(DeadLetters):
     # ---- rerunning
 
     @override
-    def rerun(self, letter_id: str, /) -> None:
-        if not self.rerun_some([self._found(letter_id).id]):
+    def rerun(self, letter_id: str, /, *, force: bool = False) -> None:
+        if not self._rerun([self._found(letter_id)], force=force):
             raise no_letter(letter_id)
 
     @override
-    def rerun_some(self, letter_ids: Sequence[str], /) -> int:
-        moved = self._changed("rerun", self._all_of(letter_ids))
-        if moved:
-            self._take_over()
-        return moved
+    def rerun_some(self, letter_ids: Sequence[str], /, *, force: bool = False) -> int:
+        return self._rerun(self._all_of(letter_ids), force=force)
 
     @override
     def rerun_all(
-        self, kind: str | None = None, *, error: str | None = None, before: float | None = None
+        self,
+        kind: str | None = None,
+        *,
+        error: str | None = None,
+        before: float | None = None,
+        force: bool = False,
     ) -> int:
-        moved = self._changed("rerun", [r.id for r in self.rows(Choice(kind, error, before))])
+        found = [row for row in self.rows(Choice(kind, error, before)) if force or not row.stale]
+        return self._rerun(found, force=force)
+
+    def _rerun(self, rows: Sequence[LetterRow], *, force: bool) -> int:
+        not_stale([Numbered(0, row) for row in rows], force=force)
+        moved = self._changed("rerun", [row.id for row in rows])
         if moved:
             self._take_over()
         return moved
@@ -243,7 +257,7 @@ class PostgresLetters(DeadLetters):
 
     @override
     def discard_some(self, letter_ids: Sequence[str], /) -> int:
-        return self._changed("discard", self._all_of(letter_ids))
+        return self._changed("discard", [row.id for row in self._all_of(letter_ids)])
 
     @override
     def discard_all(

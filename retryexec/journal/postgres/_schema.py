@@ -50,6 +50,9 @@ CREATE TABLE {schema}.job(
   delay float8,                           -- seconds that were to be waited for it
   errors text,                            -- the latest failures, as JSON
   parked text,                            -- why no job can be made of it
+  key text,                               -- of those that have the same, one runs at a time; JSON
+  latest int4,                            -- 1: a newer one of the key replaces it while it waits
+  stale int4,                             -- 1: rerun, although a later one of its key had succeeded
   PRIMARY KEY(owner, seq)
 ) WITH (fillfactor=90, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000,
         autovacuum_vacuum_cost_delay=0);
@@ -64,10 +67,14 @@ CREATE TABLE {schema}.dead(
   accepted_at float8 NOT NULL,
   died_at float8 NOT NULL,
   errors text,
-  source text NOT NULL                    -- the owner that it died with
+  source text NOT NULL,                   -- the owner that it died with
+  key text,
+  latest int4,
+  stale int4                              -- 1: a later one of its key has succeeded since
 );
 CREATE INDEX dead_kind ON {schema}.dead(kind, died_at, id);
 CREATE INDEX dead_died ON {schema}.dead(died_at, id);
+CREATE INDEX dead_key ON {schema}.dead(key, id) WHERE key IS NOT NULL AND stale IS NULL;
 INSERT INTO {schema}.meta(version) VALUES(1);
 """
 

@@ -16,10 +16,21 @@ JOB_COLUMNS = ",".join(
 )
 LETTER_COLUMNS = (
     "encode(uuid_send(id),'hex'),kind,ver,data,reason,attempts,crashes,accepted_at,died_at,errors,"
-    "source"
+    "source,NULL,key,latest,stale"
 )
 
 _ALIVE = "EXISTS(SELECT FROM {s}.owner WHERE id=%(me)s AND NOT dead)"
+_OR_NOTHING = " ON CONFLICT DO NOTHING"
+
+
+def _insertion(columns: str = "", arrays: str = "") -> str:
+    return (
+        f"INSERT INTO {{s}}.job(owner,seq,id,kind,ver,data,accepted_at{columns}) "
+        "SELECT %(me)s::int8,u.* FROM unnest(%(seqs)s,%(ids)s,%(kinds)s,%(vers)s,%(datas)s,"
+        f"%(times)s{arrays}) u WHERE {_ALIVE}"
+    )
+
+
 _EXPIRED = "lease_until<now() AND pg_postmaster_start_time()<now()-%(grace)s*interval '1 s'"
 _TAKE = f"""
 UPDATE {{s}}.job SET owner=%(me)s WHERE ctid=ANY(ARRAY(
@@ -56,16 +67,14 @@ _TEXTS = {
     "serial": "UPDATE {s}.job SET started=1 WHERE owner=%(lane)s AND seq=ANY(ARRAY(SELECT seq "
     "FROM {s}.job WHERE owner=%(lane)s ORDER BY coalesce(due_at,0),seq LIMIT %(most)s))",
     # ---- jobs
-    "insert": "INSERT INTO {s}.job(owner,seq,id,kind,ver,data,accepted_at) SELECT %(me)s::int8,u.* "
-    "FROM unnest(%(seqs)s,%(ids)s,%(kinds)s,%(vers)s,%(datas)s,%(times)s) u WHERE " + _ALIVE,
-    "insert_again": "INSERT INTO {s}.job(owner,seq,id,kind,ver,data,accepted_at) SELECT %(me)s::int8,u.* "
-    "FROM unnest(%(seqs)s,%(ids)s,%(kinds)s,%(vers)s,%(datas)s,%(times)s) u WHERE "
-    + _ALIVE
-    + " ON CONFLICT DO NOTHING",
+    "insert": _insertion(),
+    "insert_again": _insertion() + _OR_NOTHING,
+    "insert_keyed": _insertion(",key,latest", ",%(keys)s,%(latest)s"),
+    "insert_keyed_again": _insertion(",key,latest", ",%(keys)s,%(latest)s") + _OR_NOTHING,
     "insert_row": "INSERT INTO {s}.job(owner,seq,id,kind,ver,data,attempts,crashes,started,"
-    "accepted_at,first_at,due_at,delay,errors,parked) SELECT %s::int8,%s::int8,%s::text::uuid,"
+    "accepted_at,first_at,due_at,delay,errors,parked,key,latest,stale) SELECT %s::int8,%s::int8,%s::text::uuid,"
     "%s::text,%s::int4,%s::text,%s::int4,%s::int4,%s::int4,%s::float8,%s::float8,%s::float8,"
-    "%s::float8,%s::text,%s::text WHERE EXISTS(SELECT FROM {s}.owner WHERE id=%s AND NOT dead) "
+    "%s::float8,%s::text,%s::text,%s::text,%s::int4,%s::int4 WHERE EXISTS(SELECT FROM {s}.owner WHERE id=%s AND NOT dead) "
     "ON CONFLICT DO NOTHING",
     "update": "UPDATE {s}.job j SET attempts=u.n,first_at=u.f,due_at=u.d,delay=u.w,errors=u.e,"
     "started=0 FROM unnest(%s,%s,%s,%s,%s,%s) u(s,n,f,d,w,e) WHERE j.owner=%s AND j.seq=u.s",
@@ -74,7 +83,12 @@ _TEXTS = {
     "holds": "SELECT 1 FROM {s}.job WHERE owner=%s AND seq=%s AND id=%s::text::uuid",
     "whereabouts": "SELECT seq FROM {s}.job WHERE owner=ANY(ARRAY(SELECT id FROM {s}.owner)) "
     "AND seq=ANY(%s)",
-    "take": _TAKE,
+    "take": _TAKE.replace("seq>%(after)s", "seq>%(after)s AND key IS NULL"),
+    "claim": _TAKE,
+    # All that have keys at once, so that one process has the whole line of each key.
+    "take_keyed": _TAKE.replace("seq>%(after)s", "key IS NOT NULL").replace(
+        "ORDER BY seq LIMIT %(most)s\n  FOR UPDATE SKIP LOCKED", "FOR UPDATE"
+    ),
     "take_parked": _TAKE.replace("seq>%(after)s", "seq>%(after)s AND kind=ANY(%(kinds)s)"),
     "mine": f"SELECT {JOB_COLUMNS} FROM {{s}}.job WHERE owner=%s AND NOT seq BETWEEN %s AND %s ORDER BY seq LIMIT 1000",
     "park": "UPDATE {s}.job SET owner=-1,parked=coalesce(%s::text,parked) WHERE owner=%s AND seq=%s",
@@ -86,16 +100,21 @@ _TEXTS = {
     "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[],%s::float8[])",
     # ---- dead letters
     "bury": "INSERT INTO {s}.dead AS d SELECT u.* FROM unnest(%(ids)s,%(kinds)s,%(vers)s,"
-    "%(datas)s,%(reasons)s,%(attempts)s,%(crashes)s,%(accepted)s,%(died)s,%(errors)s,%(sources)s) u "
+    "%(datas)s,%(reasons)s,%(attempts)s,%(crashes)s,%(accepted)s,%(died)s,%(errors)s,%(sources)s,"
+    "%(keys)s,%(latest)s,%(stale)s) u "
     "WHERE "
     + _ALIVE
     + " ON CONFLICT(id) DO UPDATE SET ver=excluded.ver,data=excluded.data,reason=excluded.reason,"
     "attempts=excluded.attempts,crashes=excluded.crashes,died_at=excluded.died_at,"
-    "errors=excluded.errors,source=excluded.source",
+    "errors=excluded.errors,source=excluded.source,key=excluded.key,latest=excluded.latest,"
+    "stale=excluded.stale",
+    "outdate": "UPDATE {s}.dead d SET stale=1 FROM unnest(%(keys)s,%(ids)s) u(k,i) "
+    "WHERE d.key=u.k AND d.id<u.i AND d.stale IS NULL AND " + _ALIVE,
     "buried": "SELECT encode(uuid_send(id),'hex') FROM {s}.dead WHERE id=ANY(%s)",
     "rerun": "WITH gone AS (DELETE FROM {s}.dead WHERE id=ANY(%s) RETURNING *) "
-    "INSERT INTO {s}.job(owner,id,kind,ver,data,accepted_at,errors) "
-    f"SELECT {FREE},id,kind,ver,data,accepted_at,errors FROM gone ORDER BY died_at,id",
+    "INSERT INTO {s}.job(owner,id,kind,ver,data,accepted_at,errors,key,latest,stale) "
+    f"SELECT {FREE},id,kind,ver,data,accepted_at,errors,key,latest,stale FROM gone "
+    "ORDER BY died_at,id",
     "discard": "DELETE FROM {s}.dead WHERE id=ANY(%s)",
     "discard_parked": "DELETE FROM {s}.job WHERE owner=-1 AND id=ANY(%s)",
     "edit": "UPDATE {s}.dead SET ver=%s,data=%s WHERE id=ANY(%s)",

@@ -172,7 +172,7 @@ class Taker:
 
     # ---- one lot
 
-    def _take_lot(
+    def _take_lot(  # noqa: C901  one source after the other
         self,
         connection: Connection,
         lane: PostgresLane,
@@ -192,8 +192,15 @@ class Taker:
                 # Told before any of them may end this process, too.
                 lane.inherit(crashes)
                 connection.execute(self._sql["inherit"], [crashes, lane.life])
-            rows = self._rows(connection, lane, source)
-            if len(rows) < LOT:
+            rows = self._rows(connection, lane, source, seen)
+            if source == PARKED:
+                if len(rows) < LOT:
+                    seen.add(str(source))
+            elif f"{source} keyed" not in seen:
+                seen.add(f"{source} keyed")
+                if not rows:
+                    return None  # it has none with keys; the others come next
+            elif len(rows) < LOT:
                 seen.add(str(source))
         if not rows:
             lane.inherit(0)
@@ -205,9 +212,11 @@ class Taker:
         lane.inherit(0)
         return taken
 
-    def _rows(self, connection: Connection, lane: PostgresLane, source: int) -> list[Any]:
+    def _rows(
+        self, connection: Connection, lane: PostgresLane, source: int, seen: set[str]
+    ) -> list[Any]:
         values: dict[str, Any] = {"me": lane.life, "lane": source, "after": -1, "most": LOT}
-        name = "take"
+        name = "take" if f"{source} keyed" in seen else "take_keyed"
         if source == PARKED:
             name, values["kinds"] = "take_parked", self._codec.kinds
             values["after"] = self._parked_after
@@ -275,7 +284,7 @@ class Taker:
         whole = began >= self._full_after
         after = -1 if whole else self._water
         values = {"me": lane.life, "lane": FREE, "after": after, "most": most}
-        rows = connection.execute(self._sql["take"], values).fetchall()
+        rows = connection.execute(self._sql["claim"], values).fetchall()
         if whole:
             # Over entries that no vacuum may remove yet this takes its time, and must not take
             # much of all time.
