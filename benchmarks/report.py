@@ -33,6 +33,7 @@ BENCHMARKS = (
     "postgres",
     "recovery",
     "importing",
+    "engines",
 )
 
 

@@ -1,7 +1,6 @@
 """RetryingExecutor: the public face of the pool in `_core`."""
 
 import inspect
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -25,18 +24,19 @@ from typing import (
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
 from retryexec._core.controlled import ControlledJob
+from retryexec._core.counts import snapshot, stats
 from retryexec._core.job import Job
 from retryexec._core.keys import checked_key, key_of
 from retryexec._core.map import results
 from retryexec._core.pool import Pool
 from retryexec._core.process import register
 from retryexec._core.retry_future import RetryFuture
-from retryexec._core.settings import JobSettings, Setup
+from retryexec._core.settings import JobSettings, Setup, cpu_count
 from retryexec._core.shutdown import after_shutdown
 from retryexec._core.steering import PendingJob, pending
 from retryexec._core.worker import Worker
 from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
-from retryexec._journal_api import JobJournal, JournalLink, Recovered
+from retryexec._journal_api import JobJournal, JournalLink, Recovered, checked_journal
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
 from retryexec._retriable import Retriable, runs_by_exec
 from retryexec._suggest import suggests_names
@@ -51,6 +51,7 @@ from retryexec._validate import (
 )
 
 if TYPE_CHECKING:
+    from retryexec.engines._engine import AttemptsOn
     from retryexec.guards import Guard
 
 P = ParamSpec("P")
@@ -88,6 +89,10 @@ class RetryingExecutor(Executor):
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
             jobs, before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
+        attempts_on: where attempts run, if not on the executor's own threads: one of
+            `retryexec.engines`, another Executor, or a callable that makes one. An attempt that is
+            away holds no thread here. As many are away as it has workers, and at most
+            *max_workers*, if that is given.
         journal: a `retryexec.journal.Journal`, where jobs survive the process. It is opened here,
             which takes over what dead processes have left, and closed when all jobs have ended.
         key: of the jobs that have the same key, one runs at a time. A hashable that they all have,
@@ -122,10 +127,12 @@ class RetryingExecutor(Executor):
         key: Callable[..., Hashable] | Hashable = None,
         keep: Keep = "all",
         guards: Iterable["Guard"] = (),
+        attempts_on: "AttemptsOn | None" = None,
     ) -> None:
+        most_away = max_workers
         if max_workers is None:
             # As ThreadPoolExecutor does.
-            max_workers = min(32, (_cpu_count() or 1) + 4)
+            max_workers = min(32, cpu_count() + 4)
         positional: tuple[object, ...] = (max_workers, thread_name_prefix)
         if any(isinstance(one, RetryPolicy) for one in positional):
             msg = "policy= is a keyword: RetryingExecutor(policy=RetryPolicy(...))"
@@ -143,6 +150,10 @@ class RetryingExecutor(Executor):
             exit_timeout=seconds_or_none("exit_timeout", exit_timeout),
             clock=engine_clock(clock),
         )
+        if attempts_on is not None:
+            from retryexec.engines._runner import runner_maker
+
+            setup = replace(setup, make_runner=runner_maker(attempts_on, most_away))
         self._whole: RetryingExecutor | None = None  # the executor that this is a view of
         self._policy = checked_policy(policy)
         self._on_retry = callable_or_none("on_retry", on_retry)
@@ -152,7 +163,7 @@ class RetryingExecutor(Executor):
         self._key = key if callable(key) else checked_key(key)
         self._latest = _is_latest(keep)
         self._guards = _checked_guards(guards)
-        self._link = None if journal is None else JournalLink(_checked_journal(journal))
+        self._link = None if journal is None else JournalLink(checked_journal(journal))
         self._move(Pool(setup))
         if self._link is not None:
             self._link.open()
@@ -366,7 +377,7 @@ class RetryingExecutor(Executor):
 
     def stats(self) -> Stats:
         """Return how many jobs are where, and what became of the others, at this moment."""
-        return self._pool.stats()
+        return stats(self._pool)
 
     def pending(self) -> list[PendingJob]:
         """Return the unfinished jobs: running, queued, held, and waiting ones, soonest due first.
@@ -407,7 +418,7 @@ class RetryingExecutor(Executor):
 
     @override
     def __repr__(self) -> str:
-        s = self._pool.snapshot()
+        s = snapshot(self._pool)
         return (
             f"<{type(self).__name__} {self._pool.setup.thread_name_prefix!r}: {s.queued} queued, "
             f"{s.running} running, {s.waiting} waiting, {s.succeeded} succeeded, "
@@ -428,19 +439,6 @@ def _checked_guards(guards: Any) -> "tuple[Guard, ...]":
     from retryexec.guards._guard import checked_guards  # here, since most programs have none
 
     return checked_guards(guards)
-
-
-def _checked_journal(value: Any) -> JobJournal:
-    if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
-        msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
-        raise TypeError(msg)
-    return value  # type: ignore[no-any-return]
-
-
-def _cpu_count() -> int | None:
-    # From 3.13 on the standard library asks for the CPUs of this process.
-    count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
-    return count_cpus()
 
 
 def _close_forgotten(reference: "weakref.ref[Pool]") -> None:

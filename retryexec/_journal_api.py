@@ -139,6 +139,14 @@ class JobJournal(Protocol):
         ...
 
 
+def checked_journal(value: Any) -> JobJournal:
+    """Return *value* if it is a journal; raise TypeError for anything else."""
+    if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
+        msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
+        raise TypeError(msg)
+    return value  # type: ignore[no-any-return]
+
+
 class Recovered:
     """The jobs that dead processes left in the journal, and an executor has taken over.
 
@@ -362,11 +370,10 @@ class JournalLink:
             give_up(job.settings.pool, job, error, StopReason.MOVED)
 
     def running(self) -> Iterator[JournalEntry]:
-        """Return the entries of the jobs that workers run."""
+        """Return the entries of the jobs that run, here or elsewhere."""
         assert self._pool is not None
-        for worker in self._pool.threads():
-            job = worker.job
-            if job is not None and job.entry is not None:
+        for job in self._pool.running():
+            if job.entry is not None:
                 yield job.entry
 
 

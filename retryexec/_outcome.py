@@ -23,6 +23,7 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
     SHUTDOWN = "shutdown"
     SUPERSEDED = "superseded"
+    CRASHED = "crashed"
     MOVED = "moved"
 
 

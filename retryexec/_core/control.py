@@ -39,11 +39,7 @@ class Control:
         """Put *job* in the place of one that it replaces; return False if there is none."""
         assert isinstance(job, ControlledJob)
         self.used = True
-        replaced = self.keys.enter_by_replacing(job)
-        if replaced is None:
-            return False
-        self._take_place(job, replaced)
-        return True
+        return self.keys.enter_by_replacing(job)
 
     def place(self, job: "AnyJob", due: float | None = None, *, taken_over: bool = False) -> None:
         """Put *job*, which is one of the unfinished, where it waits for its first attempt.
@@ -58,28 +54,33 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            replaced = self.keys.enter(job, taken_over=taken_over)
-            if replaced is job:
+            if not self.keys.enter(job, taken_over=taken_over):
                 self.supersede(job)
-            elif replaced is not None:
-                self._take_place(job, replaced)
+                newer = job.superseded_by
+                assert isinstance(newer, ControlledJob)
+                newer.end_late_followers()
             if job not in self.pool.unfinished:  # a shutdown has ended it before it was in its line
                 job.release_control()
 
     # ---- a newer job takes the place of another
 
-    def _take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+    def take_place(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
         """Let *job* wait where *replaced* did, which it has replaced in the line of their key.
 
         Where that was the queue, the worker that draws *replaced* goes on with *job*.
         """
+        self._pass_on(job, replaced)
+        # Last: after an interrupt a worker goes on with one that is still unfinished.
+        self.supersede(replaced)
+        job.end_late_followers()
+
+    def _pass_on(self, job: ControlledJob[Any], replaced: ControlledJob[Any]) -> None:
+        """Give *job* the place of *replaced* in the lines of guards, and in the due queue."""
         guarded = replaced.passage is not None
         if replaced.settings.guards == job.settings.guards:
             job.take_passage(replaced)
         else:
             replaced.settle_unused()
-        self.supersede(replaced)
-        job.end_late_followers()
         due = replaced.due
         waited = due is not None and self.pool.end_wait(replaced)
         if guarded:
@@ -98,8 +99,7 @@ class Control:
         """Let *job* wait until *due*, or what has replaced it meanwhile."""
         pool = self.pool
         while pool.timekeeper.ready():
-            if job.wait_until(due):
-                pool.timekeeper.schedule(job, due)
+            if pool.let_wait(job, due):
                 return
             if job.following is None:
                 return  # it has ended
@@ -107,14 +107,12 @@ class Control:
         pool.enqueue(job)
 
     def finish_replacing(self, job: ControlledJob[Any]) -> None:
-        """In a worker that has drawn the replaced *job*: do what an interrupt has left undone."""
+        """In a worker, do what an interrupt in the midst of replacing *job* has left undone."""
         job.finish_being_replaced()
         newer = job.superseded_by
         assert isinstance(newer, ControlledJob)
-        newer.end_late_followers()
         self.keys.finish_replacing(job)
-        job.settle_unused()
-        self.supersede(job)
+        self.take_place(newer, job)
 
     def supersede(self, job: ControlledJob[Any]) -> None:
         """Remove *job*, which a newer one has replaced, from the unfinished ones, and count it."""

@@ -187,9 +187,9 @@ class ControlledJob(Job[T]):
             return progress
 
     @override
-    def wait_until(self, due: float) -> bool:
+    def wait_until(self, due: float, add: Callable[[Job[T]], object]) -> bool:
         with self._lock:
-            return self.following is None and super().wait_until(due)
+            return self.following is None and super().wait_until(due, add)
 
     def postpone_turn(self, due: float) -> bool:
         """Let the job start no sooner than *due* once its turn comes; False if it is its turn."""
@@ -282,9 +282,7 @@ class ControlledJob(Job[T]):
 
     def end_as(self, target: "ControlledJob[Any]") -> None:
         """End as *target* has, which has replaced this job; callbacks are up to the caller."""
-        self.settings.pool.control.supersede(
-            self
-        )  # if an interrupt has kept another thread from it
+        self.settings.pool.control.supersede(self)  # if an interrupt has kept another from it
         if target.cancelled():
             self._end(CANCELLED_AND_NOTIFIED)
         else:

@@ -1,6 +1,7 @@
 """Followers: the futures of replaced jobs, which end as the job does that replaced them."""
 
 import weakref
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Followers:
                     job.run_callbacks()
                 except BaseException as error:
                     interrupt = interrupt or error
+                    if current_thread() is main_thread():
+                        continue  # it may have been struck: a worker calls this once more
                 # Only this one: another may have been added meanwhile.
                 self._refs.pop(ref, None)
                 self._kept.discard(job)

@@ -11,7 +11,7 @@ writes a state or takes a job's lock.
 Most jobs succeed at once. The others get a `JobProgress` when their first attempt fails.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -263,12 +263,21 @@ class Job(RetryFuture[T]):
         with self._lock:
             return self._state == PENDING
 
-    def wait_until(self, due: float) -> bool:
-        """Let the pending job wait until *due*; return False if it waits, or is not pending."""
+    def wait_until(self, due: float, add: Callable[["Job[T]"], object]) -> bool:
+        """Let the pending job wait until *due*; return False if it waits, or is not pending.
+
+        Args:
+            add: C code that adds it to the due queue. To an interrupt these two are one step.
+        """
         with self._lock:
             if self._state != PENDING or self.due is not None:
                 return False
-            self.due = due
+            try:
+                self.due = due
+                add(self)
+            except MemoryError:
+                self.due = None
+                raise
             return True
 
     def claim(self) -> None:

@@ -71,72 +71,95 @@ class Keys:
 
     # ---- in
 
-    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> "KeyedJob | None":
+    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> bool:
         """Put *job*, which is one of the unfinished, into the line of its key.
+
+        An interrupt may come between any two steps. Then *job* may stand behind one that follows
+        it; a worker that comes upon that one sees what it follows, and goes on from there.
 
         Args:
             taken_over: the job was accepted by another process, perhaps before those in the line.
 
         Returns:
-            the job that it has replaced, or *job* itself if a newer one has replaced it; None if
-            none has been replaced.
+            False if it is not in the line, because a newer one there has replaced it.
         """
-        replaced = None
-        while True:
-            line = job.line = self._line_of(job.key)
-            with line.lock:
-                if line.editing:
-                    self._append(line, job)
-                    return None
-                if line.dropped:
-                    self._drop(line)  # if an interrupt has kept another thread from it
-                    continue
-                line.editing = True
-                try:
-                    last = self._last_of(line)
-                    if last is None:
-                        line.head = job
-                    elif taken_over and self._is_outdated(job, last):
-                        replaced = job
-                    elif self._append_or_replace(line, last, job):
-                        replaced = last
-                finally:
-                    line.editing = False
-            if line.head in self._unfinished:
-                self._let_go(line)
-            else:
-                self.leave(job)  # the head has ended in the midst of this
-            return replaced
+        last, outdated = None, False
+        try:
+            while True:
+                line = job.line = self._line_of(job.key)
+                replaces = False
+                with line.lock:
+                    if line.editing:
+                        self._append(line, job)
+                        return True
+                    if line.dropped:
+                        self._drop(line)  # if an interrupt has kept another thread from it
+                        continue
+                    line.editing = True
+                    try:
+                        last = self._last_of(line)
+                        if last is None:
+                            line.head = job
+                        elif taken_over and self._is_outdated(job, last):
+                            outdated = True
+                        else:
+                            replaces = self._append_or_replace(line, last, job)
+                    finally:
+                        line.editing = False
+                if line.head in self._unfinished:
+                    self._let_go(line)
+                else:
+                    self.leave(job)  # the head has ended in the midst of this
+                if last is not None and replaces:
+                    self._control.take_place(job, last)
+                return not outdated
+        except BaseException:
+            self._after_interrupt(last)
+            raise
 
-    def enter_by_replacing(self, job: KeyedJob) -> "KeyedJob | None":
+    def enter_by_replacing(self, job: KeyedJob) -> bool:
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
 
         Unlike there, *job* becomes one of the unfinished here, and only if it replaces one.
+
+        Returns:
+            whether it has replaced one.
         """
         line = self._lines.get(self._hashed(job.key))
         if line is None or not job.latest:
-            return None
-        with line.lock:
-            if line.editing:
-                return None
-            line.editing = True
-            try:
-                last = None if line.dropped else self._last_of(line)
-                if last is None or not (last.latest and last.is_pending()):
-                    return None
-                job.line = line
-                self._unfinished.add(job)
-                if self._append_or_replace(line, last, job):
-                    return last
-                # An attempt of the last one has begun just now.
-                self._unfinished.discard(job)
-                self._control.parked.pop(job, None)
-                assert line.behind is not None
-                line.behind.remove(job)
-                job.line = None
-            finally:
-                line.editing = False
-        return None
+            return False
+        last = None
+        try:
+            with line.lock:
+                if line.editing:
+                    return False
+                line.editing = True
+                try:
+                    last = None if line.dropped else self._last_of(line)
+                    if last is None or not (last.latest and last.is_pending()):
+                        return False
+                    job.line = line
+                    self._unfinished.add(job)
+                    if not self._append_or_replace(line, last, job):
+                        # An attempt of the last one has begun just now.
+                        self._unfinished.discard(job)
+                        self._control.parked.pop(job, None)
+                        assert line.behind is not None
+                        line.behind.remove(job)
+                        job.line = None
+                        return False
+                finally:
+                    line.editing = False
+            self._control.take_place(job, last)
+        except BaseException:
+            self._after_interrupt(last)
+            raise
+        return True
+
+    def _after_interrupt(self, last: "KeyedJob | None") -> None:
+        """Let a worker finish replacing *last*, if that has begun."""
+        if last is not None:
+            self._control.pool.interrupted.append(last)
 
     def _line_of(self, key: Hashable) -> Line:
         """Return the line of *key*, which may be dropped before the caller has its lock."""
@@ -163,9 +186,6 @@ class Keys:
     def _append_or_replace(self, line: Line, last: KeyedJob, job: KeyedJob) -> bool:
         """Put *job* behind *last*, or in its place if that waits and may be replaced; lock held.
 
-        An interrupt may come between any two steps. Then *job* stands behind *last*, and a worker
-        that comes upon *last* sees that it has been replaced, and goes on from there.
-
         Returns:
             whether it has replaced *last*.
         """
@@ -187,7 +207,7 @@ class Keys:
         return True
 
     def finish_replacing(self, job: KeyedJob) -> None:
-        """Take the replaced *job* out of its line if an interrupt has left it there."""
+        """Take the replaced *job* out of its line, where an interrupt has left it at the head."""
         line = job.line
         if line is None or line.head is not job:
             return
@@ -195,10 +215,15 @@ class Keys:
             if line.head is job and not line.editing:
                 line.editing = True
                 try:
+                    goes_on = line.let_go is job
                     self._advance(line)
+                    if line.head is not None:
+                        line.head.not_before = job.not_before
+                        if goes_on:  # where *job* waits or is queued, that is for the newer one
+                            line.let_go = line.head
                 finally:
                     line.editing = False
-        self.leave(job)
+        self._let_go(line)
 
     def _last_of(self, line: Line) -> "KeyedJob | None":
         """Return the last job of *line* that has not ended; lock held."""
@@ -269,23 +294,35 @@ class Keys:
         """Queue the head of *line*, unless that has been done; twice does no harm."""
         pool = self._control.pool
         while (head := line.head) is not None and line.let_go is not head:
-            self._control.parked.pop(head, None)
-            due = head.not_before
-            if due is None or not pool.timekeeper.ready():
-                pool.enqueue(head)
-            else:
-                with line.lock:  # so that a newer job in its place finds the due time
-                    if line.head is not head:
-                        continue
-                    waits = head.due is None and head.wait_until(due)
-                if waits:
-                    pool.timekeeper.schedule(head, due)
-                else:
+            try:
+                self._control.parked.pop(head, None)
+                due = head.not_before
+                if due is None:
+                    # First, since a newer job that replaces it from now on has its place. Another
+                    # thread may do the same, or be at the next one: then that is queued twice.
+                    line.let_go = head
                     pool.enqueue(head)
-            # It may have ended by now, and another thread may have let the next one go; then this
-            # queues that one once more.
+                else:
+                    self._let_wait(line, head, due)
+            except BaseException:  # an interrupt: whoever resumes this does it once more
+                line.let_go = None
+                raise
+
+    def _let_wait(self, line: Line, head: KeyedJob, due: float) -> None:
+        """Let the *head* of *line* wait until *due*."""
+        pool = self._control.pool
+        keeper = pool.timekeeper
+        waits = keeper.ready()
+        with line.lock:  # so that a newer job in its place finds the due time
+            if line.head is not head:
+                return
             line.let_go = head
+            waits = waits and head.wait_until(due, keeper.add)
             head.not_before = None
+        if waits:
+            keeper.added(head, due)
+        else:
+            pool.enqueue(head)
 
     def hand_over(self, job: KeyedJob, due: float | None) -> bool:
         """Let the newer job of its key go in the place of *job*, whose attempt has failed.

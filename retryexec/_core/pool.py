@@ -10,7 +10,6 @@ shutdown or a fork has to end, and when the workers may exit.
 """
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures.thread import BrokenThreadPool
@@ -21,6 +20,7 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread
 from typing import Any, TypeAlias
 
+from retryexec._core.away import AwayQueue, AwayWorker, Runner
 from retryexec._core.control import Control
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job
@@ -31,7 +31,6 @@ from retryexec._core.steering import Steering
 from retryexec._core.timekeeper import Timekeeper
 from retryexec._core.worker import Worker
 from retryexec._errors import PendingLimitError, ShutdownError
-from retryexec._events import ShutdownReport, Stats
 from retryexec._exceptions import report
 from retryexec._outcome import name_of, summarize_names
 
@@ -62,9 +61,18 @@ class Pool:
         self.unfinished: set[AnyJob] = set()
         # Jobs ready to run. None is a sentinel: a worker that gets it resumes interrupted jobs and
         # checks whether to exit. A cancelled job stays here until a worker gets it, or a sweep.
-        self.queue: SimpleQueue[AnyJob | None] = SimpleQueue()
+        self.queue: SimpleQueue[AnyJob | None] | AwayQueue
         # Queues a sentinel. It is C code, so that an interrupt cannot keep it from being queued.
-        self.wake_worker: Callable[[], None] = partial(self.queue.put, None)
+        self.wake_worker: Callable[[], None]
+        # Where attempts run, if not on the workers.
+        self.runner: Runner | None = None
+        if setup.make_runner is None:
+            self.queue = queue = SimpleQueue[AnyJob | None]()
+            self.wake_worker = partial(queue.put, None)
+        else:
+            self.runner = runner = setup.make_runner()
+            self.queue = AwayQueue(runner.size(), runner.isolation)
+            self.wake_worker = self.queue.wake
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
         # them when it gets a sentinel. None stands for all that are unfinished.
         self.interrupted: deque[AnyJob | None] = deque()
@@ -75,8 +83,8 @@ class Pool:
         self.lock = RLock()
         self._workers: list[Worker] = []  # all that were started
         self.growing = True  # False once all workers have been started
-        self._cancelled = 0
-        self._abandoned = 0  # while pending; workers count those they ended themselves
+        self.cancelled = 0  # jobs that were
+        self.abandoned = 0  # while pending; workers count those they ended themselves
         # With max_pending: a thread that waits for room gets an item from here, and then checks.
         # One is put when a job has ended, if there is none yet; and by a thread that finds more
         # room than it needs, for the next thread.
@@ -137,14 +145,21 @@ class Pool:
 
     def enqueue(self, job: AnyJob, due: float | None = None) -> bool:
         """Queue the pending *job*, or let it wait until *due*; return whether it waits."""
-        if due is not None and self.timekeeper.ready() and job.wait_until(due):
-            self.timekeeper.schedule(job, due)
+        if due is not None and self.let_wait(job, due):
             return True
         self.queue.put(job)
         if self.growing:
             with self.lock:
                 self.grow()
         return False
+
+    def let_wait(self, job: AnyJob, due: float) -> bool:
+        """Let the pending *job* wait until *due*; return False if that cannot be."""
+        keeper = self.timekeeper
+        if not (keeper.ready() and job.wait_until(due, keeper.add)):
+            return False
+        keeper.added(job, due)
+        return True
 
     def end_wait(self, job: AnyJob) -> bool:
         """Take *job* out of the due queue; return False if it does not wait there."""
@@ -238,10 +253,11 @@ class Pool:
             what kept a worker from starting: the others do the work, more slowly.
         """
         most = self.setup.max_workers
-        while len(self._workers) < min(max(self._load(), at_least), most):
+        kind = Worker if self.runner is None else AwayWorker
+        while len(self._workers) < min(max(self._needed(), at_least), most):
             # Daemon threads if exit_timeout is set: the interpreter joins others without limit.
             daemon = self.setup.exit_timeout is not None
-            worker = Worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
+            worker = kind(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             try:
                 # Listed before it starts: a signal handler that submits in start() must count it.
                 self._workers.append(worker)
@@ -256,8 +272,15 @@ class Pool:
         self.growing = len(self._workers) < most
         return None
 
+    def _needed(self) -> int:
+        """Return how many workers are needed; lock held."""
+        if self.runner is None:
+            return self._load()
+        # Attempts that are away need none, and one is enough to send and receive them.
+        return bool(self.unfinished) + sum(worker.finishing for worker in self._workers)
+
     def _load(self) -> int:
-        """Return how many workers there is work for; lock held."""
+        """Return how many jobs do not wait, with those that still run callbacks; lock held."""
         finishing = sum(worker.finishing for worker in self._workers)
         held = len(self.control.parked) + len(self.steering.set_aside)
         return len(self.unfinished) - len(self.timekeeper) - held + finishing
@@ -312,9 +335,9 @@ class Pool:
                 if self.control.used and job.superseded_by is not None:
                     self.control.superseded += 1  # and cancelled just after that
                 elif job.cancelled():
-                    self._cancelled += 1
+                    self.cancelled += 1
                 else:
-                    self._abandoned += 1
+                    self.abandoned += 1
                 # There is no call between the count and this, so no interrupt comes in between.
                 self.unfinished.remove(job)
         if self.steering.set_aside:
@@ -343,6 +366,9 @@ class Pool:
         """
         size = self.queue.qsize()
         if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
+            return
+        if isinstance(self.queue, AwayQueue):
+            self.queue.sweep(self.unfinished)
             return
         items = islice(iter(self.queue.get_nowait, self), size)
         with self.lock, self.resuming(None), suppress(Empty):
@@ -381,6 +407,7 @@ class Pool:
             if len(resting) in (self._load(), self.setup.max_workers):
                 return None  # no job goes on before they wake up
             jobs = [w.job for w in self._workers if w.job is not None and w not in resting]
+        jobs += self.away()
         names = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         return f"{self.name} is running {summarize_names(names)}"
 
@@ -388,54 +415,16 @@ class Pool:
         """Look at the clock again."""
         self.timekeeper.recheck()
 
-    # ---- how things are
+    # ---- what runs
 
-    def stats(self) -> Stats:
-        """Return how many jobs are in which state, and how long one has waited at most."""
-        waiting = self.timekeeper.waiting()
-        held = sum(job.held_by is not None for job in waiting) if self.control.used else 0
-        since = (job.ensure_progress().failed_at for job in waiting if job.attempts or job.entry)
-        oldest = max(0.0, self.now() - min(since, default=math.inf))
-        return self.snapshot(oldest_wait=oldest, held_for_a_time=held)
+    def running(self) -> list[AnyJob]:
+        """Return the jobs that workers run, or have sent away."""
+        jobs = [job for worker in self.threads() if (job := worker.job) is not None]
+        return jobs + [job for job in self.away() if job not in jobs]
 
-    def snapshot(self, oldest_wait: float = 0.0, held_for_a_time: int = 0) -> Stats:
-        """Return how many jobs are in which state; quickly, without looking at each.
-
-        Jobs that a guard holds until a certain time count as waiting, but for so many of them.
-        """
-        with self.lock:
-            workers = self._workers
-            running = sum(worker.job in self.unfinished for worker in workers)
-            waiting = len(self.timekeeper)
-            held = len(self.control.parked) + len(self.steering.set_aside)
-            return Stats(
-                queued=max(0, len(self.unfinished) - running - waiting - held),
-                running=running,
-                waiting=max(0, waiting - held_for_a_time),
-                held=held + held_for_a_time,
-                succeeded=sum(worker.succeeded for worker in workers),
-                failed=sum(worker.failed for worker in workers) + self._all_abandoned(),
-                cancelled=self._cancelled,
-                superseded=self.control.superseded,
-                attempts=sum(worker.succeeded + worker.failures for worker in workers),
-                oldest_wait=oldest_wait,
-            )
-
-    def report(self) -> ShutdownReport:
-        """Return what became of all jobs."""
-        with self.lock:
-            abandoned = self._all_abandoned()
-            return ShutdownReport(
-                done=sum(worker.succeeded for worker in self._workers),
-                failed=sum(worker.failed for worker in self._workers),
-                cancelled=self._cancelled,
-                abandoned=abandoned,
-                superseded=self.control.superseded,
-                unfinished=len(self.unfinished),
-            )
-
-    def _all_abandoned(self) -> int:
-        return sum(worker.abandoned for worker in self._workers) + self._abandoned
+    def away(self) -> list[AnyJob]:
+        """Return the jobs of which an attempt runs elsewhere."""
+        return self.queue.away() if isinstance(self.queue, AwayQueue) else []
 
     # ---- fork
 

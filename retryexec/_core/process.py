@@ -41,6 +41,28 @@ def register(owner: object, pool: Pool, move: Move) -> None:
             pool.shutdown.close(_refuse)
 
 
+def finish_before_others() -> None:
+    """Finish pools at exit before whatever was registered for it until now ends what they need.
+
+    What was registered last comes first. The standard library's process pool, which is imported
+    after this module, would otherwise have been shut down when the jobs left need it.
+    """
+    global _first  # noqa: PLW0603  there is one list of such functions
+    with _lock, suppress(RuntimeError):  # the exit has begun
+        if _first is None or _registered_last() is not _first:
+            threading._register_atexit(_finish_pools)  # type: ignore[attr-defined]
+            _first = _registered_last()
+
+
+# Of the functions called at exit, ours, which comes first; None until `finish_before_others`.
+_first: object = None
+
+
+def _registered_last() -> object:
+    registered: list[object] = getattr(threading, "_threading_atexits", [])
+    return registered[-1] if registered else None
+
+
 def _refuse() -> Exception:
     return RuntimeError(EXIT_REFUSAL)
 
@@ -49,6 +71,8 @@ def _finish_pools() -> None:
     """Let all accepted jobs finish, before the interpreter exits."""
     global _exiting  # noqa: PLW0603  the process ends once
     with _lock:
+        if _exiting:
+            return  # it is registered more than once
         _exiting = True
         pools = list(_pools)
     for pool in pools:

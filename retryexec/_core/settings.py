@@ -1,5 +1,6 @@
 """What an executor has set: for its threads, and for the jobs submitted to it, or a view of it."""
 
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from retryexec._clock import EngineClock
 from retryexec._progress import Settings
 
 if TYPE_CHECKING:
+    from retryexec._core.away import Runner
     from retryexec._core.pool import Pool
     from retryexec._events import GiveUp, Retry, Success
     from retryexec._journal_api import JournalLink
@@ -48,3 +50,11 @@ class Setup:
     max_pending: int | None
     exit_timeout: float | None
     clock: EngineClock
+    make_runner: "Callable[[], Runner] | None" = None  # where attempts run, if not on workers
+
+
+def cpu_count() -> int:
+    """Return how many CPUs there are for this process, or how many there are."""
+    # From 3.13 on the standard library asks for the CPUs of this process.
+    count_cpus: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return count_cpus() or 1

@@ -12,6 +12,8 @@ from contextlib import suppress
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
+from retryexec._core.counts import report as report_on
+from retryexec._core.counts import snapshot
 from retryexec._core.job import Job
 from retryexec._core.signals import StartableThread
 from retryexec._core.worker import give_up
@@ -90,7 +92,7 @@ class Shutdown:
         elif timeout is not None:
             name = f"{pool.name}_shutdown"
             StartableThread(self._finish_alone, name=name, args=(deadline,)).start()
-        return pool.report()
+        return report_on(pool)
 
     def _finish(self, deadline: float) -> None:
         """Wait until the workers have exited; at *deadline*, let no further attempt start."""
@@ -105,7 +107,7 @@ class Shutdown:
         if not in_time:
             self.stop_attempts(self._abandon_unfinished)
             for worker in pool.threads():
-                if worker.job is None:  # the others' attempts run on
+                if worker.job is None and not pool.away():  # the others' attempts run on
                     worker.join()
             return
         for worker in pool.threads():
@@ -138,11 +140,13 @@ class Shutdown:
             raise
         finally:
             self._name_leftovers()
+            if self.silent and self._pool.runner is not None:
+                self._pool.runner.kill()
 
     def log_wait(self) -> None:
         """Log what an interrupted program waits for, if it waits for anything."""
         pool = self._pool
-        s = pool.snapshot()
+        s = snapshot(pool)
         if not pool.unfinished:
             return
         due_in = pool.next_due() - pool.now()
@@ -160,7 +164,7 @@ class Shutdown:
 
     def _name_leftovers(self) -> None:
         """Log the names of the jobs that the interpreter's exit abandons, in one line."""
-        jobs = [job for worker in self._pool.threads() if (job := worker.job) is not None]
+        jobs = self._pool.running()
         running = [name_of(what) for job in jobs if (what := job.submitted) is not None]
         if self._leftovers or running:
             timeout = self._pool.setup.exit_timeout
@@ -224,7 +228,9 @@ class Shutdown:
         """
         self.resume_interrupted()
         pool = self._pool
-        return pool.refusal is not None and (not pool.unfinished or self._pending_ended)
+        # Attempts that are away come back to a worker, so one stays until there are none.
+        others_have_it = self._pending_ended and pool.runner is None
+        return pool.refusal is not None and (not pool.unfinished or others_have_it)
 
     def resume_interrupted(self) -> None:
         """In a worker, go on with all jobs that an interrupt has stranded, whatever that raises."""
@@ -255,6 +261,7 @@ class Shutdown:
         pool = self._pool
         if self._end_pending is not None:
             self._end_pending(job)
+        pool.timekeeper.recheck()
         if not job.resume_end() and job in pool.unfinished:
             pool.queue.put(job)  # perhaps a second time, but Job.begin succeeds only once
 
@@ -269,6 +276,8 @@ class Shutdown:
                 pool.timekeeper.close()
             self._worker_exited.notify_all()
         if last:
+            if pool.runner is not None:
+                pool.runner.close()
             self._on_drained()
 
     def _on_drained(self) -> None:

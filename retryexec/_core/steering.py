@@ -107,7 +107,7 @@ class Steering:
         return job in self._seats
 
     def pass_on_seat(self, job: Job[Any], newer: Job[Any]) -> None:
-        """Let *newer*, which has replaced *job*, have its place among those set aside."""
+        """Let *newer* have the place of *job*, which it has replaced; lock held."""
         seat = self._seats.pop(job, None)
         if seat is not None:
             self._seats[newer], self.set_aside[seat] = seat, newer
@@ -137,18 +137,16 @@ class Steering:
             if isinstance(job, ControlledJob) and job.postpone_turn(due):
                 return True
             waited = pool.end_wait(job)
-            while pool.timekeeper.ready():
-                if job.wait_until(due):
-                    pool.timekeeper.schedule(job, due)
-                    self.give_up_seat(job)
-                    if isinstance(job, ControlledJob):
-                        job.leave_guards()
-                    return True
-                if not pool.end_wait(job):  # not put off by another thread meanwhile, either
-                    break
-            if waited:
-                pool.enqueue(job)  # it is being ended, or replaced
-        return False
+            while not pool.let_wait(job, due):
+                if not (pool.timekeeper.ready() and pool.end_wait(job)):
+                    if waited:
+                        pool.enqueue(job)  # it is being ended, or replaced
+                    return False
+                # Else it was put off by another thread meanwhile.
+            self.give_up_seat(job)
+            if isinstance(job, ControlledJob):
+                job.leave_guards()
+        return True
 
     def pause(self) -> None:
         """Let no attempt start until `resume`; nothing if the pool takes no more jobs."""

@@ -51,7 +51,8 @@ class Timekeeper(Generic[E]):
         # Notified when the thread sleeps longer than a new entry does, by recheck() and close().
         self._earlier = Condition(lock)
         self._queue: DueQueue[E] = DueQueue()
-        self._add = self._queue.add
+        self.add: Callable[[E], object] = self._queue.add
+        """Do the first part of `schedule`, in one call into C, which no interrupt divides."""
         self.discard: Callable[[E], bool] = self._queue.discard
         """Forget an entry; False if it is not waiting here. The lock must be held."""
         # Due, and not released yet. Only the thread writes here.
@@ -100,10 +101,14 @@ class Timekeeper(Generic[E]):
             False if close() came in between; then the entry is not kept.
         """
         try:
-            self._add(entry)
+            self.add(entry)
         except BaseException:
             entry.due = None  # there is no memory for it, so it does not wait here
             raise
+        return self.added(entry, due)
+
+    def added(self, entry: E, due: float) -> bool:
+        """Do the second part of `schedule`, after `add`."""
         # The entry is added before this look at the thread's sleep, and the thread writes until
         # when it sleeps before its last look into the queue: so one of the two sees the other.
         # (With the GIL; without it, that needs a lock in between, too.) Likewise with close().

@@ -115,6 +115,8 @@ class Worker(StartableThread):
             progress.begin(now)
         if settings.journal is not None:
             settings.journal.note_start(job)
+        if pool.runner is not None:
+            return self._send(job)
         call, args, kwargs = job.submitted, job.args, job.kwargs
         # A fresh copy for each attempt: what one sets, the next does not see.
         context = job.context.copy()
@@ -137,6 +139,10 @@ class Worker(StartableThread):
         finally:
             # A traceback keeps this frame alive, which must not keep the job alive.
             del job, progress, context, raised, value
+
+    def _send(self, job: Job[Any]) -> bool:
+        """Run the attempt elsewhere; an `AwayWorker` does."""
+        raise NotImplementedError
 
     def _instead_of(self, job: Job[Any]) -> bool:
         """Do what is to be done where no attempt of *job* can start; return False.

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from threading import current_thread, main_thread
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -193,7 +194,9 @@ class Passage:
                 return told
             msg = f"admit() returns None or the time to ask again (it returned {told!r})"
             raise TypeError(msg)
-        except Exception:
+        except BaseException as error:
+            if _is_interrupt(error):
+                raise
             report("%s failed to decide; the attempt goes past it", guard_name(guard))
             self._skipped.add(i)
             return None
@@ -211,8 +214,15 @@ class Passage:
 def _release(guard: Guard, request: AttemptRequest, outcome: Outcome | None) -> None:
     try:
         guard.release(request, outcome)
-    except Exception:
+    except BaseException as error:
+        if _is_interrupt(error):
+            raise
         report("%s failed to take back a permit", guard_name(guard))
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether a signal handler may have raised *error*, in the main thread."""
+    return not isinstance(error, Exception) and current_thread() is main_thread()
 
 
 def guard_name(guard: Guard) -> str:

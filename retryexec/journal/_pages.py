@@ -27,6 +27,7 @@ _USUAL_PAGE = 4096  # bytes
 _OTHERS = frozenset({2, 5, 10})  # pages that lead to others, and those of indexes
 _HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
 _LEAF_SHAPE = re.compile(rb"\x0d[\0-\x10].[\0-\x08].", re.DOTALL)
+_FEW, _SMALL = 50, 150  # rows that tell little about the others, and bytes of a small one
 _MOST_PAGES = 2**22  # a higher number is a flipped bit
 _MOST_TIMES = 64  # as many pages as are there; more is one, too
 
@@ -370,6 +371,8 @@ class _Rows:
         if not rows and any(unknown for _, unknown, _ in self._losses):
             return Found(rows, None)
         size = sorted(self._sizes)[len(self._sizes) // 50] if rows else 1  # of a small one
+        if len(rows) < _FEW:
+            size = min(size, _SMALL)
         lost = (max(0, bad + -(-unknown // size) - found) for bad, unknown, found in self._losses)
         return Found(rows, sum(lost))
 

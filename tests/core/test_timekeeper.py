@@ -252,13 +252,13 @@ def test_closed_before_the_first_delay_it_starts_no_thread(kept: Kept) -> None:
 
 def test_close_in_the_middle_of_schedule_leaves_no_entry_behind(kept: Kept) -> None:
     kept.schedule(5)
-    late, add = Thing(), kept.keeper._add
+    late, add = Thing(), kept.keeper.add
 
     def add_and_close(thing: Thing) -> None:
         kept.keeper.close()
         add(thing)
 
-    kept.keeper._add = add_and_close
+    kept.keeper.add = add_and_close
     assert not kept.schedule_one(late, 6)
     assert (late.due, len(kept.keeper)) == (None, 0)
 

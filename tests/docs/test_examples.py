@@ -146,6 +146,15 @@ def test_the_tests_that_the_documentation_shows_pass() -> None:
     assert "8 passed" in done.stdout
 
 
+@pytest.mark.parametrize("engine", ["processes", "dask"])
+def test_words_are_counted_though_a_process_is_killed(engine: str) -> None:
+    done = python(EXAMPLES / "count_words.py", engine)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ texts, \d+ words, and most of them are 'the': True", lines[0])
+    assert lines[1:] == ["killed: True", "attempts of each: [1]"]
+
+
 def test_sigterm_ends_the_process_after_its_jobs() -> None:
     command = [sys.executable, "-W", "error", str(EXAMPLES / "sigterm.py")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

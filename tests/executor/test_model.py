@@ -42,6 +42,7 @@ from retryexec import (
     ShutdownReport,
     StopReason,
 )
+from retryexec._core.counts import stats as stats_of
 from retryexec.testing import VirtualClock
 
 REFUSED = "refused"
@@ -448,7 +449,7 @@ class Jobs(RuleBasedStateMachine):
             return
         self.clock.advance(0)
         self.model.run_to(self.clock.now())
-        stats, model = self.pool.stats(), self.model
+        stats, model = stats_of(self.pool), self.model
         assert {
             state: getattr(stats, state)
             for state in ("queued", "running", "waiting", "succeeded", "failed", "cancelled")
@@ -513,7 +514,7 @@ class Jobs(RuleBasedStateMachine):
                 self.executor.shutdown()
                 self.executor = None
             else:
-                self.clock.run_until(lambda: self.pool.stats().running == 0 and not self.left())
+                self.clock.run_until(lambda: stats_of(self.pool).running == 0 and not self.left())
             self.model.run_to(math.inf)
             self.clock.advance(0)
             self.model.now = self.clock.now()
@@ -524,7 +525,7 @@ class Jobs(RuleBasedStateMachine):
             gc.enable()
 
     def left(self) -> int:
-        stats = self.pool.stats()
+        stats = stats_of(self.pool)
         return stats.queued + stats.waiting
 
     def nothing_is_left(self) -> None:

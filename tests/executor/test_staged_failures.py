@@ -369,7 +369,7 @@ def test_no_memory_to_schedule_a_job_fails_it_with_its_last_exception(
     executor: RetryingExecutor, clock: VirtualClock
 ) -> None:
     keeper = executor._pool.timekeeper
-    add, refused = keeper._add, threading.Event()
+    add, refused = keeper.add, threading.Event()
 
     def add_or_not(job: Any) -> None:
         if not refused.is_set():
@@ -377,7 +377,7 @@ def test_no_memory_to_schedule_a_job_fails_it_with_its_last_exception(
             raise MemoryError
         add(job)
 
-    keeper._add = add_or_not
+    keeper.add = add_or_not
     future = executor.submit(Fails(9, clock))
     assert isinstance(future.exception(10), Boom)
     stats = executor.stats()

@@ -104,22 +104,32 @@ def test_no_code_of_users_runs_under_the_lock() -> None:
     assert told == [None]
 
 
+class Gate:
+    """A lock that two threads take only once both are there."""
+
+    def __init__(self) -> None:
+        self.both = threading.Barrier(2, timeout=10)
+        self.passed = threading.local()
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not hasattr(self.passed, "once"):
+            self.passed.once = True
+            self.both.wait()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
 def test_a_key_that_two_threads_bring_at_once_has_one_state() -> None:
     """Both have found that nobody has asked for it; the second one to take the lock looks again."""
-    both = threading.Barrier(2, timeout=10)
-
-    class Key:
-        def __hash__(self) -> int:
-            both.wait()
-            return 7
-
-        def __eq__(self, other: object) -> bool:
-            return isinstance(other, Key)
-
-    asker = Asker(ConcurrencyLimit(1, key=lambda key: key))
+    guard: Any = ConcurrencyLimit(1, key=lambda key: key)
+    guard._lock = Gate()
+    asker = Asker(guard)
     told: list[float | None] = []
     threads = [
-        threading.Thread(target=lambda: told.append(asker.ask(asker.request(Key()))))
+        threading.Thread(target=lambda: told.append(asker.ask(asker.request("a"))))
         for _ in range(2)
     ]
     for thread in threads:

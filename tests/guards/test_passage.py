@@ -1,8 +1,10 @@
 """Passage: the guards are asked outermost first, and get back what was not used."""
 
+import asyncio
 import functools
 import logging
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -70,6 +72,17 @@ def test_what_an_outer_guard_holds_back_keeps_nobody_waiting_at_an_inner_one() -
     assert asker.woken == [other]
 
 
+def test_a_time_reserved_at_an_inner_guard_is_kept_meanwhile() -> None:
+    rate, clock = RateLimit(1), SetClock()
+    asker = Asker(rate, clock)
+    asker.ask()
+    way = passage(Noting("outer", [], None, 0.5), rate, clock=clock)
+    assert way.ask() == 1.0
+    assert way.ask() == 0.5  # asked early, and the outer guard says no
+    assert asker.ask() == 2.0
+    assert way.ask() == 1.0
+
+
 def test_a_second_settle_does_nothing() -> None:
     log: list[str] = []
     way = passage(Noting("a", log))
@@ -132,6 +145,31 @@ def test_an_interrupt_comes_out_and_everything_can_still_be_given_back() -> None
         way.ask()
     way.settle(None)
     assert Asker(limit).ask() is None
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_in_a_worker_whatever_a_guard_raises_lets_the_attempt_go(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Noting):
+        def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:  # noqa: ARG002
+            raise error
+
+    way = passage(Broken("broken", [], error()))
+    told: list[float | None] = [1.0]
+
+    def ask() -> None:
+        told[0] = way.ask()
+        way.settle(SUCCESS)
+
+    worker = threading.Thread(target=ask)
+    worker.start()
+    worker.join()
+    assert told == [None]
+    assert [record.message for record in caplog.records] == [
+        "broken failed to decide; the attempt goes past it",
+        "broken failed to take back a permit",
+    ]
 
 
 def test_a_guard_is_called_by_its_name_or_its_types() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from retryexec import (
     RetryPolicy,
     StopReason,
 )
+from retryexec._core.followers import Followers
 from retryexec.guards import ConcurrencyLimit
 from retryexec.journal import Journal, JournalError, MemoryJournal
 from retryexec.journal._job_table import JOBS as JOB_FORM
@@ -244,6 +246,30 @@ def test_an_older_job_from_another_file_does_not_replace_a_newer_one(directory: 
     assert [*directory.glob("*.db")] == []
 
 
+def test_an_older_job_ends_with_a_newer_one_that_ends_at_that_moment(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Store.gates["a", 2] = Gate()
+    journal = Journal(directory, jobs=STORES, poll=3600)
+    with RetryingExecutor(4, key=by_user, keep="latest", journal=journal) as executor:
+        other, _ = opened(directory, jobs=STORES)
+        other.accept(Store("a", 1), key="a", latest=True)
+        newer = executor.submit(Store("a", 2))
+        assert gate.reached()
+        crash(other)
+        add = Followers.add
+
+        def late(followers: Followers, job: Any) -> None:
+            gate.open()
+            assert newer.result(10) == 2
+            add(followers, job)
+
+        monkeypatch.setattr(Followers, "add", late)
+        assert journal.poll() == 1
+        assert executor.recovered.wait(10)
+    assert Store.ran == [("a", 2)]
+
+
 def test_guards_hold_for_recovered_jobs(directory: Path) -> None:
     journal, _ = opened(directory, jobs=STORES)
     for number in range(3):
@@ -317,10 +343,10 @@ def test_a_kill_at_any_moment_leaves_the_newest(tmp_path: Path) -> None:
 # ---- a newer job that could not be written down
 
 
-class FullDisk:
-    """Makes each insert of a lane fail while it is on."""
+class NoInserts:
+    """Makes each insert of a lane fail while it is on, with an error of SQLite's *code*."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
         from retryexec.journal import _file
 
         self.on = False
@@ -328,19 +354,20 @@ class FullDisk:
 
         def refuse(lane: Any, entries: Any) -> None:
             if self.on:
-                error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode = 13
+                error = sqlite3.OperationalError("not now")
+                error.sqlite_errorcode = code
                 raise error
             insert(lane, entries)
 
         monkeypatch.setattr(_file.JournalFile, "_insert", refuse)
 
 
+@pytest.mark.parametrize("code", [13, 19], ids=["full disk", "one bad row"])
 @pytest.mark.parametrize("end", ["crash", "success", "death"])
 def test_the_older_job_stays_on_disk_while_the_newer_one_is_refused(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    directory: Path, monkeypatch: pytest.MonkeyPatch, end: str, code: int
 ) -> None:
-    disk = FullDisk(monkeypatch)
+    disk = NoInserts(monkeypatch, code)
     gate = Store.gates["a", 0] = Gate()
     policy = RetryPolicy.never()
     if end == "death":
@@ -354,7 +381,11 @@ def test_the_older_job_stays_on_disk_while_the_newer_one_is_refused(
     executor.submit(Store("a", 1))
     assert journal.flush(10)
     disk.on = True
+    assert journal.engine is not None
+    both_queued = threading.Event()  # so that they are in one batch
+    journal.engine.writer.command(both_queued.wait)
     newer = executor.submit(Store("a", 2))
+    both_queued.set()
     with pytest.raises(JournalError):
         newer.accepted.result(10)
     assert journal.flush(10)

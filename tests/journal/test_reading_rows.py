@@ -25,11 +25,7 @@ FRESH = (
     0,
     0,
     NOW - 5,
-    None,
-    None,
-    None,
-    None,
-    None,
+    *[None] * 8,
 )
 CODEC = Codec({"save": Save}, max_bytes=1000)
 ODD: list[Any] = [

@@ -6,7 +6,14 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, as_completed, wait
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +61,7 @@ from retryexec import (
     retry_async,
     retrying,
 )
+from retryexec.engines import Engine, dask, interpreters, processes
 from retryexec.journal import DeadLetter, Inspector, Journal, JournalStats, MemoryJournal
 from retryexec.testing import InstantClock, VirtualClock
 
@@ -415,3 +423,14 @@ assert_type(retry(lambda: 1, guards=[RateLimit(5)]), int)
 state: str = CircuitBreaker().state
 RateLimit("fast")  # type: ignore[arg-type]
 retrying(guards=guards)(double)
+
+# ---- engines
+
+assert_type(processes(2, mp_context="spawn", max_crashes=1), Engine)
+assert_type(interpreters(2), Engine)
+assert_type(dask("tcp://127.0.0.1:8786"), Engine)
+RetryingExecutor(attempts_on=processes())
+RetryingExecutor(attempts_on=ThreadPoolExecutor(2))
+RetryingExecutor(attempts_on=ProcessPoolExecutor)
+RetryingExecutor(attempts_on=lambda: ProcessPoolExecutor(2))
+RetryingExecutor(attempts_on="processes")  # type: ignore[arg-type]
