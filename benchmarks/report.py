@@ -27,6 +27,7 @@ BENCHMARKS = (
     "waiting",
     "lateness",
     "memory",
+    "after_failures",
     "cancelling",
     "mixed",
     "journal",
@@ -34,6 +35,7 @@ BENCHMARKS = (
     "recovery",
     "importing",
     "engines",
+    "keys",
 )
 
 

@@ -11,6 +11,7 @@ from retryexec.cli.journal_arguments import DESCRIBED, add_actions
 from retryexec.cli.options import (
     Parser,
     backoff,
+    breaker,
     count,
     count_or_none,
     delimiter,
@@ -18,6 +19,7 @@ from retryexec.cli.options import (
     did_you_mean,
     duration_or_none,
     encoding,
+    field_names,
     rate,
 )
 
@@ -222,10 +224,41 @@ def _add_run(run: Parser, *, as_written: bool) -> None:
         f"are more (default: {_MAX_PENDING})",
     )
     add(
+        "--key",
+        type=field_names,
+        metavar="FIELD[,FIELD]",
+        help="of the records that have the same values there, run one at a time, in their order; "
+        "a record with empty ones has no key",
+    )
+    add(
+        "--keep",
+        choices=["all", "latest"],
+        default="all",
+        help="with --key: latest lets a record replace an earlier one of its key that waits, which "
+        "then counts as superseded (default: all)",
+    )
+    add(
         "--rate",
         type=rate,
+        metavar="N[/UNIT]",
+        help="start at most so many attempts per second, as 100/s, or per min, h or d, as 5/min; "
+        "retries included",
+    )
+    add(
+        "--concurrency",
+        type=count,
         metavar="N",
-        help="start at most so many attempts per second, retries included",
+        help="run at most so many attempts at a time (default: as many as there are workers)",
+    )
+    add(
+        "--breaker",
+        type=breaker,
+        nargs="?",
+        const="default" if as_written else {},
+        metavar="TERMS",
+        help="start no attempts for a while once most of the latest ones have failed. TERMS are "
+        "the share of failures, and by name: failure_rate=0.5, minimum_attempts=20, window=60s, "
+        "open_for=30s, probes=1 are the defaults; as in --breaker 0.8,open_for=10s",
     )
     add("--limit", type=count, metavar="N", help="run at most so many records, and leave the rest")
     add(

@@ -27,6 +27,9 @@ MOST_DEATHS = 3
 CRASHES = "crashes"
 """The reason of a record that has failed by that."""
 
+SUPERSEDED = "superseded"
+"""The reason of a record that is settled, since a later one of its key has replaced it."""
+
 _APPLICATION = 0x72747863  # "rtxc"
 _VERSION = 1
 # line: where the record begins in INPUT. state: one of those below. deaths: processes that died
@@ -212,23 +215,29 @@ class Checkpoint:
         failed = FailedRecord(reason, attempts, error, line) if state == _FAILED else None
         return Before(done=state == _DONE, failed=failed, deaths=deaths)
 
-    def finished(self) -> tuple[Counter[int], int, Counter[str], list[tuple[float, int, int]]]:
+    def finished(
+        self,
+    ) -> tuple[Counter[int], int, Counter[str], list[tuple[float, int, int]], int]:
         """Return what `RunStats.restore` takes: all that earlier processes have finished."""
         query = self._sql.execute
         done = query(
-            "SELECT attempts,count(*) FROM record WHERE state=? GROUP BY 1", (_DONE,)
+            "SELECT attempts,count(*) FROM record WHERE state=? AND reason IS NULL GROUP BY 1",
+            (_DONE,),
         ).fetchall()
+        (superseded,) = query(
+            "SELECT count(*) FROM record WHERE state=? AND reason=?", (_DONE, SUPERSEDED)
+        ).fetchone()
         errors = query(
             "SELECT coalesce(error,reason),count(*) FROM record WHERE state=? GROUP BY 1",
             (_FAILED,),
         ).fetchall()
         slowest = query(
-            "SELECT seconds,line,attempts FROM record WHERE state IN (?,?) "
+            "SELECT seconds,line,attempts FROM record WHERE state IN (?,?) AND attempts>0 "
             "ORDER BY seconds DESC LIMIT 5",
             (_DONE, _FAILED),
         ).fetchall()
         by_error = Counter(dict(errors))
-        return Counter(dict(done)), by_error.total(), by_error, slowest
+        return Counter(dict(done)), by_error.total(), by_error, slowest, superseded
 
     # ---- what happens
 
@@ -243,6 +252,10 @@ class Checkpoint:
     def mark_done(self, line: int, attempts: int, seconds: float) -> None:
         """Write that the record has succeeded."""
         self._write((line, _DONE, attempts, seconds, None, None))
+
+    def mark_superseded(self, line: int, attempts: int) -> None:
+        """Write that a later record of its key stands for the record, and has ended."""
+        self._write((line, _DONE, attempts, 0.0, SUPERSEDED, None))
 
     def mark_failed(self, failed: FailedRecord, seconds: float) -> None:
         """Write that the record has failed for good."""

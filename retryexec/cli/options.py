@@ -117,16 +117,83 @@ def count_or_none(text: str) -> int | None:
     return None if _means_none(text) else count(text)
 
 
-def rate(text: str) -> float:
-    """Return *text* as a number above 0, of starts per second; raise UsageError otherwise."""
+def rate(text: str) -> tuple[float, float]:
+    """Return *text*, such as ``20``, ``100/s`` or ``5/min``, as a number and its span in seconds.
+
+    Raises:
+        UsageError: it is not a number above 0, alone or with a unit.
+    """
+    number, slash, unit = (part.strip().lower() for part in text.partition("/"))
     try:
-        number = float(text)
+        starts = float(number)
     except ValueError:
-        number = 0.0
-    if not 0.0 < number < math.inf:
-        msg = f"{text!r} is not a rate: a number above 0, of starts per second, as 20 or 0.5"
+        starts = 0.0
+    span = _RATE_UNITS.get(unit) if slash else 1.0
+    if not 0.0 < starts < math.inf or span is None:
+        msg = (
+            f"{text!r} is not a rate: a number above 0, of starts per second, as 20 or 0.5; or "
+            "with a unit, as 100/s, 5/min or 1000/h"
+        )
         raise UsageError(msg)
-    return number
+    return starts, span
+
+
+def field_names(text: str) -> tuple[str, ...]:
+    """Return the names in *text*, which commas separate; raise UsageError if one is missing."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        msg = f"{text!r} does not name fields: one, or several with commas between, as user,kind"
+        raise UsageError(msg)
+    return names
+
+
+def breaker(text: str) -> dict[str, Any]:
+    """Return the terms of a circuit breaker that *text* gives: ``default``, ``0.8,open_for=10s``.
+
+    Raises:
+        UsageError: it takes no such terms.
+    """
+    from retryexec.guards import CircuitBreaker  # here, since `plan` has none
+
+    terms: dict[str, Any] = {}
+    try:
+        for item in () if text.strip().lower() in {"default", ""} else text.split(","):
+            name, equals, value = (part.strip() for part in item.partition("="))
+            if not equals:
+                name, value = "failure_rate", name
+            found = [term for term in _BREAKER if term.startswith(name.replace("-", "_"))]
+            if len(found) != 1 or not name or found[0] in terms:
+                several = "given twice" if found and found[0] in terms else "not one of its terms"
+                msg = f"{name!r} is {several}: {', '.join(_BREAKER)}"
+                raise UsageError(msg)
+            terms[found[0]] = _BREAKER[found[0]](value)
+        CircuitBreaker(**terms)
+    except (UsageError, TypeError, ValueError) as error:
+        msg = (
+            f"{text!r} is not a breaker ({error}); expected default, or terms as "
+            "0.8,minimum_attempts=50,open_for=10s"
+        )
+        raise UsageError(msg) from error
+    return terms
+
+
+def _share(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+_RATE_UNITS = {
+    **dict.fromkeys(("s", "sec"), 1.0),
+    **dict.fromkeys(("m", "min"), 60.0),
+    **dict.fromkeys(("h", "hour"), 3600.0),
+    **dict.fromkeys(("d", "day"), 86400.0),
+}
+_BREAKER: dict[str, Callable[[str], Any]] = {
+    "failure_rate": _share,
+    "minimum_attempts": count,
+    "window": duration,
+    "open_for": duration,
+    "probes": count,
+}
 
 
 def _means_none(text: str) -> bool:

@@ -1,7 +1,7 @@
 """From record to outcome: jobs are submitted, and what becomes of each is accounted for."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, cast
@@ -36,7 +36,9 @@ class Pipeline:
         reader: gives the records.
         strict: whether a bad record ends the reading.
         limit: how many records to run at most; None for all.
-        rate: the most attempts that start per second; None for no limit.
+        key: gives a record its key; None for one without.
+        latest: whether a record replaces an earlier one of its key that waits.
+        ahead: how many records to submit ahead of those that have started; None for few.
         stats: counts the outcomes.
         say: tells people what goes wrong.
         workers: how many attempts run at a time.
@@ -54,7 +56,9 @@ class Pipeline:
         say: Callable[[str], None],
         strict: bool = False,
         limit: int | None = None,
-        rate: float | None = None,
+        key: Callable[[Record], Hashable] = lambda _: None,
+        latest: bool = False,
+        ahead: int | None = None,
         workers: int = 1,
         failures: FailuresFile | None = None,
         checkpoint: Checkpoint | None = None,
@@ -67,12 +71,15 @@ class Pipeline:
         self._say = say
         self._failures = failures
         self._checkpoint = checkpoint
-        self._admission = Admission(workers, rate)
+        self._key = key
+        self._admission = Admission(workers, ahead)
         self._noted = False  # whether somebody was told of unknown names
         self._hinted = False  # whether somebody was told of other encodings
-        # Guards the four below, and is released before anything is done.
+        # Guards the five below, and is released before anything is done.
         self._lock = threading.Lock()
         self._outstanding: set[Work] = set()  # submitted, not resolved
+        # Of these, by key, in their order, if the latest one of a key may stand for the others.
+        self._of_key: dict[Hashable, list[Work]] | None = {} if latest else None
         self._accounting = 0  # resolved, and about to be counted and written down
         self._reading = True
         self._stopping = False
@@ -210,7 +217,7 @@ class Pipeline:
             if before.done or before.failed is not None:
                 return False
             suspect = before.deaths >= MOST_DEATHS - 1
-        work = Work(record, self._admission, self._checkpoint)
+        work = Work(record, self._admission, self._checkpoint, self._key(record))
         # One more death would be its last: it runs alone, so that no other is blamed along with
         # it. Not earlier, since many records would wait after a mere kill.
         self._admission.wait_for_turn(alone=suspect)
@@ -233,6 +240,8 @@ class Pipeline:
         if not self._stopping:
             with self._lock:
                 self._outstanding.add(work)
+                if self._of_key is not None and work.key is not None:
+                    self._of_key.setdefault(work.key, []).append(work)
             try:
                 future = executor.submit(work)  # waits while the executor is full
             except RuntimeError:
@@ -241,6 +250,7 @@ class Pipeline:
                 if not self._stopping:
                     raise
             else:
+                work.future = future
                 future.add_done_callback(partial(self._ended, work))
                 return
         self._leave(work, StopReason.SHUTDOWN, None)
@@ -251,18 +261,47 @@ class Pipeline:
         with self._lock:
             if work not in self._outstanding:
                 return  # abandoned: it has been written down
-            self._outstanding.discard(work)
-            self._accounting += 1
-        if not work.attempts:
-            self._admission.drop()
+            # Those for which this one stands come first. If the process dies in between, this one
+            # runs again; else the next process would run an earlier one after it.
+            ended = [*self._superseded_by(work, future), work]
+            self._outstanding.difference_update(ended)
+            self._accounting += len(ended)
         try:
-            self._account(work, cast("RetryFuture[Any]", future))
+            for each in ended:
+                if not each.attempts:
+                    self._admission.drop()
+                if each is work and work.future is not None and work.future.superseded_by is None:
+                    self._account(work, cast("RetryFuture[Any]", future))
+                else:
+                    self._account_superseded(each, cast("RetryFuture[Any]", future))
         except Exception as error:
             self.error = describe(error)
         finally:
             with self._lock:
-                self._accounting -= 1
+                self._accounting -= len(ended)
                 self._finish_if_all_is_done()
+
+    def _superseded_by(self, work: Work, future: Future[Any]) -> list[Work]:
+        """With _lock held: return the records for which *work*, which has ended, stands."""
+        if self._of_key is None or work.key is None:
+            return []
+        of_key = self._of_key.get(work.key, [])
+        ended = [w for w in of_key if w.future is not None and w.future.superseded_by is future]
+        of_key[:] = [w for w in of_key if w is not work and w not in ended]
+        if not of_key:
+            self._of_key.pop(work.key, None)
+        return [w for w in ended if w in self._outstanding]
+
+    def _account_superseded(self, work: Work, future: RetryFuture[Any]) -> None:
+        """Account for a record for which a later one stands, whose *future* has ended."""
+        if future.stop_reason is StopReason.SHUTDOWN or isinstance(
+            future.exception(), ShutdownError
+        ):
+            self._leave(work, StopReason.SHUTDOWN, None)
+            return
+        if self._checkpoint is not None:
+            self._checkpoint.mark_superseded(work.record.line, work.attempts)
+        self._stats.count_superseded()
 
     def _account(self, work: Work, future: RetryFuture[Any]) -> None:
         line, attempts, seconds = work.record.line, future.attempts, work.seconds

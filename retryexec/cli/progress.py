@@ -30,6 +30,8 @@ class Snapshot:
             included.
         failed: of these, the ones that failed for good or were bad.
         running, waiting: jobs in an attempt, and between two.
+        held: jobs that their key or a guard holds back.
+        held_by: what holds them, and how many, commonest first.
         total: how many records there are in all; None if nobody knows.
         exact: whether all of them have been counted; else *total* is an estimate.
         last_error: the latest error of any attempt; None before the first.
@@ -40,6 +42,8 @@ class Snapshot:
     failed: int = 0
     running: int = 0
     waiting: int = 0
+    held: int = 0
+    held_by: tuple[tuple[str, int], ...] = ()
     total: int | None = None
     exact: bool = True
     last_error: str | None = None
@@ -51,6 +55,12 @@ class Snapshot:
             return 0
         ended = self.exact and self.done >= self.total
         return 100 if ended else min(99, round(100 * self.done / self.total))
+
+    @property
+    def holds(self) -> str:
+        """How many are held, and by what: ``12 held (key 10, CircuitBreaker 2)``."""
+        by = ", ".join(f"{name} {jobs:,}" for name, jobs in self.held_by)
+        return f"{self.held:,} held ({by})" if by else f"{self.held:,} held"
 
     @property
     def counts(self) -> str:
@@ -106,7 +116,7 @@ class Plain(Display):
             last = f", last error: {now.last_error}" if now.last_error else ""
             self.say(
                 f"{now.counts}, {now.running:,} running, {now.waiting:,} waiting, "
-                f"{now.failed:,} failed, {self._rate}{last}"
+                f"{f'{now.holds}, ' if now.held else ''}{now.failed:,} failed, {self._rate}{last}"
             )
             self._told = now
 
@@ -172,6 +182,7 @@ class _Lines(Progress):
                 Text(now.counts, style="green"),
                 Text(f"{now.running:,} running"),
                 Text(f"{now.waiting:,} waiting", style="yellow" if now.waiting else "dim"),
+                *([Text(now.holds, style="yellow")] if now.held else ()),
                 Text(f"{now.failed:,} failed", style="red" if now.failed else "dim"),
             )
         )

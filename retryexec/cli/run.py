@@ -4,19 +4,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
+from operator import attrgetter
 
 from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.cli.checkpoint import Checkpoint, identify
 from retryexec.cli.csv_records import csv_records
+from retryexec.cli.holds import Holds, guards_of, key_of_record
 from retryexec.cli.jsonl import FailuresFile, jsonl_records
 from retryexec.cli.options import UsageError, exception_type
 from retryexec.cli.output import clean, counted, describe, format_time, show
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Display, Snapshot, for_terminal
-from retryexec.cli.records import BadRecord, BlankRow, Reader, RecordType
+from retryexec.cli.records import BadRecord, BlankRow, Reader, Record, RecordType
 from retryexec.cli.run_options import RunOptions, short
 from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
 from retryexec.cli.source import Source, check_apart, open_source, unreadable
@@ -38,6 +40,7 @@ def run(options: RunOptions) -> int:
         raise UsageError(msg)
     cls = load(options.target)
     kind = RecordType(cls, forbid_unknown=options.forbid_unknown)
+    key = key_of_record(options, kind.names)
     # After TARGET, whose own exceptions can be meant.
     types = tuple(exception_type(name) for name in options.retry_on)
     policy = RetryPolicy(
@@ -93,6 +96,7 @@ def run(options: RunOptions) -> int:
             failures=failures,
             checkpoint=checkpoint,
             total=total,
+            key=key,
         )
         return work.to_the_end()
 
@@ -155,6 +159,7 @@ class _Run:
         failures: FailuresFile | None,
         checkpoint: Checkpoint | None,
         total: int | None,
+        key: Callable[[Record], Hashable],
     ) -> None:
         self._options = options
         self._source = source
@@ -163,6 +168,7 @@ class _Run:
         self._checkpoint = checkpoint
         self._total = total
         self._stats = RunStats()
+        held = options.key or options.concurrency or options.breaker is not None
         self._pipeline = Pipeline(
             source.name,
             reader,
@@ -170,7 +176,10 @@ class _Run:
             say=display.say,
             strict=options.strict,
             limit=options.limit,
-            rate=options.rate,
+            key=key,
+            latest=options.keep == "latest",
+            # A key or a guard may hold many records, and others should go on meanwhile.
+            ahead=1 if options.rate and not options.key else options.max_pending if held else None,
             workers=options.workers or min(32, (os.cpu_count() or 1) + 4),  # the executor's own
             failures=failures,
             checkpoint=checkpoint,
@@ -190,7 +199,11 @@ class _Run:
             policy=policy,
             max_pending=options.max_pending,
             on_retry=self._pipeline.retried,
+            key=attrgetter("key") if options.key else None,
+            keep=options.keep,
+            guards=guards_of(options),
         )
+        self._holds = Holds(self._executor)
 
     def to_the_end(self) -> int:
         """Run all there is to run, tell about it, and return the exit status."""
@@ -279,6 +292,8 @@ class _Run:
             failed=failed,
             running=executor.running,
             waiting=executor.waiting,
+            held=executor.held,
+            held_by=self._holds.look(executor.held),
             total=total,
             exact=exact,
             last_error=last_error,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from retryexec import Backoff
 
@@ -35,7 +35,11 @@ class RunOptions:
     backoff: Backoff
     retry_on: tuple[str, ...]
     max_pending: int
-    rate: float | None
+    key: tuple[str, ...] | None
+    keep: Literal["all", "latest"]
+    rate: tuple[float, float] | None
+    concurrency: int | None
+    breaker: dict[str, Any] | None
     limit: int | None
     failures: Path | None
     checkpoint: Path | None

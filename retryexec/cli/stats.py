@@ -48,6 +48,7 @@ class Totals:
     Attributes:
         succeeded: at which attempt (from 1) how many jobs succeeded.
         failed: jobs that failed for good.
+        superseded: records that a later one of their key has replaced.
         bad: records that made no job.
         blank: rows of nothing but delimiters, which are not records.
         unstarted: records read whose job never started.
@@ -60,6 +61,7 @@ class Totals:
 
     succeeded: Counter[int] = field(default_factory=Counter)
     failed: int = 0
+    superseded: int = 0
     bad: int = 0
     blank: int = 0
     unstarted: int = 0
@@ -72,7 +74,12 @@ class Totals:
     @property
     def records(self) -> int:
         """How many records have met their end."""
-        return self.succeeded.total() + self.failed + self.bad + self.left
+        return self.settled + self.failed + self.bad + self.left
+
+    @property
+    def settled(self) -> int:
+        """How many records have succeeded, or need not any more."""
+        return self.succeeded.total() + self.superseded
 
     @property
     def left(self) -> int:
@@ -81,8 +88,8 @@ class Totals:
 
     @property
     def all_succeeded(self) -> bool:
-        """Whether every record so far has succeeded."""
-        return self.records == self.succeeded.total()
+        """Whether every record so far has succeeded, or a later one of its key stands for it."""
+        return self.records == self.settled
 
 
 class RunStats:
@@ -100,13 +107,15 @@ class RunStats:
         failed: int,
         errors: Counter[str],
         slowest: list[tuple[float, int, int]],
+        superseded: int = 0,
     ) -> None:
         """Begin with what earlier processes have finished."""
         with self._lock:
             totals = self._totals
             totals.succeeded += succeeded
             totals.failed += failed
-            totals.before = succeeded.total() + failed
+            totals.superseded += superseded
+            totals.before = succeeded.total() + failed + superseded
             for error, jobs in errors.items():
                 self._count_error(error, jobs)
             totals.last_error = None
@@ -125,6 +134,11 @@ class RunStats:
             self._totals.failed += 1
             self._count_error(error)
             self._keep_slowest(line, attempts, seconds)
+
+    def count_superseded(self) -> None:
+        """Count a record that a later one of its key has replaced."""
+        with self._lock:
+            self._totals.superseded += 1
 
     def count_left(self, attempts: int) -> None:
         """Count a job that was stopped after *attempts* attempts, none of them its last."""
@@ -205,6 +219,8 @@ def headline(totals: Totals, seconds: float) -> str:
     parts = [f"{totals.succeeded.total():,} succeeded"]
     if totals.failed:
         parts.append(f"{totals.failed:,} failed")
+    if totals.superseded:
+        parts.append(f"{totals.superseded:,} superseded")
     if totals.bad:
         parts.append(f"{totals.bad:,} bad")
     if totals.unfinished:

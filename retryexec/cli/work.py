@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Hashable
 from typing import Any
 
-from retryexec import PermanentError
+from retryexec import PermanentError, RetryFuture
 from retryexec.cli.checkpoint import Checkpoint
 from retryexec.cli.records import Record
 
@@ -17,19 +17,18 @@ class Admission:
     ahead of the workers, however many may be in memory.
 
     Args:
+        ahead: how many records may be submitted whose first attempt has not begun; by default
+            as many as keep all *workers* busy.
         workers: how many attempts run at a time.
-        rate: the most attempts that start per second; None for no limit.
     """
 
-    def __init__(self, workers: int, rate: float | None = None) -> None:
-        self._interval = 1.0 / rate if rate else 0.0
-        self._ahead = 1 if rate else 2 * workers  # so that none of them has to wait for the reader
-        # Guards the four below. Notified when few records are ahead, when nothing runs any
+    def __init__(self, workers: int, ahead: int | None = None) -> None:
+        self._ahead = ahead or 2 * workers  # so that none of them has to wait for the reader
+        # Guards the three below. Notified when few records are ahead, when nothing runs any
         # more, and by stop().
         self._changed = threading.Condition()
         self._fresh = 0  # submitted, and their first attempt has not begun
         self._running = 0
-        self._next_start = 0.0
         self._stopped = False
 
     def wait_for_turn(self, *, alone: bool) -> None:
@@ -39,8 +38,6 @@ class Admission:
                 busy = self._fresh or self._running
                 if self._fresh >= self._ahead or (alone and busy):
                     self._changed.wait()
-                elif (seconds := self._next_start - time.monotonic()) > 0.0:
-                    self._changed.wait(seconds)
                 else:
                     break
             self._fresh += 1
@@ -52,14 +49,9 @@ class Admission:
                 self._changed.wait()
 
     def begin(self, *, first: bool) -> None:
-        """Count an attempt that begins, and make a retry wait for its turn as well."""
+        """Count an attempt that begins."""
         with self._changed:
             self._running += 1
-            if self._interval:
-                start = max(time.monotonic(), self._next_start)
-                self._next_start = start + self._interval
-                while (seconds := start - time.monotonic()) > 0.0 and not self._stopped:
-                    self._changed.wait(seconds)
             if first:
                 self._fresh -= 1
                 if self._fresh == self._ahead // 2:
@@ -88,10 +80,18 @@ class Admission:
 class Work:
     """A record on its way: what the executor runs."""
 
-    __slots__ = ("_admission", "_began", "_checkpoint", "attempts", "record")
+    __slots__ = ("_admission", "_began", "_checkpoint", "attempts", "future", "key", "record")
 
-    def __init__(self, record: Record, admission: Admission, checkpoint: Checkpoint | None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        admission: Admission,
+        checkpoint: Checkpoint | None,
+        key: Hashable = None,
+    ) -> None:
         self.record = record
+        self.key = key
+        self.future: RetryFuture[None] | None = None  # once it has been submitted
         self.attempts = 0
         self._admission = admission
         self._checkpoint = checkpoint

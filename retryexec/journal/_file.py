@@ -15,7 +15,16 @@ from retryexec._typing import override
 from retryexec.journal._directory import Lock
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Lost
-from retryexec.journal._job_table import DELETE, INSERT_ALL, INSERTS, JOBS, MARK, SCAN, UPDATE
+from retryexec.journal._job_table import (
+    DELETE,
+    INSERT_ALL,
+    INSERTS,
+    JOBS,
+    KEYED_INSERTS,
+    MARK,
+    SCAN,
+    UPDATE,
+)
 from retryexec.journal._reserve import SMALLEST, Reserve
 from retryexec.journal._rows import JOB_COLUMNS, JobRow, errors_json, values_of
 from retryexec.journal._sqlite import (
@@ -234,25 +243,28 @@ class JournalFile:
             self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _insert(self, entries: Sequence[Entry]) -> None:
-        place, rest = 0, len(entries)
-        self._new_bytes += sum([len(e.data) for e in entries]) + _ROW_BYTES * rest
-        rows: list[tuple[Any, ...]] = [
-            (
-                e.row,
-                e.id,
-                e.kind,
-                e.version,
-                e.data,
-                e.accepted_at,
-                (key := e.key) and key.text,
-                key and (key.latest or None),
-            )
-            for e in entries
-        ]
-        if rest == 1:
-            self.sql.execute(INSERTS[1], rows[0])
+        if len(entries) == 1 and (entry := entries[0]).key is None:
+            self._new_bytes += len(entry.data) + _ROW_BYTES
+            row = (entry.row, entry.id, entry.kind, entry.version, entry.data, entry.accepted_at)
+            self.sql.execute(INSERTS[1], row)
             return
-        for size, statement in INSERTS.items():
+        self._new_bytes += sum(len(e.data) for e in entries) + _ROW_BYTES * len(entries)
+        keyed: list[tuple[Any, ...]] = [
+            (e.row, e.id, e.kind, e.version, e.data, e.accepted_at, key.text, key.latest or None)
+            for e in entries
+            if (key := e.key) is not None
+        ]
+        rows = [
+            (e.row, e.id, e.kind, e.version, e.data, e.accepted_at)
+            for e in entries
+            if e.key is None
+        ]
+        self._insert_many(INSERTS, rows)
+        self._insert_many(KEYED_INSERTS, keyed)
+
+    def _insert_many(self, inserts: dict[int, str], rows: Sequence[tuple[Any, ...]]) -> None:
+        place, rest = 0, len(rows)
+        for size, statement in inserts.items():
             while rest >= size:
                 flat = tuple(chain.from_iterable(rows[place : place + size]))
                 self.sql.execute(statement, flat)

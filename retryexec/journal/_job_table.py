@@ -47,11 +47,15 @@ CREATE TABLE meta(
     ),
 )
 
-_INSERT = "INSERT INTO job(seq,id,kind,ver,data,accepted_at,key,latest) VALUES"
-_VALUES = "(?,?,?,?,CAST(? AS TEXT),?,?,?)"
 # One statement for many rows lets go of the interpreter once, and not once for each row; the
 # sizes are few, so that each is compiled once.
-INSERTS = {size: _INSERT + ",".join([_VALUES] * size) for size in (500, 100, 20, 5, 1)}
+_SIZES = (500, 100, 20, 5, 1)
+_INSERT = "INSERT INTO job(seq,id,kind,ver,data,accepted_at) VALUES"
+_VALUES = "(?,?,?,?,CAST(? AS TEXT),?)"
+INSERTS = {size: _INSERT + ",".join([_VALUES] * size) for size in _SIZES}
+_INSERT_KEYED = "INSERT INTO job(seq,id,kind,ver,data,accepted_at,key,latest) VALUES"
+_KEYED_VALUES = "(?,?,?,?,CAST(? AS TEXT),?,?,?)"
+KEYED_INSERTS = {size: _INSERT_KEYED + ",".join([_KEYED_VALUES] * size) for size in _SIZES}
 INSERT_ALL = f"INSERT INTO job VALUES({','.join('?' * len(JobRow.__struct_fields__))})"
 UPDATE = "UPDATE job SET attempts=?,first_at=?,due_at=?,delay=?,errors=?,started=0 WHERE seq=?"
 MARK = "UPDATE job SET started=1 WHERE seq=?"

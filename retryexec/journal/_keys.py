@@ -11,6 +11,8 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from retryexec.journal._rows import printable
 
 _MOST = 100_000  # characters of a key's text; it is in each record of that key
@@ -22,6 +24,7 @@ _TAGS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
     datetime: ("datetime", datetime.isoformat, datetime.fromisoformat),
     date: ("date", date.isoformat, date.fromisoformat),
 }
+_PLAIN = frozenset({str, int, bool, type(None)})  # which JSON has as they are
 _MAKERS = {tag: make for tag, _, make in _TAGS.values()}
 
 
@@ -52,6 +55,9 @@ def recorded(key: Hashable, *, latest: bool) -> EntryKey:
     Raises:
         TypeError: it would not come back equal to what it is.
     """
+    text = _text_of_plain(key)
+    if text is not None:
+        return EntryKey(key, text, latest=latest)
     try:
         text = json.dumps(plain(key), ensure_ascii=False, separators=(",", ":"))
         if not text.isascii() and printable(text) != text:
@@ -66,6 +72,18 @@ def recorded(key: Hashable, *, latest: bool) -> EntryKey:
     if not same:
         raise _refusal(key, "it would come back as another one")
     return EntryKey(key, text, latest=latest)
+
+
+def _text_of_plain(key: Hashable) -> str | None:
+    """Return the text of a short key that is sure to come back as it is; None for any other."""
+    kind = type(key)
+    if kind is str or (kind is tuple and _PLAIN.issuperset(map(type, key))):  # type: ignore[call-overload]
+        try:
+            text: str = msgspec.json.encode(key).decode()
+        except Exception:  # half of a surrogate pair, or a very large number
+            return None
+        return text if len(text) <= _MOST else None
+    return None
 
 
 def key_of_text(text: str) -> Hashable:

@@ -195,8 +195,7 @@ class Lanes(LaneSet):
             except Exception as error:
                 if self._store.is_unavailable(error):
                     self._fail(error)
-                    self.backlog += succeeded
-                    succeeded = []
+                    self.backlog, succeeded = self.backlog + succeeded, []
                 else:
                     logger.exception("no dead letters of older jobs can be marked as stale")
         ended += succeeded

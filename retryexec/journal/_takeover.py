@@ -235,6 +235,15 @@ def findings(found: Found, verdict: Verdict, adoptions: int | None) -> Findings:
     return Findings(blamed, found.parked, found.gone, adoptions)
 
 
+def _is_first(entry: Entry, keys: set[Hashable]) -> bool:
+    """Return whether *entry* is the first of its key, if it has one; add that to *keys*."""
+    if entry.key is None:
+        return True
+    before = len(keys)
+    keys.add(entry.key.value)
+    return len(keys) > before
+
+
 def sort(
     lane: Lane, verdict: Verdict, max_crashes: int, alone: AbstractSet[int] = frozenset()
 ) -> Taken:
@@ -249,15 +258,17 @@ def sort(
     serial: AbstractSet[Entry] = {lane.live[row] for row in alone & lane.live.keys()}
     if verdict.serial:
         serial = {*nsmallest(verdict.serial, lane.live.values(), key=attrgetter("due_in"))}
+    seen: set[Hashable] = set()
     for entry in lane.live.values():
         if entry.crashes >= max_crashes:
             entry.outcome = Outcome(CRASHES, entry.errors, entry.attempts)
             taken.dead.append(entry)
             continue
         entry.suspect = bool(entry.crashes) or entry in serial
-        # One that is not due holds up nobody: it waits like any other, and is marked when it
-        # starts.
-        held = entry.suspect and not entry.due_in
+        # One that is not due, or is behind another of its key, holds up nobody: it waits like any
+        # other, and is marked when it starts.
+        is_first = _is_first(entry, seen)
+        held = entry.suspect and is_first and not entry.due_in
         if held:
             lane.suspects.append(entry)
         if entry.key is not None:

@@ -413,6 +413,7 @@ def test_a_checkpoint_remembers(tmp_path: Path) -> None:
     checkpoint.mark_failed(failed, 0.1)
     checkpoint.mark_running(6, 1)
     checkpoint.mark_waiting(6, 1)
+    checkpoint.mark_superseded(7, 0)
     checkpoint.sync()
     checkpoint.close()
     checkpoint.close()
@@ -421,8 +422,9 @@ def test_a_checkpoint_remembers(tmp_path: Path) -> None:
     assert [line for line in (1, 2, 3, 5, 6, 90_000) if again.before(line).done] == [1, 2, 90_000]
     assert again.before(5).failed == failed
     assert again.before(6) == (False, None, 0)
-    succeeded, failures, errors, slowest = again.finished()
-    assert (succeeded, failures) == (Counter({1: 2, 2: 1}), 1)
+    succeeded, failures, errors, slowest, superseded = again.finished()
+    assert (succeeded, failures, superseded) == (Counter({1: 2, 2: 1}), 1, 1)
+    assert again.before(7).done
     assert errors == Counter({"LookupError: x": 1})
     assert slowest[0] == (9000.0, 90_000, 1)
     again.close(complete=True)

@@ -186,3 +186,12 @@ for failed, succeeded in played.values():
         assert next(numbers) == 1400
     assert next(limited) <= 200
     assert (tmp_path / "outage.svg").read_text().endswith("</svg>\n")
+
+
+def test_a_stale_retry_overwrites_a_newer_save_unless_there_is_a_key() -> None:
+    done = python(EXAMPLES / "stale_retry.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "retries in a pool: Ann Old",
+        "with a key:        Ann New",
+    ]

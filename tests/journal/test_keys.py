@@ -457,6 +457,19 @@ def test_no_job_overtakes_a_suspect_of_its_key(directory: Path) -> None:
     assert [n for key, n in ran if key == "b"] == [0, 1, 2]
 
 
+def test_a_suspect_behind_another_of_its_key_keeps_nobody_waiting(directory: Path) -> None:
+    """Owners crashed in a row and left no mark, so the first jobs run one at a time."""
+    accepted(directory, *(Store(user, n) for n in range(3) for user in "ab"))
+    (path,) = directory.glob("*.db")
+    with closing(sqlite3.connect(path)) as sql, sql:
+        sql.execute("UPDATE meta SET adoptions=1")
+        sql.execute("UPDATE job SET crashes=1 WHERE seq=1")  # tried after those without crashes
+    with RetryingExecutor(4, journal=Journal(directory, jobs=STORES)) as executor:
+        assert executor.recovered.wait(10)
+    for user in "ab":
+        assert [n for name, n in Store.ran if name == user] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("end", ["cancel", "replace", "shut down"])
 def test_a_suspect_that_is_held_can_end_before_its_turn(directory: Path, end: str) -> None:
     killed(
