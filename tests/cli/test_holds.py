@@ -97,12 +97,14 @@ def test_with_latest_a_record_replaces_one_that_waits(save: Run, tmp_path: Path)
     options = ["--key", "user", "--keep", "latest", "--workers", 2]
     result = save(records, *options, "--checkpoint", "run.db")
     assert result.status == 0
-    assert sorted(module().DONE) == [("ann", 0), ("ann", 19), ("bob", 99)]
+    done = sorted(module().DONE)
+    assert done[-2:] == [("ann", 19), ("bob", 99)]
+    assert done[:-2] in ([], [("ann", 0)])  # the first of them, if it had begun before the second
     assert "21 records" in result.out
-    assert "3 succeeded, 18 superseded" in result.out
+    assert f"{len(done)} succeeded, {21 - len(done)} superseded" in result.out
     again = save(records, *options, "--checkpoint", "run.db")
     assert again.status == 0
-    assert "3 succeeded, 18 superseded" in again.out
+    assert f"{len(done)} succeeded, {21 - len(done)} superseded" in again.out
     assert "all of it was done before" in again.err
 
 
