@@ -52,7 +52,7 @@ chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut
 	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
 		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
 		-o faulthandler_timeout=0 tests/journal/test_chaos.py tests/journal/test_power.py \
-		tests/journal/test_damage.py $(ARGS)
+		tests/journal/test_damage.py tests/journal/test_postgres_chaos.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .

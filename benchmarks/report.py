@@ -31,6 +31,7 @@ BENCHMARKS = (
     "cancelling",
     "mixed",
     "journal",
+    "postgres",
     "recovery",
     "importing",
     "engines",

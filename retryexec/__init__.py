@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from retryexec._core.steering import PendingJob
     from retryexec._errors import (
         Cancelled,
+        MovedError,
         PendingLimitError,
         PermanentError,
         RetryAfter,
@@ -71,6 +72,7 @@ __all__ = [
     "Guard",
     "LastCall",
     "LinearBackoff",
+    "MovedError",
     "Outcome",
     "PendingJob",
     "PendingLimitError",
@@ -125,6 +127,7 @@ _HOMES = {
     "Guard": "guards",
     "LastCall": "_retrying",
     "LinearBackoff": "_backoff",
+    "MovedError": "_errors",
     "Outcome": "guards",
     "PendingJob": "_core.steering",
     "PendingLimitError": "_errors",

@@ -115,5 +115,13 @@ class ShutdownError(RuntimeError):
     """
 
 
+class MovedError(RuntimeError):
+    """Another process has taken this job over, and runs it: this one lost its lease.
+
+    Only with a journal on a server. ``__cause__`` is the exception of the job's last attempt here,
+    or None if it never ran here.
+    """
+
+
 class PendingLimitError(RuntimeError):
     """A job submitted to its own full executor, where waiting for room could last for ever."""

@@ -7,7 +7,7 @@ processes have left.
 """
 
 import logging
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from contextvars import Context
 from dataclasses import replace
@@ -19,6 +19,8 @@ from retryexec._collector import BATCH, collector_off
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.settings import JobSettings
+from retryexec._core.worker import give_up
+from retryexec._errors import MovedError
 from retryexec._outcome import StopReason
 from retryexec._typing import override
 
@@ -58,6 +60,11 @@ class JournalEntry(Protocol):
     suspect: bool
 
     @property
+    def moved(self) -> bool:
+        """Whether another process has taken the job over, and runs it."""
+        ...
+
+    @property
     def key(self) -> JournalKey | None:
         """The job's key; None if it has none."""
         ...
@@ -69,7 +76,16 @@ class JournalEntry(Protocol):
 
 
 class JobJournal(Protocol):
-    """What an executor asks of its journal; `retryexec.journal.Journal` is one."""
+    """What an executor asks of its journal; `retryexec.journal.Journal` is one.
+
+    Attributes:
+        may_start: None if an accepted job is this process's until it ends, come what may. Else it
+            is called before each attempt with the entry, and what tells that no attempt starts any
+            more. It waits, and returns False if another process has the job by now.
+    """
+
+    @property
+    def may_start(self) -> "Callable[[Any, Callable[[], bool]], bool] | None": ...
 
     def open(self, host: Any) -> None:
         """Begin to write, and hand over to *host* what dead processes have left."""
@@ -182,6 +198,9 @@ class JournalLink:
         self.recovered = Recovered()
         self._pool: Pool | None = None
         self._settings: JobSettings | None = None
+        self._may_start = getattr(journal, "may_start", None)
+        # Whether a job may become another process's before it has ended.
+        self.leased = self._may_start is not None
         # As `_settings`, for jobs with keys, where the executor itself has none.
         self._controlled: JobSettings | None = None
         self._held: dict[str, ControlledJob[Any]] = {}  # by their ids, until their turn or end
@@ -226,6 +245,21 @@ class JournalLink:
             return  # it goes on all the same, for those that it has replaced
         self._journal.cancelled(job.entry)
 
+    def may_start(self, job: Job[Any]) -> bool:
+        """Return whether an attempt of the queued *job* may start, which may take a while to say.
+
+        If it may not, as another process has the job, the job has ended when this returns.
+        """
+        entry, pool = job.entry, job.settings.pool
+        if (
+            self._may_start is None
+            or entry is None
+            or self._may_start(entry, lambda: pool.stopping or job.done())
+        ):
+            return True
+        self._end_moved(job)
+        return False
+
     def note_start(self, job: Job[Any]) -> None:
         """Note that an attempt of *job* is about to start; return once it may.
 
@@ -257,7 +291,8 @@ class JournalLink:
             newer = job.superseded_by
             assert isinstance(newer, ControlledJob)
             self._journal.superseded(job.entry, newer.entry)
-        elif reason is not StopReason.SHUTDOWN:  # which leaves the job to the next process
+        elif reason is not StopReason.SHUTDOWN and reason is not StopReason.MOVED:
+            # Those two leave the job to another process.
             self._journal.died(job.entry, reason, job.attempts, exception)
 
     # ---- for the journal
@@ -316,6 +351,23 @@ class JournalLink:
                 held[entry.id] = job
                 job.add_done_callback(lambda _: held.pop(entry.id, None))
         return job
+
+    def moved(self, entries: Sequence[JournalEntry]) -> None:
+        """End the jobs of *entries*, which another process runs; a running attempt is the last."""
+        pool = self._pool
+        assert pool is not None
+        moved = {entry.id for entry in entries}
+        for job in list(pool.unfinished):
+            if job.entry is not None and job.entry.id in moved:
+                self._end_moved(job)
+
+    def _end_moved(self, job: Job[Any]) -> None:
+        error = MovedError(
+            "another process has taken this job over and runs it: this one could not renew its "
+            "lease in time"
+        )
+        if job.expire(error):
+            give_up(job.settings.pool, job, error, StopReason.MOVED)
 
     def running(self) -> Iterator[JournalEntry]:
         """Return the entries of the jobs that run, here or elsewhere."""

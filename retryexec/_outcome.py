@@ -24,6 +24,7 @@ class StopReason(StrEnum):
     SHUTDOWN = "shutdown"
     SUPERSEDED = "superseded"
     CRASHED = "crashed"
+    MOVED = "moved"
 
 
 class Failure(NamedTuple):

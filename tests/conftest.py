@@ -1,7 +1,12 @@
-"""For all tests: nothing outlives a test, and slow ones run only when asked for."""
+"""For all tests: nothing outlives a test, slow ones run only when asked for, and a server."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
 
 import pytest
 from helpers import leaks
+from helpers.postgres import MissingServer, Schema, Server, pooler, programs, serving
 from helpers.progress import FileLines
 from helpers.slow import SlowTests
 
@@ -16,3 +21,30 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(SlowTests(config))
     if config.option.verbose < 0 and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FileLines(config))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Install what is missing before the first test, whose time would not be enough for that."""
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for fixtures, install in (({"server", "frail"}, programs), ({"pool"}, pooler)):
+        if fixtures & wanted:
+            with suppress(MissingServer):  # the fixture says it
+                install()
+
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server, one for all tests of this process that want one."""
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def schema(server: Server) -> Iterator[Schema]:
+    """A schema of its own for this test."""
+    made = Schema(server.url, f"test {next(_numbers)}")
+    yield made
+    made.drop()

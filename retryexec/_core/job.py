@@ -202,6 +202,8 @@ class Job(RetryFuture[T]):
             reason = StopReason.CANCELLED
         elif pool.stopping:
             reason = StopReason.SHUTDOWN
+        elif self.entry is not None and self.entry.moved:
+            reason = StopReason.MOVED
         else:
             reason = None
             self.due = due

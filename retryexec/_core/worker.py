@@ -97,6 +97,9 @@ class Worker(StartableThread):
         pool, settings = self._pool, job.settings
         if settings.cancel is not None and settings.cancel.cancelled:
             job.cancel()
+        journal = settings.journal
+        if journal is not None and journal.leased and not journal.may_start(job):
+            return False
         if settings.controlled and not pool.control.admit(job):
             return self._instead_of(job)
         now = pool.now()
@@ -255,7 +258,7 @@ class Worker(StartableThread):
         """Remove *job*, which this worker ran and is about to fail, and count it."""
         pool = self._pool
         self.job = None
-        if reason is StopReason.SHUTDOWN:
+        if reason is StopReason.SHUTDOWN or reason is StopReason.MOVED:
             self.abandoned += 1
         else:
             self.failed += 1
@@ -338,7 +341,9 @@ def _is_news(pool: "Pool", job: Job[Any], reason: StopReason) -> bool:
     """Return whether a failure is to be logged if nobody reads it off the future."""
     settings = job.settings
     asked_for = reason is StopReason.CANCELLED
-    not_lost = reason is StopReason.SHUTDOWN and settings.journal is not None
+    not_lost = reason is StopReason.MOVED or (
+        reason is StopReason.SHUTDOWN and settings.journal is not None
+    )
     logs = settings.logged_types is not None
     return logs and not (asked_for or not_lost or pool.shutdown.silent)
 

@@ -33,7 +33,7 @@ from retryexec.journal import (
     UnfinishedJob,
 )
 from retryexec.journal._keys import plain
-from retryexec.journal._letters import dead_letters
+from retryexec.journal._look import inspector_of, letters_of
 
 T = TypeVar("T")
 Found: TypeAlias = UnfinishedJob | DeadLetter
@@ -58,9 +58,12 @@ def journal(arguments: Namespace) -> int:
         "backup": journal_edit.back_up,
     }
     try:
-        inspector = Inspector(arguments.directory)
-        status = actions[arguments.action](inspector, arguments)
-    except JournalError as error:
+        inspector = inspector_of(arguments.directory, schema=arguments.schema)
+        try:
+            status = actions[arguments.action](inspector, arguments)
+        finally:
+            inspector.close()
+    except (JournalError, ImportError) as error:
         raise UsageError(str(error)) from error
     except (sqlite3.Error, OSError) as error:
         say(f"retryexec: {arguments.directory}: {error}")
@@ -91,7 +94,7 @@ def _list_letters(inspector: Inspector, arguments: Namespace) -> int:
     if by == (None, None):
         letters: Iterable[DeadLetter] = inspector.letters(arguments.kind, limit=limit)
     else:
-        store = dead_letters(inspector.path)
+        store = letters_of(inspector)
         letters = store.list(arguments.kind, limit=limit, error=by[0], before=by[1])
     columns = ("id", "kind", "key", "died", "reason", "attempts", "last error")
     return _list(
@@ -160,7 +163,7 @@ def _key(job: Found) -> str:
 def _alive(owner: Owner) -> str:
     """Return whether *owner* lives: ``alive (pid 7)``, ``alive``, ``dead``."""
     if not owner.alive:
-        return "dead"
+        return {"0": "nobody", "-1": "nobody"}.get(owner.name, "dead")
     return "alive" if owner.pid is None else f"alive (pid {owner.pid})"
 
 
@@ -243,7 +246,7 @@ def _found(inspector: Inspector, name: str) -> list[Found]:
     found = inspector.find(name)
     if not found:
         msg = (
-            f"there is no job {name!r} in {inspector.path}: it has ended well, was discarded, or "
+            f"there is no job {name!r} in {inspector.where}: it has ended well, was discarded, or "
             "never was; `ls` and `dead` list what there is"
         )
         raise UsageError(msg)

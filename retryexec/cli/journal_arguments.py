@@ -11,6 +11,7 @@ examples:
   retryexec journal show var/saves 01a2010d --redact myapp.jobs:redact
   retryexec journal edit var/saves 01a2010d user_email=ana@example.net --class jobs.py:Saver
   retryexec journal rerun var/saves --error ConnectionError --before 1h
+  retryexec journal ls postgresql://app@db.example.net/app --limit 10
   retryexec journal check var/saves && retryexec journal backup var/saves /backup/saves
 
   All of them may be used beside processes that use the journal. With --json, lists are JSON
@@ -22,7 +23,7 @@ exit status:
 
 DESCRIBED: dict[str, Any] = {
     "help": "look into a journal, and see to its dead letters",
-    "description": "Look into the journal in DIR, and see to its dead letters.",
+    "description": "Look into the journal in WHERE, and see to its dead letters.",
     "epilog": _EXAMPLES,
 }
 """How the command is described in its help."""
@@ -35,7 +36,15 @@ def add_actions(journal: Parser) -> dict[str, Parser]:
 
     def action(name: str, words: str) -> Parser:
         made = actions.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
-        made.add_argument("directory", metavar="DIR", help="the directory of a Journal(...)")
+        made.add_argument(
+            "directory", metavar="WHERE", help="the directory, or the URL, of a Journal(...)"
+        )
+        made.add_argument(
+            "--schema",
+            metavar="NAME",
+            default="retryexec",
+            help="of a journal on PostgreSQL (default: retryexec)",
+        )
         made.add_argument("--json", action="store_true", help="print JSON, for programs")
         parsers[f"journal {name}"] = made
         return made

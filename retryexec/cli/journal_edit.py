@@ -22,10 +22,13 @@ from retryexec.cli.output import (
 )
 from retryexec.cli.target import load
 from retryexec.journal import DeadLetter, Inspector, JobRefused
-from retryexec.journal._backup import backup
-from retryexec.journal._check import check as findings_of
-from retryexec.journal._letters import dead_letters, letters_of
-from retryexec.journal._repair import discard_parked, repair
+from retryexec.journal._look import (
+    backup,
+    discard_parked,
+    letters_of,
+    repair,
+)
+from retryexec.journal._look import check as findings_of
 
 
 def rerun(inspector: Inspector, arguments: Namespace) -> int:
@@ -37,7 +40,7 @@ def rerun(inspector: Inspector, arguments: Namespace) -> int:
     chosen = _chosen(inspector, arguments)
     if not _is_sure("rerun", chosen, yes=arguments.yes):
         return 1
-    letters, force = dead_letters(inspector.path), arguments.force
+    letters, force = letters_of(inspector), arguments.force
     if chosen.ids is None:
         stale = 0 if force else sum(letter.stale for letter in letters.list(**chosen.by))
         done = letters.rerun_all(**chosen.by, force=force)
@@ -74,7 +77,7 @@ def discard(inspector: Inspector, arguments: Namespace) -> int:
     chosen = _chosen(inspector, arguments)
     if not _is_sure("discard", chosen, yes=arguments.yes):
         return 1
-    letters = dead_letters(inspector.path)
+    letters = letters_of(inspector)
     by, ids = chosen.by, chosen.ids
     done = letters.discard_all(**by) if ids is None else letters.discard_some(ids)
     if arguments.json:
@@ -101,7 +104,7 @@ def edit(inspector: Inspector, arguments: Namespace) -> int:
             raise UsageError(msg)
         changes[name] = _value(text, hints.get(name, Any))
     try:
-        mended = letters_of(inspector.path, {letter.kind: cls}).edit(letter.id, **changes)
+        mended = letters_of(inspector, {letter.kind: cls}).edit(letter.id, **changes)
     except (LookupError, JobRefused) as error:
         msg = f"{letter.id} cannot be changed so: {error}; nothing was changed"
         raise UsageError(msg) from error
@@ -141,7 +144,7 @@ def _discard_parked(inspector: Inspector, ids: list[str], arguments: Namespace) 
     chosen = _Chosen(ids, {}, counted(len(ids), "parked record"))
     if not _is_sure("discard", chosen, yes=arguments.yes):
         return 1
-    done = discard_parked(inspector.path, ids)
+    done = discard_parked(inspector, ids)
     if arguments.json:
         show_json({"discarded": done})
     else:
@@ -174,7 +177,7 @@ def _chosen(inspector: Inspector, arguments: Namespace) -> _Chosen:
         )
         raise UsageError(msg)
     some = arguments.error is not None or arguments.before is not None
-    what = ("" if some else "all ") + _letters(dead_letters(inspector.path).count(**by))
+    what = ("" if some else "all ") + _letters(letters_of(inspector).count(**by))
     if arguments.kind is not None:
         what += f" of kind {arguments.kind!r}"
     if arguments.error is not None:
@@ -197,7 +200,7 @@ def _letter(inspector: Inspector, name: str) -> DeadLetter:
         raise UsageError(msg)
     for reason in inspector.unreadable.values():
         raise UsageError(reason)
-    msg = f"there is no dead letter {name!r} in {inspector.path}; nothing was changed"
+    msg = f"there is no dead letter {name!r} in {inspector.where}; nothing was changed"
     raise UsageError(msg)
 
 
@@ -240,7 +243,7 @@ def _status(done: int, ids: list[str] | None) -> int:
 
 def check(inspector: Inspector, arguments: Namespace) -> int:
     """Tell what is wrong with the files; return 1 if anything is."""
-    repaired = repair(inspector.path) if arguments.repair else []
+    repaired = repair(inspector) if arguments.repair else []
     findings = list(findings_of(inspector, full=arguments.full))
     if arguments.json:
         found = [
@@ -255,7 +258,8 @@ def check(inspector: Inspector, arguments: Namespace) -> int:
     for finding in findings:
         show(clean(f"{finding.about}: {finding.path}: {finding.text}"))
     if not findings:
-        show(f"{counted(len(inspector.names()), 'file')}, all is well")
+        files = "" if inspector.on_server else f"{counted(len(inspector.names()), 'file')}, "
+        show(f"{files}all is well")
     return 1 if findings else 0
 
 

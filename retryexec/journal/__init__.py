@@ -17,10 +17,11 @@ except ModuleNotFoundError as error:  # pragma: no cover  not where the tests ru
 from retryexec.journal._entry import Entry, Host
 from retryexec.journal._errors import JobRefused, JournalError, JournalFull
 from retryexec.journal._inspect import DirectoryStats, Inspector, Owner, UnfinishedJob
-from retryexec.journal._journal import Journal, JournalStats
+from retryexec.journal._journal import Journal
 from retryexec.journal._letters import DeadLetter, DeadLetters
 from retryexec.journal._memory import MemoryJournal
 from retryexec.journal._rows import ErrorText
+from retryexec.journal._stats import JournalStats
 
 __all__ = [
     "DeadLetter",

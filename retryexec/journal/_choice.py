@@ -35,12 +35,13 @@ class Choice(NamedTuple):
             if limit is not None and limit <= 0:
                 return
             row = read_letter(columns)
-            if self.error is None or self._matches(row, self.error):
+            if self.error is None or self.matches(row, self.error):
                 yield Numbered(number, row)
                 limit = None if limit is None else limit - 1
 
     @staticmethod
-    def _matches(row: LetterRow, error: str) -> bool:
+    def matches(row: LetterRow, error: str) -> bool:
+        """Return whether the latest error of *row* is of type *error*, or says it."""
         latest = errors_of(row.errors)[-1:]
         return any(error == known.type or error in known.text for known in latest)
 

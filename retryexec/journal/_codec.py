@@ -184,6 +184,11 @@ class Codec:
     def __contains__(self, kind: str) -> bool:
         return kind in self._by_name
 
+    @property
+    def kinds(self) -> list[str]:
+        """The names of all kinds."""
+        return [*self._by_name]
+
     def version_of(self, kind: str) -> int:
         """Return the version that records of *kind* are written in."""
         return self._by_name[kind].version

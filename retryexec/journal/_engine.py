@@ -37,6 +37,8 @@ class Engine:
         self.tasks: SimpleQueue[Command | None] = SimpleQueue()
         self.lanes = Lanes(store, host, self.tasks.put, wall)
         self.writer = Writer(self.lanes, name)
+        self._look_queued = False
+        store.serve(self._look_soon, self._after_loss)
         # Held while a lane is taken over, and by whoever forks; taken before the writer's io.
         self.taking_over = threading.RLock()
         self._seen_batches = -1
@@ -68,7 +70,7 @@ class Engine:
                 taken = self._take(seen)
                 if taken is not None:
                     # Before any of its entries may end: then the writer looks for it here.
-                    self.lanes.taken.add(taken.lane)
+                    self.lanes.take(taken.lane)
             if taken is None:
                 break
             count += self._hand_over(taken)
@@ -85,6 +87,21 @@ class Engine:
                 self.tasks.put(self.take_over)
                 break
         return count
+
+    def _look_soon(self) -> None:
+        """Look for what there is to take, on the thread for that; by any thread."""
+        if not self._look_queued:  # one look is enough for all that is there by then
+            self._look_queued = True
+            self.tasks.put(self._look)
+
+    def _look(self) -> None:
+        self._look_queued = False
+        self.take_over()
+
+    def _after_loss(self) -> None:
+        """Let go of a lane that is lost, and then look what there is for this process."""
+        self.writer.command(self.lanes.verify)
+        self.writer.command(self._look_soon)
 
     def _take(self, seen: set[str]) -> Taken | None:
         try:

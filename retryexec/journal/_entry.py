@@ -164,6 +164,11 @@ class Entry:
         self.future: Future[None] | None = None
 
     @property
+    def moved(self) -> bool:
+        """Whether another process has taken the job over, and runs it."""
+        return self.state is EntryState.ENDED and self.outcome is None and self.refusal is None
+
+    @property
     def errors(self) -> tuple[ErrorText, ...]:
         """The latest failures, as text."""
         return () if self.failures is None else self.failures.errors
@@ -236,6 +241,10 @@ class Host(Protocol):
 
     def recover(self, entries: Sequence[Entry]) -> None:
         """Run the jobs of *entries*, which a dead process left; called outside all locks."""
+        ...
+
+    def moved(self, entries: Sequence[Entry]) -> None:
+        """End the jobs of *entries*, which another process runs; called outside all locks."""
         ...
 
     def running(self) -> Iterable[Entry]:

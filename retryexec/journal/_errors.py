@@ -23,3 +23,20 @@ class Newer(JournalError):
 
 class Lost(Exception):
     """A lane is gone or damaged: what is written to it nobody would find."""
+
+
+class Fenced(Lost):
+    """A lane has been taken from this process, which lives: what was in it is somebody else's.
+
+    Attributes:
+        landed: rows that were written, and taken with the others.
+        unsure: of the rows to be inserted that are not among these, nobody can say whether they
+            have been written, and been run by somebody since.
+    """
+
+    def __init__(
+        self, message: str, landed: frozenset[int] = frozenset(), *, unsure: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.landed = landed
+        self.unsure = unsure

@@ -67,6 +67,7 @@ class JournalFile:
 
     def begin(self) -> None:
         """Hold no entries."""
+        self.shared = False  # each owner has a file of its own
         self.live: dict[int, Entry] = {}
         self.parked = 0
         self.suspects: list[Entry] = []

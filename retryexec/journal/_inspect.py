@@ -172,6 +172,16 @@ class Inspector:
             raise JournalError(msg)
         self.names()
 
+    on_server = False
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return str(self.path)
+
+    def close(self) -> None:
+        """Let go of what it holds; here, of nothing."""
+
     def names(self) -> list[str]:
         """Return the names of all files there are."""
         try:

@@ -6,15 +6,14 @@ import threading
 import time
 import weakref
 from _thread import allocate_lock
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from retryexec._typing import override
-from retryexec._validate import callable_or_none, seconds, whole_number
+from retryexec._validate import callable_or_none, whole_number
 from retryexec.journal._codec import Codec
-from retryexec.journal._directory import Directory
 from retryexec.journal._engine import Engine, closed
 from retryexec.journal._entry import (
     DONE,
@@ -30,30 +29,9 @@ from retryexec.journal._failures import death, failed
 from retryexec.journal._ids import ids
 from retryexec.journal._keys import recorded
 from retryexec.journal._letters import DeadLetters, Redact
-from retryexec.journal._sqlite import tell_of_sqlite
-from retryexec.journal._sqlite_store import SQLiteStore
-
-
-class JournalStats(NamedTuple):
-    """How an open journal is.
-
-    Attributes:
-        unfinished: jobs on disk that have not ended, in this process's hands.
-        parked: records that no registered class can be made of, in its files.
-        dead: dead letters.
-        files: files in its hands, its own included.
-        wal_bytes: the size of their logs.
-        batches: transactions so far.
-        healthy: False while the disk refuses what is written to it.
-    """
-
-    unfinished: int
-    parked: int
-    dead: int
-    files: int
-    wal_bytes: int
-    batches: int
-    healthy: bool
+from retryexec.journal._open import Place, one_of, open_place, positive
+from retryexec.journal._put import Putter
+from retryexec.journal._stats import JournalStats, stats_of
 
 
 class Journal:
@@ -63,7 +41,9 @@ class Journal:
     or when it is shut down before its jobs have ended, is run by the others, or by the next.
 
     Args:
-        directory: made if there is none, for its owner's eyes alone; on a local disk.
+        directory: made if there is none, for its owner's eyes alone; on a local disk. Or the URL
+            of a PostgreSQL server, ``postgresql://user@host/database``, for processes of any
+            number of hosts (extra ``postgres``).
         jobs: the classes of the jobs it keeps, each under a name that its records will bear for
             good: ``{"user_saved": SaveUser}``. A dataclass, a msgspec.Struct, or whatever else
             msgspec makes of JSON, with ``exec()``. Its ``version`` (1 if it has none) is
@@ -78,14 +58,19 @@ class Journal:
             journal has not died, and for the end of the whole machine no job is blamed.
         max_bytes: the most that one job's JSON may take.
         redact: called with a kind and its fields, returns what people may see of them.
-        poll: seconds between two looks for files of the dead.
+        poll: seconds between two looks for what dead processes have left.
+        schema: on PostgreSQL, where the tables are; made if there is none.
+        lease: on PostgreSQL, seconds for which a process may go unheard before others take over
+            its jobs.
+        accept_timeout: on PostgreSQL, about how many seconds `submit` waits for a server that is
+            away before it raises.
         allow_network: whether to go on even on a network file system, on your word that locks and
             shared memory work there.
         wall_clock: the time of day, in seconds; for what is kept on disk, and nothing else.
 
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
-        JournalError: the directory cannot be used.
+        JournalError: the directory, or the server, cannot be used.
     """
 
     def __init__(
@@ -99,6 +84,9 @@ class Journal:
         max_bytes: int = 1024 * 1024,
         redact: Redact | None = None,
         poll: float = 5.0,
+        schema: str = "retryexec",
+        lease: float = 30.0,
+        accept_timeout: float = 5.0,
         allow_network: bool = False,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -107,47 +95,55 @@ class Journal:
         codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
         crashes = whole_number("max_crashes", max_crashes, least=1)
         callable_or_none("redact", redact)
-        pause = seconds("poll", poll)
-        if pause == 0.0:
-            msg = f"poll takes seconds above 0 (got {poll!r})"
-            raise ValueError(msg)
+        pause = positive("poll", poll)
         callable_or_none("wall_clock", wall_clock)
-        if not isinstance(directory, (str, PathLike)):
-            msg = f"directory takes a path (got {directory!r})"
+        if not isinstance(schema, str):
+            msg = f"schema takes the name of a schema (got {schema!r})"
             raise TypeError(msg)
-        place = Directory(directory, allow_network=allow_network)
-        store = SQLiteStore(place, codec, power=power, max_crashes=crashes, wall=wall_clock)
-        self._directory = place.path
-        if place.is_new:
-            tell_of_sqlite()
-        self._set_up(store, codec, waits, pause, redact, wall_clock)
+        place = open_place(
+            directory,
+            codec,
+            power=power,
+            max_crashes=crashes,
+            allow_network=allow_network,
+            wall=wall_clock,
+            schema=schema,
+            lease=positive("lease", lease),
+            patience=positive("accept_timeout", accept_timeout),
+        )
+        self._set_up(place, codec, waits, pause, redact)
 
-    def _set_up(  # noqa: PLR0917  for the one in memory, too
-        self,
-        store: Any,
-        codec: Codec,
-        waits: bool,
-        poll: float,
-        redact: Redact | None,
-        wall: Callable[[], float],
+    def _set_up(  # for the one in memory, too
+        self, place: Place, codec: Codec, waits: bool, poll: float, redact: Redact | None
     ) -> None:
         self._waits = waits
-        self._store = store
+        self._place = place
+        self._store = place.store
         self._codec = codec
         self._poll = poll
-        self._wall = wall
+        self._wall = place.wall
         self._new_id = ids()
         # Guards _engine and _host. Nothing is waited for while it is held.
         self._lock = threading.RLock()
         self._engine: Engine | None = None
         self._host: Host | None = None  # whoever opened it, so that a forked child can
-        self._dead = DeadLetters(store, codec, self.poll, redact)
+        self._dead = place.dead_letters(codec, self.poll, redact)
+        # Connections that nobody closes would complain as they are collected.
+        if place.leased is not None:
+            weakref.finalize(self, place.store.close)
         _journals.add(self)
 
     @property
     def directory(self) -> "PathLike[str]":
-        """Where it is."""
-        return self._directory
+        """Where it is.
+
+        Raises:
+            JournalError: it is on a server.
+        """
+        if self._place.directory is None:
+            msg = f"the journal is on {self._place.name}, and in no directory"
+            raise JournalError(msg)
+        return self._place.directory
 
     @property
     def dead(self) -> DeadLetters:
@@ -184,7 +180,7 @@ class Journal:
 
     @property
     def _name(self) -> str:
-        return str(self._directory)
+        return self._place.name
 
     def close(self, timeout: float | None = None) -> bool:
         """Write down what has ended, and leave the rest to whoever opens the directory next.
@@ -198,7 +194,10 @@ class Journal:
         with self._lock:
             engine, self._engine = self._engine, None
             self._host = None
-        return True if engine is None else engine.stop(timeout)
+        ended = True if engine is None else engine.stop(timeout)
+        if ended:
+            self._store.close()
+        return ended
 
     def __enter__(self) -> Self:
         return self
@@ -270,6 +269,11 @@ class Journal:
         waiter.acquire()
         entry.waiter = None
 
+    @property
+    def may_start(self) -> Callable[[Entry, Callable[[], bool]], bool] | None:
+        """As `JobJournal` has it: None for a directory, whose locks are not lost by the living."""
+        return None if self._place.leased is None else self._place.leased.may_start
+
     def starting(self, entry: Entry) -> None:
         """Note that an attempt of *entry* is about to start; return once it may.
 
@@ -339,6 +343,28 @@ class Journal:
             entry.outcome = outcome
             engine.writer.enqueue(entry)
 
+    # ---- for those who have no executor
+
+    def put(self, job: Any, *, connection: Any = None) -> str:
+        """Write *job* down for whichever process has an executor on this journal; return its id.
+
+        It needs no executor here, and starts no thread. In a directory, the processes find it at
+        their next look (``poll``); on PostgreSQL they are told.
+
+        Args:
+            connection: on PostgreSQL, your own connection of psycopg: the job is part of its
+                transaction, and there exactly when that is committed.
+
+        Raises:
+            JobRefused: it would not come back as it is.
+            JournalError: it could not be written down.
+        """
+        return self.put_many([job], connection=connection)[0]
+
+    def put_many(self, jobs: Iterable[Any], *, connection: Any = None) -> list[str]:
+        """Write *jobs* down as `put` does, all or none; return their ids."""
+        return Putter(self._place, self._codec, self._new_id, self.poll).put(jobs, connection)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
         engine = self._engine
@@ -351,17 +377,7 @@ class Journal:
 
     def stats(self) -> JournalStats:
         """Return how it is."""
-        engine = self._engine
-        lanes = [] if engine is None else engine.lanes.all()
-        return JournalStats(
-            unfinished=sum(len(lane.live) for lane in lanes),
-            parked=sum(lane.parked for lane in lanes),
-            dead=len(self._dead),
-            files=len(lanes),
-            wal_bytes=sum(lane.log_bytes() for lane in lanes),
-            batches=0 if engine is None else engine.lanes.batches,
-            healthy=engine is None or engine.writer.healthy,
-        )
+        return stats_of(self._engine, len(self._dead))
 
     @override
     def __repr__(self) -> str:
@@ -396,15 +412,6 @@ class Journal:
         if engine is not None:
             engine.forget_after_fork()
             _forgotten.append(engine)
-
-
-def one_of(name: str, value: Any, *allowed: str) -> str:
-    """Return *value*, which is one of *allowed*; raise ValueError for anything else."""
-    if value not in allowed:
-        words = " or ".join(map(repr, allowed))
-        msg = f"{name} takes {words} (got {value!r})"
-        raise ValueError(msg)
-    return str(value)
 
 
 _journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()

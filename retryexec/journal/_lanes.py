@@ -21,21 +21,19 @@ from retryexec.journal._batch import (
 )
 from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
-from retryexec.journal._errors import Lost
+from retryexec.journal._errors import Fenced, JournalError, Lost
 from retryexec.journal._keyed import KeyedEnds
+from retryexec.journal._lane_set import LaneSet
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
 
 
-class Lanes:
+class Lanes(LaneSet):
     """The lanes of this process, in agreement with its entries. For the writer's thread alone.
 
     Attributes:
         answers: tells those who wait.
-        own: where new entries go; made when there is something to write.
-        taken: lanes of dead owners; the takeover adds, the writer removes.
-        left: names of lanes that were left with what nobody here can run.
         backlog: entries for which something could not be written, to be looked at again.
         homeless: entries of a lost lane.
         error: what the latest transaction met; None if all is well.
@@ -50,15 +48,11 @@ class Lanes:
         later: Callable[[Callable[[], object]], object],
         wall: Callable[[], float],
     ) -> None:
+        super().__init__(host, later)
         self._store = store
-        self._host = host
-        self._later = later  # runs something on a thread that may wait for the writer
         self.answers = Answers(store, later)
         self._keyed = KeyedEnds()
         self._wall = wall
-        self.own: Lane | None = None
-        self.taken: set[Lane] = set()
-        self.left: set[str] = set()
         self.backlog: list[Entry] = []
         self.homeless: list[Entry] = []
         # Held until their jobs are in another one: nobody else may take them over meanwhile.
@@ -66,11 +60,6 @@ class Lanes:
         self.error: Exception | None = None
         self.failing = False
         self.batches = 0
-
-    def all(self) -> list[Lane]:
-        """Return the lanes in this process's hands; by any thread."""
-        own = self.own
-        return [*self.taken, *([own] if own else [])]
 
     # ---- one batch
 
@@ -92,8 +81,7 @@ class Lanes:
         if self.taken:
             for lane, part in batch.by_lane(own):
                 self._apply(lane, part)
-                if lane is not own:
-                    self.release_next_suspect(lane)
+                self.release_next_suspect(lane)
         elif own is not None and batch:  # the common case: all is in one lane
             self._apply(own, batch)
 
@@ -233,15 +221,12 @@ class Lanes:
     def _repair(self, lane: Lane, batch: Batch, marks: Sequence[Entry], error: Exception) -> bool:
         """Save what can be saved of a transaction that failed; return whether all has been."""
         inserts = batch.inserts
+        if isinstance(error, Fenced):
+            self._let_go(lane, inserts, error)
+            return False
         if isinstance(error, Lost):
             self._move_out(lane, error)
-            for entry in inserts:
-                entry.state = HOMELESS
-            self.homeless += inserts
-            self._find_home()
-            if self.homeless:
-                self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
-                self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+            self._move_home(inserts, error)
             return False
         landed = landed_in(lane, inserts[0]) if inserts else False
         if landed:  # the error lied: all or nothing, and this is all
@@ -331,6 +316,36 @@ class Lanes:
             self._later(lambda: self._host.recover(suspects))
         lane.live = {}
 
+    def _let_go(self, lane: Lane, inserts: Sequence[Entry], error: Fenced) -> None:
+        """Forget what was in a lane that somebody else has by now, and begin another one."""
+        if lane in self.all():
+            logger.error("%s: its jobs are run by others from now on", error)
+        moved = [entry for entry in [*lane.live.values()] if entry.state is not ENDED]
+        moved += [entry for entry in inserts if entry.row in error.landed]
+        lane.live, lane.suspects, lane.turn = {}, [], None
+        for entry in moved:
+            self.answers.end(entry)
+        lane.abandon()  # only now: none of them may start as the next lane is there
+        self.own = None if lane is self.own else self.own
+        self.taken.discard(lane)
+        rest = [entry for entry in inserts if entry.state is not ENDED]
+        if error.unsure:
+            words = "the job may have been written down, or not: nobody can say, as %s"
+            self.answers.refuse(rest, JournalError(words % error))
+        else:
+            self._move_home(rest, error)
+        self._later(lambda: self._host.moved([e for e in moved if e.outcome is None]))
+
+    def _move_home(self, inserts: Sequence[Entry], error: Lost) -> None:
+        """Write *inserts* to another lane, or refuse them."""
+        for entry in inserts:
+            entry.state, entry.row = HOMELESS, None
+        self.homeless += inserts
+        self._find_home()
+        if self.homeless:
+            self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
+            self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+
     def _find_home(self) -> None:
         """Write all homeless entries to this process's own lane, a new one if need be."""
         entries = []
@@ -372,42 +387,6 @@ class Lanes:
         self.failing = True
         self.error = error
 
-    # ---- lanes taken over
-
-    def hand_out(self, lane: Lane, suspects: list[Entry]) -> None:
-        """Let the *suspects* of *lane*, which has been taken over, have their turns."""
-        lane.suspects = suspects
-        if lane in self.taken:
-            self.release_next_suspect(lane)
-        elif suspects:  # it has been lost meanwhile, and its entries are in another one
-            self._later(lambda: self._host.recover(suspects))
-
-    def release_next_suspect(self, lane: Lane) -> None:
-        """Hand out the next suspect of *lane*, and let go of a lane that is done with."""
-        if lane not in self.taken:
-            return
-        while lane.suspects and lane.turn is None:
-            entry = lane.suspects.pop()
-            if entry.outcome is None and entry.state is STORED:
-                lane.turn = (entry, entry.attempts)
-                if entry.key is not None:
-                    entry.key.held = False
-                self._later(lambda entry=entry: self._host.recover([entry]))  # type: ignore[misc]
-        if not lane.live:
-            self.taken.discard(lane)
-            self._leave(lane)
-            if lane.parked:
-                self.left.add(lane.name)
-
-    def _end_turn(self, lane: Lane, entry: Entry, *, ended: bool = False) -> None:
-        """Note that *entry* has failed or *ended*: its turn, if it had one, is over."""
-        if (
-            lane.turn is not None
-            and lane.turn[0] is entry
-            and (ended or entry.attempts != lane.turn[1])
-        ):
-            lane.turn = None
-
     # ---- all of them
 
     def verify(self) -> None:
@@ -421,14 +400,6 @@ class Lanes:
             if self._running_in(lane, []):
                 self._apply(lane, Batch([], [], [], []))
 
-    def truncate_logs(self) -> None:
-        """Give back the space of logs."""
-        for lane in self.all():
-            try:
-                lane.truncate_log()
-            except Exception as error:
-                logger.debug("no checkpoint of %s: %s", lane, error)
-
     def leave_all(self) -> None:
         """Let go of all lanes."""
         for entry in self.backlog:
@@ -441,10 +412,3 @@ class Lanes:
         self._lost = []
         self.taken.clear()
         self.own = None
-
-    def _leave(self, lane: Lane) -> None:
-        try:
-            lane.leave()
-        except Exception as error:
-            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
-            lane.abandon()

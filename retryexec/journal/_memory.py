@@ -21,6 +21,7 @@ from retryexec.journal._file import JournalFile
 from retryexec.journal._job_table import JOBS
 from retryexec.journal._journal import Journal
 from retryexec.journal._letter_file import LETTERS, LetterFile
+from retryexec.journal._open import Place
 from retryexec.journal._reserve import Reserve
 from retryexec.journal._sqlite import make_tables, open_database, transaction
 from retryexec.journal._store import Lane, Taken
@@ -48,8 +49,8 @@ class MemoryJournal(Journal):
     ) -> None:
         codec = Codec(jobs, max_bytes=whole_number("max_bytes", max_bytes, least=1))
         callable_or_none("wall_clock", wall_clock)
-        self._directory = Path(_MEMORY)
-        self._set_up(MemoryStore(codec, wall_clock), codec, True, 3600.0, None, wall_clock)
+        place = Place(MemoryStore(codec, wall_clock), _MEMORY, Path(_MEMORY), wall_clock)
+        self._set_up(place, codec, True, 3600.0, None)
 
 
 class MemoryStore:
@@ -60,6 +61,12 @@ class MemoryStore:
         self._wall = wall
         self._left: list[MemoryLane] = []  # by the journal that was open before
         self.letters = MemoryLetters()
+
+    def serve(self, wake: Callable[[], object], lost: Callable[[], object]) -> None:
+        """Do nothing: who looks at times finds all there is, and no lock is lost by itself."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to be closed."""
 
     def new_lane(self) -> "MemoryLane":
         """Make a lane."""

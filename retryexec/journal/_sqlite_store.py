@@ -58,6 +58,12 @@ class SQLiteStore:
         self.rescued: list[str] = []  # what has become of damaged files
         self._outlived: dict[str, int] = {}  # locks held although their process has ended
 
+    def serve(self, wake: Callable[[], object], lost: Callable[[], object]) -> None:
+        """Do nothing: who looks at times finds all there is, and no lock is lost by itself."""
+
+    def close(self) -> None:
+        """Do nothing: files are closed as they are left."""
+
     def new_lane(self) -> JournalFile:
         """Make a file for this process."""
         lock = self.directory.new()

@@ -4,7 +4,7 @@ The writer decides what is written, in which order, and what an error means for 
 how. `SQLiteStore` keeps files in a directory, one lane each; `MemoryStore` keeps them in memory.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol
 
@@ -44,6 +44,7 @@ class Lane(Protocol):
     """Entries that share transactions: a file, say.
 
     Attributes:
+        shared: whether what is taken over is in this process's own lane as well.
         name: the owner's; a dead letter keeps it, to tell whether its job's row has gone.
         live: the entries that are on disk, by their row.
         parked: rows kept for somebody who can make jobs of them.
@@ -52,6 +53,7 @@ class Lane(Protocol):
         next_row: the number of the next row; in this process's own lane.
     """
 
+    shared: bool
     name: str
     live: dict[int, Entry]
     parked: int
@@ -63,7 +65,7 @@ class Lane(Protocol):
         """Do all *changes*, or none; return how many rows to be deleted were not there any more.
 
         Raises:
-            Lost: the lane is gone or damaged.
+            Lost: the lane is gone or damaged; `Fenced`: somebody else has it.
             Exception: none was done, or, if the error came at the very end, it is not known.
         """
         ...
@@ -138,6 +140,10 @@ class Store(Protocol):
     @property
     def letters(self) -> Letters:
         """The dead letters."""
+        ...
+
+    def serve(self, wake: Callable[[], object], lost: Callable[[], object]) -> None:
+        """Have *wake* called when there may be something to take, *lost* when a lane is lost."""
         ...
 
     def new_lane(self) -> Lane:

@@ -244,12 +244,18 @@ def _is_first(entry: Entry, keys: set[Hashable]) -> bool:
     return len(keys) > before
 
 
-def sort(lane: Lane, verdict: Verdict, max_crashes: int) -> Taken:
-    """Part the entries of *lane* into those to run, suspects, and those that die now."""
+def sort(
+    lane: Lane, verdict: Verdict, max_crashes: int, alone: AbstractSet[int] = frozenset()
+) -> Taken:
+    """Part the entries of *lane* into those to run, suspects, and those that die now.
+
+    Args:
+        alone: further rows to be run one at a time.
+    """
     taken = Taken(lane, [], [])
     for row in verdict.blamed & lane.live.keys():
         lane.live[row].crashes += 1
-    serial: AbstractSet[Entry] = frozenset()
+    serial: AbstractSet[Entry] = {lane.live[row] for row in alone & lane.live.keys()}
     if verdict.serial:
         serial = {*nsmallest(verdict.serial, lane.live.values(), key=attrgetter("due_in"))}
     seen: set[Hashable] = set()

@@ -10,6 +10,8 @@ from helpers.command import JOBS, Result, jsonl
 
 from retryexec.cli import main
 
+KEPT = ("retryexec.", "rich", "matplotlib", "numpy", "PIL", "msgspec", "psycopg")
+
 
 @pytest.fixture(autouse=True)
 def imports_undone() -> Iterator[None]:
@@ -18,7 +20,7 @@ def imports_undone() -> Iterator[None]:
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        if not name.startswith(("retryexec.", "rich", "matplotlib", "numpy", "PIL", "msgspec")):
+        if not name.startswith(KEPT):
             del sys.modules[name]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from helpers import TESTS
 from retryexec.journal import Entry, Journal
+from retryexec.journal._engine import Engine
 from retryexec.journal._file import JournalFile
 
 
@@ -47,6 +48,7 @@ class FakeHost:
         self.recovered: list[Entry] = []
         self.hands: list[Sequence[Entry]] = []  # each time it was handed something
         self.at_work: list[Entry] = []
+        self.lost: list[Entry] = []  # what another process runs
         self.journal: Any = None
         self._arrivals: SimpleQueue[Entry] = SimpleQueue()
 
@@ -55,6 +57,9 @@ class FakeHost:
         self.recovered.extend(entries)
         for entry in entries:
             self._arrivals.put(entry)
+
+    def moved(self, entries: Sequence[Entry]) -> None:
+        self.lost.extend(entries)
 
     def running(self) -> Iterable[Entry]:
         return list(self.at_work)
@@ -150,6 +155,18 @@ def crash(journal: Journal, let_go: Iterable[Callable[[], object]] | None = None
     Args:
         let_go: closes its connections in ways of its own; by default they are just closed.
     """
+    engine = _cut_off(journal)
+    for close in let_go or ():
+        close()
+    for file in engine.lanes.all():
+        assert isinstance(file, JournalFile)
+        if let_go is None:
+            file.sql.close()
+        file.lock.release()
+
+
+def _cut_off(journal: Journal) -> Engine:
+    """End the threads of *journal* between two transactions, and return what is left of it."""
     engine = journal._engine
     assert engine is not None
     journal._engine = journal._host = None
@@ -165,13 +182,22 @@ def crash(journal: Journal, let_go: Iterable[Callable[[], object]] | None = None
     engine.tasks.put(None)
     writer.thread.join()
     engine.runner.join()
-    for close in let_go or ():
-        close()
-    for file in engine.lanes.all():
-        assert isinstance(file, JournalFile)
-        if let_go is None:
-            file.sql.close()
-        file.lock.release()
+    return engine
+
+
+def crash_on_server(journal: Journal) -> int:
+    """Let a *journal* on PostgreSQL end as with its process, just after it renewed its lease.
+
+    Return the number of its life, whose lease has still to run out.
+    """
+    engine = _cut_off(journal)
+    lane = journal._store.new_lane()
+    lane._mark(lane._link)
+    engine.lanes.own = None
+    lane.abandon()
+    journal._store.close()
+    life: int = lane.life
+    return life
 
 
 def settled(journal: Journal) -> bool:

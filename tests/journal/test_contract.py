@@ -29,14 +29,18 @@ def wall() -> Wall:
     return Wall()
 
 
-@pytest.fixture(params=["memory", "sqlite", "sqlite-async"])
+@pytest.fixture(params=["memory", "sqlite", "sqlite-async", "postgres", "postgres-async"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> Iterator[AnyJournal]:
     made: AnyJournal
     if request.param == "memory":
         made = MemoryJournal(jobs=JOBS, wall_clock=wall)
     else:
-        accept: Any = "async" if request.param == "sqlite-async" else "wait"
-        made = Journal(tmp_path, jobs=JOBS, wall_clock=wall, accept=accept, poll=3600)
+        accept: Any = "async" if request.param.endswith("-async") else "wait"
+        options: Any = {"jobs": JOBS, "wall_clock": wall, "accept": accept, "poll": 3600}
+        if request.param.startswith("sqlite"):
+            made = Journal(tmp_path, **options)
+        else:
+            made = request.getfixturevalue("schema")(**options)
     yield made
     made.close()
 

@@ -63,12 +63,15 @@ def _clean() -> Iterator[None]:
         gate.open()
 
 
-@pytest.fixture(params=["memory", "disk"])
+@pytest.fixture(params=["memory", "disk", "postgres"])
 def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Any]:
     """A function that returns the journal, as the next process would have it."""
     jobs = {"save": Save}
     if request.param == "disk":
         return lambda: Journal(tmp_path / "journal", jobs=jobs)
+    if request.param == "postgres":
+        schema = request.getfixturevalue("schema")
+        return lambda: schema(jobs=jobs)
     memory = MemoryJournal(jobs=jobs)
     return lambda: memory
 

@@ -11,10 +11,12 @@ import os
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, ClassVar
 
 import pytest
-from helpers.journal_kit import JOBS, FakeHost, Save, crash, memory
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, crash_on_server, memory
+from helpers.postgres import Schema, Server
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -386,6 +388,31 @@ class TwoProcesses(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
+class OnPostgres(TwoProcesses):
+    """The journal on PostgreSQL, where the lease of a dead process runs out at once."""
+
+    server: ClassVar[Server]
+    numbers = count(1)
+
+    @initialize()
+    def start(self) -> None:
+        self.schema = Schema(self.server.url, f"model {next(self.numbers)}")
+        super().start()
+
+    def make(self) -> Any:
+        return self.schema(
+            jobs=JOBS, wall_clock=lambda: self.time, poll=3600, max_crashes=MAX_CRASHES
+        )
+
+    def die(self, side: Side) -> None:
+        self.schema.expire(crash_on_server(side.journal))
+
+    def teardown(self) -> None:
+        super().teardown()
+        if self.sides:
+            self.schema.drop()
+
+
 class InMemory(TwoProcesses):
     """The journal in memory: a crash takes nothing with it, and nobody is suspected."""
 
@@ -401,6 +428,16 @@ class InMemory(TwoProcesses):
 @pytest.mark.parametrize(("machine", "examples"), [(TwoProcesses, 150), (InMemory, 100)])
 @pytest.mark.timeout(300)
 def test_jobs_end_as_in_the_model(machine: type[RuleBasedStateMachine], examples: int) -> None:
+    play(machine, examples)
+
+
+@pytest.mark.timeout(300)
+def test_jobs_on_a_server_end_as_in_the_model(server: Server) -> None:
+    OnPostgres.server = server
+    play(OnPostgres, 30)
+
+
+def play(machine: type[RuleBasedStateMachine], examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(

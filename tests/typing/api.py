@@ -359,6 +359,8 @@ journal = Journal(
     poll=1,
 )
 Journal("var/saves", jobs={"save": Save}, durability="power", accept="wait")
+Journal("postgresql://host/db", jobs={"save": Save}, schema="s", lease=10, accept_timeout=2.5)
+Journal("postgresql://host/db", jobs={"save": Save}, schema=1)  # type: ignore[arg-type]
 Journal("var/saves", jobs={"save": Save("x")})  # type: ignore[dict-item]
 Journal("var/saves", jobs={"save": Save}, durability="full")  # type: ignore[arg-type]
 Journal("var/saves", jobs={"save": Save}, accept="soon")  # type: ignore[arg-type]
@@ -379,6 +381,8 @@ assert_type(len(journaled.recovered), int)
 assert_type(journaled.recovered.unfinished, int)
 assert_type(journaled.recovered.wait(timeout=1), bool)
 assert_type(journaled.shutdown(timeout=minute).journaled, int)
+assert_type(journal.put(Save("x")), str)
+assert_type(journal.put_many([Save("x")]), list[str])
 assert_type(journal.stats(), JournalStats)
 assert_type(journal.dead.list(limit=3), list[DeadLetter])
 assert_type(journal.dead.edit(kept.job_id, activity="y"), DeadLetter)

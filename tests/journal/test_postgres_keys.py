@@ -1,0 +1,133 @@
+"""Keys of jobs on PostgreSQL: order, the newest of a key, and letters that are stale."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from helpers.jobs import Gate, InThread
+from helpers.journal_kit import JOBS, FakeHost, Save, crash_on_server
+from helpers.postgres import Schema, until
+from journal.test_executor import Save as Work
+
+from retryexec import RetryingExecutor
+from retryexec.journal import Journal, JournalError
+from retryexec.journal.postgres import _taker
+
+Open = Callable[..., tuple[Journal, FakeHost]]
+
+
+@pytest.fixture
+def opened(schema: Schema) -> Iterator[Open]:
+    journals = []
+
+    def open_one(**options: Any) -> tuple[Journal, FakeHost]:
+        host = FakeHost()
+        journal = host.journal = schema(**{"jobs": JOBS, "poll": 3600, **options})
+        journals.append(journal)
+        journal.open(host)
+        return journal, host
+
+    yield open_one
+    for journal in journals:
+        journal.close()
+
+
+def test_keys_come_back_in_the_order_of_acceptance(opened: Open, schema: Schema) -> None:
+    first, _ = opened()
+    keys = [("user", 1), None, "ana", ("user", 1), 7, "ana"]
+    for n, key in enumerate(keys):
+        first.accept(Save("", n), key=key)
+    schema.expire(crash_on_server(first))
+    _, host = opened()
+    until(lambda: len(host.recovered) == 6)
+    keyed = [entry for entry in host.recovered if entry.key is not None]
+    assert [(e.job.n, e.key.value) for e in keyed] == [  # type: ignore[union-attr]
+        (n, key) for n, key in enumerate(keys) if key is not None
+    ]
+
+
+def test_of_latest_jobs_of_a_key_the_newest_alone_comes_back(opened: Open, schema: Schema) -> None:
+    first, _ = opened()
+    entries = [first.accept(Save("", n), key="k", latest=True) for n in range(3)]
+    other = first.accept(Save("", 3), key="other", latest=True)
+    first.superseded(entries[0], entries[1])
+    assert first.flush(10)
+    assert schema.query("SELECT count(*) FROM {s}.job") == [(3,)]
+    schema.expire(crash_on_server(first))
+    _, host = opened()
+    until(lambda: len(host.recovered) == 2)
+    assert [entry.id for entry in host.recovered] == [entries[2].id, other.id]
+    assert schema.query("SELECT count(*) FROM {s}.job") == [(2,)]
+
+
+def test_one_process_takes_over_all_jobs_with_keys(
+    opened: Open, schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_taker, "LOT", 5)
+    first, _ = opened()
+    others = [opened(), opened()]
+    for n in range(100):
+        first.accept(Save("", n), key=n % 3 if n % 2 else None)
+    schema.expire(crash_on_server(first))
+    both = threading.Barrier(2, timeout=10)
+    threads = [
+        InThread(lambda journal=journal: (both.wait(), journal.poll())) for journal, _ in others
+    ]
+    for thread in threads:
+        thread.result()
+    until(lambda: sum(len(host.recovered) for _, host in others) == 100)
+    keyed = [[e.job.n for e in host.recovered if e.key is not None] for _, host in others]
+    assert sorted(keyed) == [[], [*range(1, 100, 2)]]
+
+
+def test_a_letter_is_stale_once_a_later_job_of_its_key_has_succeeded(
+    opened: Open, schema: Schema
+) -> None:
+    journal, host = opened()
+    old, new = journal.accept(Save("", 1), key="k"), journal.accept(Save("", 2), key="k")
+    other = journal.accept(Save("", 3), key="other")
+    for entry in (old, other):
+        journal.died(entry, "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    assert [(letter.key, letter.stale) for letter in journal.dead] == [
+        ("other", False),
+        ("k", False),
+    ]
+    journal.succeeded(new)
+    assert journal.flush(10)
+    assert {letter.key: letter.stale for letter in journal.dead} == {"k": True, "other": False}
+    with pytest.raises(JournalError, match="stale"):
+        journal.dead.rerun(old.id)
+    assert journal.dead.rerun_all() == 1
+    until(lambda: [entry.id for entry in host.recovered] == [other.id])
+    journal.dead.rerun(old.id, force=True)
+    until(lambda: len(host.recovered) == 2)
+    again = host.recovered[1]
+    assert (again.id, again.key.value, again.key.stale) == (old.id, "k", True)  # type: ignore[union-attr]
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    Work.seen.clear()
+    Work.gates.clear()
+    yield
+    for gate in Work.gates.values():
+        gate.open()
+
+
+def test_an_executor_keeps_the_newest_of_a_key(schema: Schema) -> None:
+    gate = Work.gates["k0"] = Gate()
+    journal = schema(jobs={"work": Work}, poll=3600)
+    with RetryingExecutor(4, journal=journal) as executor:
+        saver = executor.using(key="k", keep="latest")
+        futures = [saver.submit(Work("k0"))]
+        assert gate.reached()
+        futures += [saver.submit(Work(f"k{n}")) for n in range(1, 5)]
+        assert journal.flush(10)
+        assert len(schema.query("SELECT FROM {s}.job")) <= 2
+        gate.open()
+        assert [future.result(10) for future in futures] == ["k0", *["k4"] * 4]
+    assert schema.query("SELECT count(*) FROM {s}.job") == [(0,)]
