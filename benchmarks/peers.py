@@ -207,7 +207,8 @@ def _loop(job: Job, delay: float) -> None:
         try:
             return job()
         except Failed:
-            time.sleep(delay)
+            if delay:  # to sleep for no time would take longer than the attempt
+                time.sleep(delay)
 
 
 async def _gather(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -27,11 +27,13 @@ BENCHMARKS = (
     "waiting",
     "lateness",
     "memory",
+    "after_failures",
     "cancelling",
     "mixed",
     "journal",
     "recovery",
     "importing",
+    "keys",
     "engines",
 )
 
