@@ -207,7 +207,7 @@ def _loop(job: Job, delay: float) -> None:
         try:
             return job()
         except Failed:
-            if delay:
+            if delay:  # to sleep for no time would take longer than the attempt
                 time.sleep(delay)
 
 

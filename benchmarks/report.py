@@ -34,6 +34,7 @@ BENCHMARKS = (
     "postgres",
     "recovery",
     "importing",
+    "keys",
     "engines",
     "keys",
 )
