@@ -34,7 +34,6 @@ BENCHMARKS = (
     "postgres",
     "recovery",
     "importing",
-    "keys",
     "engines",
     "keys",
 )
