@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
-from harness import OURS, Row, rows, run
+from harness import OURS, Row, find, rows, run
 from peers import WORKERS
 
 from retryexec import RetryingExecutor
@@ -100,6 +100,15 @@ def measure(quick: bool) -> Iterator[Row]:
             rounds=rounds,
             notes={OURS: f"{many // 3} jobs"},
         )
+
+
+def answer(found: Sequence[Row]) -> str:
+    """Say what the rows have found."""
+    least = find(found, "the same, against")
+    return (
+        f"{least.value:,.0f} jobs a second are accepted, run and ended, {least.ratio:.2f} of what one "
+        "thread does that only inserts and deletes their rows."
+    )
 
 
 class Bench:
@@ -277,4 +286,4 @@ def by_threads(threads: int, jobs: Sequence[Any], submit: Callable[[Any], object
 
 
 if __name__ == "__main__":
-    run(measure, __doc__)
+    run(measure, answer, __doc__)
