@@ -25,10 +25,10 @@ PYTEST = -m pytest -q -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all stress chaos lint format types docs coverage check bench clean
+.PHONY: help run test test-all stress chaos chaos-postgres lint format types docs coverage check bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/ready-to-run ## see the main job at work: a saver against a locked database
 	@$(BIN)/python docs/examples/main_job.py
@@ -52,7 +52,12 @@ chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut
 	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
 		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
 		-o faulthandler_timeout=0 tests/journal/test_chaos.py tests/journal/test_power.py \
-		tests/journal/test_damage.py tests/journal/test_postgres_chaos.py $(ARGS)
+		tests/journal/test_damage.py tests/journal/test_chaos_keys.py $(ARGS)
+
+chaos-postgres: $(VENV)/ready-to-test ## kill and stop processes, and a PostgreSQL server, for MINUTES=1
+	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),1) * 60)) RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) \
+		$(BIN)/python -m pytest -q -s --slow -o faulthandler_timeout=0 \
+		tests/journal/test_postgres_chaos.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .

@@ -106,8 +106,8 @@ def answer(found: Sequence[Row]) -> str:
     """Say what the rows have found."""
     least = find(found, "the same, against")
     return (
-        f"{least.value:,.0f} jobs a second are accepted, run and ended, {least.ratio:.2f} of what one "
-        "thread does that only inserts and deletes their rows."
+        f"{least.value:,.0f} jobs a second are accepted, run and ended, {least.ratio:.2f} of what "
+        "one thread does that only inserts and deletes their rows."
     )
 
 
