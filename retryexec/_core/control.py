@@ -162,7 +162,9 @@ class Control:
         line = job.line
         if self.pool.halted:
             return False
-        if line is not None and line.head is not job and not self.keys.is_its_turn(job):
+        # Mostly it is, which takes no lock to see.
+        its_turn = line is None or (line.head is job and not job.held_back)
+        if not its_turn and not self.keys.is_its_turn(job):
             return False
         if not job.settings.guards:
             return True
