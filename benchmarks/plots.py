@@ -139,7 +139,9 @@ def _label(axes: Any, ends: dict[str, Row], styles: dict[str, Any]) -> None:
     for peer in sorted(ends, key=lambda peer: places[peer][1]):
         x, y = places[peer] / scale
         wanted = y
-        while clashes := [ty for tx, ty in taken if abs(tx - x) < 120 and abs(ty - wanted) < GAP]:
+        while clashes := [
+            ty for tx, ty in taken if abs(tx - x) < 120 and abs(ty - wanted) < GAP - 0.1
+        ]:
             wanted = max(clashes) + GAP
         taken.append((x, wanted))
         row = ends[peer]

@@ -85,8 +85,13 @@ def write(kept: dict[str, Any], folder: Path) -> None:
             )
             text += [head, plot, "\n".join(lines)]
         sections.append("\n\n".join(filter(None, text)))
-    machines = sorted({kept[name]["machine"] for name in kept})
-    taken = "\n\n".join(f"Taken on: {one}" for one in machines)
+    machines: dict[str, list[str]] = {}
+    for name in filter(kept.__contains__, BENCHMARKS):
+        machines.setdefault(kept[name]["machine"], []).append(name.replace("_", " "))
+    taken = "\n\n".join(
+        f"Taken on: {one}" if len(machines) == 1 else f"Taken ({', '.join(names)}) on: {one}"
+        for one, names in machines.items()
+    )
     (folder / "answers.md").write_text("\n".join(answers) + "\n")
     (folder / "results.md").write_text("\n\n".join([taken, *sections]) + "\n")
 
