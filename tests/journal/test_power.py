@@ -286,7 +286,7 @@ def cut_everywhere(enough: int, *, durability: str) -> tuple[int, int, int]:
 
 
 @pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
-@pytest.mark.timeout(60 + STATES // 20)
+@pytest.mark.timeout(60 + STATES // 4)
 def test_power_loss_at_power_durability() -> None:
     """At "power" nothing is lost or done again that was promised not to be; all files are whole."""
     total, workloads, _ = cut_everywhere(STATES, durability="power")
@@ -294,7 +294,7 @@ def test_power_loss_at_power_durability() -> None:
 
 
 @pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
-@pytest.mark.timeout(60 + STATES // 20)
+@pytest.mark.timeout(60 + STATES // 4)
 def test_power_loss_at_process_durability() -> None:
     """At "process" the latest may be lost, and does get lost: so this does cut the power."""
     total, workloads, missing = cut_everywhere(STATES // 4, durability="process")
