@@ -25,7 +25,8 @@ def snapshot(pool: "Pool", oldest_wait: float = 0.0, held_for_a_time: int = 0) -
     """
     with pool.lock:
         workers = pool.threads()
-        running = len(pool.unfinished.intersection(pool.running()))
+        # A worker still has its job for a moment after it has put it off, or before it begins it.
+        running = sum(job.running() for job in pool.unfinished.intersection(pool.running()))
         waiting = len(pool.timekeeper)
         held = len(pool.control.parked) + len(pool.steering.set_aside)
         return Stats(

@@ -311,6 +311,8 @@ def test_the_newer_one_is_ended_while_the_older_one_is_about_to_follow_it(
     with suppress(Exception):
         first.exception(10)
     assert first.cancelled()
+    while not threads:  # it may have done all of that before it was listed
+        threading.Event().wait(0.0005)
     threads[0].result()
     executor.shutdown()
     stats = executor.stats()
