@@ -133,8 +133,18 @@ class ProcessPool(Executor):
         self._children.add(child)
         self._selector.register(ours, EVENT_READ, child)
         if self._reader is None:
-            self._reader = threading.Thread(target=self._read, name="retryexec_pool", daemon=True)
-            self._reader.start()
+            reader = threading.Thread(target=self._read, name="retryexec_pool", daemon=True)
+            try:
+                reader.start()
+            except RuntimeError as error:
+                # CPython 3.12.0 and 3.12.1 start no thread once the interpreter has begun to end.
+                self._selector.unregister(ours)
+                self._children.discard(child)
+                process.kill()
+                process.join()
+                ours.close()
+                raise PermanentError(error) from None
+            self._reader = reader
         return child
 
     def _start_process(self, pipe: "Connection[Any, Any]") -> Any:
