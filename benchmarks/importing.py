@@ -52,7 +52,9 @@ def answer(found: Sequence[Row]) -> str:
 
 
 def _python(code: str) -> str:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    # A coverage run that starts this would load modules into the interpreter before it is asked.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment = kept | {"PYTHONDONTWRITEBYTECODE": ""}
     return subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
 
 
