@@ -76,6 +76,8 @@ def test_what_is_put_where_it_is_open_is_run_there(make: Make) -> None:
     with RetryingExecutor(1, journal=journal) as executor:
         name = journal.put(Note(1))
         journal.poll()
+        while not Note.told:  # a server's answer takes its time
+            threading.Event().wait(0.005)
         assert executor.recovered.wait(10)
         assert [told[:2] for told in Note.told] == [(1, name)]
 
