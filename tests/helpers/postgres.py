@@ -207,12 +207,9 @@ class Server:
             with (other.data / "postgresql.conf").open("a") as file:
                 file.write(f"unix_socket_directories='{place}'\n")
             other.start()
-            for change in (
-                "ALTER SYSTEM SET synchronous_standby_names='*'",
-                "SELECT pg_reload_conf()",
-            ):
-                with psycopg.connect(self.url, autocommit=True) as connection:
-                    connection.execute(change.encode())
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names='*'")
+                connection.execute("SELECT pg_reload_conf()")
             try:
                 yield other
             finally:

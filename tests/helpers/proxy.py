@@ -1,4 +1,4 @@
-"""A network between a client and a server that tests let hang, as one does whose packets are lost."""
+"""A network between client and server that tests let hang, as one does whose packets are lost."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Under load, the server is restarted, stopped, cut off, and replaced by its standby.
 
 Four threads submit without a pause. Whatever happens, each job that was accepted is run, once, and
-none that was refused; nobody waits much longer than `accept_timeout` says; and afterwards it goes on
-as before.
+none that was refused; nobody waits much longer than `accept_timeout` says; and afterwards it goes
+on as before.
 """
 
 from __future__ import annotations
@@ -205,6 +205,7 @@ def test_the_network_hangs_for_a_moment(place: Schema, network: Proxy) -> None:
         assert not load.refused
 
 
+@pytest.mark.slow("makes two servers")
 def test_the_standby_takes_over() -> None:
     with serving() as first, first.standby() as second:
         both = f"{first.url},{second.url.rpartition('=')[2]}"
