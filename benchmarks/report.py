@@ -32,9 +32,11 @@ BENCHMARKS = (
     "mixed",
     "journal",
     "postgres",
+    "many_hosts",
     "recovery",
     "importing",
     "engines",
+    "computing",
     "keys",
 )
 
