@@ -4,6 +4,7 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -32,6 +33,8 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # The module of guards, which an executor without any does not need, once there are some.
+        self._guard_module: ModuleType | None = None
 
     # ---- in
 
@@ -198,10 +201,12 @@ class Control:
             keeper.schedule(job, due)
 
     def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
-        # Here, since an executor without guards does not need them.
-        from retryexec.guards._guard import AttemptRequest, Passage
+        module = self._guard_module
+        if module is None:
+            from retryexec.guards import _guard
 
-        request = AttemptRequest(
+            module = self._guard_module = _guard
+        request = module.AttemptRequest(
             job.attempts + 1,
             job.submitted,
             job.args or (),
@@ -211,7 +216,8 @@ class Control:
             attempt_timeout=job.settings.policy.attempt_timeout,
             by_exec=job.by_exec,
         )
-        job.passage = passage = Passage(job.settings.guards, request)
+        passage: Passage = module.Passage(job.settings.guards, request)
+        job.passage = passage
         return passage
 
     def release(self, job: ControlledJob[Any]) -> None:

@@ -238,9 +238,7 @@ class ControlledJob(Job[T]):
             self.passage = None
             started = self.started or 0.0
             seconds = self.settings.pool.now() - started
-            from retryexec.guards import Outcome
-
-            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+            passage.settle_attempt(exception, seconds, succeeded=succeeded)
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""

@@ -27,6 +27,8 @@ from retryexec import (
     ZeroBackoff,
     retry,
 )
+from retryexec._typing import override
+from retryexec.guards import _rate_limit
 from retryexec.testing import VirtualClock
 
 FOR_EVER = RetryPolicy(backoff=ConstantBackoff(1.0), max_attempts=None, max_elapsed=None)
@@ -88,6 +90,35 @@ def test_a_rate_is_kept_exactly_and_nothing_polls() -> None:
         finish(clock, futures)
     assert sorted(service.attempts) == pytest.approx([n / 1000 for n in range(2000)])
     assert rate.asked == 2 * 2000 - 1
+
+
+def test_by_the_machines_clock_a_long_line_takes_few_wake_ups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken = Counter[str]()
+
+    class Clock(VirtualClock):
+        """Taken for the machine's by the guard; counts how often a thread stops waiting by it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = super().now  # type: ignore[method-assign]  # one object
+            monkeypatch.setattr(_rate_limit, "monotonic", self.now)
+
+        @override
+        def wait(self, changed: threading.Condition, until: float) -> None:
+            super().wait(changed, until)
+            woken[threading.current_thread().name] += 1
+
+    clock = Clock()
+    service, rate = Service(clock), Counting(RateLimit(1024))
+    with RetryingExecutor(1, clock=clock, guards=[rate]) as executor:
+        futures = [executor.submit(service.call) for _ in range(4097)]
+        finish(clock, futures)
+    assert service.attempts[-1] == 4.0
+    assert all(at >= n / 1024 for n, at in enumerate(service.attempts))
+    assert rate.asked == 2 * 4097 - 1
+    assert sum(woken.values()) < 4097 / 16
 
 
 def test_after_workers_were_busy_there_is_no_burst() -> None:
