@@ -225,6 +225,12 @@ class ControlledJob(Job[T]):
         if passage is not None:
             passage.settle(None)
 
+    def leave_guards_in_pause(self) -> None:
+        """Give up what the job, which is queued, holds of its guards: others may wait for it."""
+        newest = self if self.following is None else self.following.target
+        if isinstance(newest, ControlledJob) and newest.passage and newest.start_asking():
+            newest.give_back()
+
     def _take_out_passage(self) -> "Passage | None":
         """Take the passage away from the job: of several threads, one gets it."""
         with self._lock:

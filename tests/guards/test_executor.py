@@ -25,6 +25,7 @@ from retryexec import (
     RetryPolicy,
     StopReason,
     ZeroBackoff,
+    current_attempt,
     retry,
 )
 from retryexec._typing import override
@@ -264,6 +265,60 @@ def test_a_paused_executor_does_not_keep_others_from_a_shared_breaker() -> None:
             finish(clock, [waiting, other.submit(service.call), later])
         paused.resume()
         clock.run_until(parked.done)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ConcurrencyLimit(1), lambda: RateLimit(1), lambda: RetryBudget(0.0, reserve=1)]
+)
+def test_a_paused_executor_keeps_nothing_of_a_shared_guard(make: Callable[[], Guard]) -> None:
+    """All its jobs leave the guard as they are drawn, and have their turns after the pause."""
+    clock = VirtualClock()
+    order: list[int] = []
+    policy = RetryPolicy(backoff=ZeroBackoff(), retry_on_result=lambda number: number is None)
+
+    def job(number: int) -> int | None:
+        if current_attempt().number == 1:
+            return None
+        work(clock, 1.0)
+        order.append(number)
+        return number
+
+    guards = [make()]
+    with (
+        RetryingExecutor(1, clock=clock, policy=policy, guards=guards) as paused,
+        RetryingExecutor(1, clock=clock, policy=policy, guards=guards) as other,
+    ):
+        first = [paused.submit(job, number) for number in range(4)]
+        clock.run_until(first[0].done)
+        paused.pause()
+        rest = [other.submit(job, number) for number in range(10, 14)]
+        finish(clock, rest)
+        assert order[-4:] == [10, 11, 12, 13]
+        before = len(order)
+        paused.resume()
+        finish(clock, first)
+        assert order[before:] == list(range(before - 4, 4))
+
+
+def test_a_permit_that_a_paused_job_gets_goes_to_the_next() -> None:
+    """Even where nobody asks for it: all that wait are in the line already."""
+    clock = VirtualClock()
+    limit = ConcurrencyLimit(1)
+    with (
+        RetryingExecutor(4, clock=clock, guards=[limit]) as paused,
+        RetryingExecutor(1, clock=clock, guards=[limit]) as other,
+    ):
+        held = [paused.submit(work, clock, 1.0) for _ in range(3)]
+        clock.advance(0.5)
+        rest = [other.submit(work, clock, 1.0) for _ in range(3)]
+        clock.advance(0.0)
+        paused.pause()
+        finish(clock, rest)
+        assert clock.now() == 4.0
+        assert [future.held_by for future in held] == [None, "pause", "pause"]
+        paused.resume()
+        finish(clock, held)
+        assert clock.now() == 6.0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
