@@ -228,7 +228,7 @@ class ControlledJob(Job[T]):
     def leave_guards_in_pause(self) -> None:
         """Give up what the job, which is queued, holds of its guards: others may wait for it."""
         newest = self if self.following is None else self.following.target
-        if isinstance(newest, ControlledJob) and newest.passage and newest.start_asking():
+        if newest.passage is not None and newest.start_asking():
             newest.give_back()
 
     def _take_out_passage(self) -> "Passage | None":
