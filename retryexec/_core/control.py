@@ -177,6 +177,9 @@ class Control:
         """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
+            if passage is None:
+                job.give_back()
+                return False
             due = passage.ask()
             if due is None:
                 return True
@@ -200,17 +203,22 @@ class Control:
         else:
             keeper.schedule(job, due)
 
-    def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
+    def _new_passage(self, job: ControlledJob[Any]) -> "Passage | None":
+        """Return a way through the guards of *job*; None if it has ended, or was replaced."""
         module = self._guard_module
         if module is None:
             from retryexec.guards import _guard
 
             module = self._guard_module = _guard
+        # This one is read last, and dropped first: if it is there, so were the others.
+        args, kwargs, submitted = job.args, job.kwargs, job.submitted
+        if submitted is None:
+            return None
         request = module.AttemptRequest(
             job.attempts + 1,
-            job.submitted,
-            job.args or (),
-            job.kwargs or {},
+            submitted,
+            args,
+            kwargs,
             now=self.pool.now,
             wake=Waker(job),
             attempt_timeout=job.settings.policy.attempt_timeout,

@@ -156,6 +156,11 @@ class Server:
         self._durable = durable
 
     @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.place / ".s.PGSQL.5432"
+
+    @property
     def url(self) -> str:
         """The URL of a superuser's connection."""
         return f"postgresql://tester@/postgres?host={quote(str(self.place), safe='')}"
@@ -167,7 +172,7 @@ class Server:
 
     def create(self) -> None:
         self._run("initdb", "-D", self.data, "-U", "tester", "-A", "trust", "-E", "UTF8", "-N")
-        rules = "local all locked scram-sha-256\nlocal all all trust\n"
+        rules = "local all locked scram-sha-256\nlocal all,replication all trust\n"
         (self.data / "pg_hba.conf").write_text(rules)
         settings = [
             "listen_addresses=''",
@@ -192,6 +197,28 @@ class Server:
         """Let it crash, and start it again."""
         self.stop("immediate")
         self.start()
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """Run a second server that has what is committed here, before anybody is told of it."""
+        with _folder() as place:
+            other = Server(place, durable=self._durable)
+            self._run("pg_basebackup", "-h", self.place, "-U", "tester", "-D", other.data, "-R")
+            with (other.data / "postgresql.conf").open("a") as file:
+                file.write(f"unix_socket_directories='{place}'\n")
+            other.start()
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names='*'")
+                connection.execute("SELECT pg_reload_conf()")
+            try:
+                yield other
+            finally:
+                with suppress(RuntimeError):
+                    other.stop("immediate")
+
+    def promote(self) -> None:
+        """Let a standby take the place of its primary."""
+        self._ctl("promote", "-w", "-t", "60")
 
     def signal(self, number: int) -> None:
         """Send a signal to the server's first process and all of its others."""
@@ -247,18 +274,27 @@ def serving(*, durable: bool = False) -> Iterator[Server]:
     Args:
         durable: whether it syncs its disk, for tests that cut its power or measure.
     """
+    with _folder() as place:
+        server = Server(place, durable=durable)
+        try:
+            server.create()
+            server.start()
+            yield server
+        finally:
+            with suppress(RuntimeError):
+                server.stop("immediate")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder that a server's user may write to, and remove it afterwards."""
     user = _as_user()
     place = Path(tempfile.mkdtemp(prefix="retryexec-pg-"))
     if user:
         os.chown(place, user["user"], user["group"])
-    server = Server(place, durable=durable)
     try:
-        server.create()
-        server.start()
-        yield server
+        yield place
     finally:
-        with suppress(RuntimeError):
-            server.stop("immediate")
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -279,6 +315,7 @@ def pooled(server: Server) -> Iterator[str]:
         f"unix_socket_dir = {place}\n"
         "listen_port = 6432\n"
         "default_pool_size = 5\n"
+        "server_login_retry = 1\n"
         f"logfile = {place}/log\n"
     )
     if user:
