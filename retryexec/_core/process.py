@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from retryexec._core.future import LOCKS
 from retryexec._core.keys import LINE_LOCKS
 from retryexec._core.pool import Pool
+from retryexec._errors import ExecutorShutdownError
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
 
@@ -21,8 +22,6 @@ _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 # here leads to a pool or an executor, so those that users have forgotten can go.
 _owners: "weakref.WeakKeyDictionary[Any, Move]" = weakref.WeakKeyDictionary()
 _exiting = False
-
-EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
 
 
 def register(owner: object, pool: Pool, move: Move) -> None:
@@ -64,7 +63,7 @@ def _registered_last() -> object:
 
 
 def _refuse() -> Exception:
-    return RuntimeError(EXIT_REFUSAL)
+    return ExecutorShutdownError("cannot schedule new futures after interpreter shutdown")
 
 
 def _finish_pools() -> None:

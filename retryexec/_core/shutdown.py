@@ -17,7 +17,7 @@ from retryexec._core.counts import snapshot
 from retryexec._core.job import Job
 from retryexec._core.signals import StartableThread
 from retryexec._core.worker import give_up
-from retryexec._errors import ShutdownError
+from retryexec._errors import ExecutorShutdownError, ShutdownError
 from retryexec._events import ShutdownReport
 from retryexec._exceptions import report
 from retryexec._outcome import StopReason, name_of, summarize_names
@@ -292,4 +292,4 @@ class Shutdown:
 
 def after_shutdown() -> Exception:
     """Return what `submit` raises once the executor takes no more jobs."""
-    return RuntimeError("cannot schedule new futures after shutdown")
+    return ExecutorShutdownError("cannot schedule new futures after shutdown")

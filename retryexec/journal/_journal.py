@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from retryexec._typing import override
-from retryexec._validate import callable_or_none, whole_number
+from retryexec._validate import as_float, callable_or_none, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._engine import Engine, closed
 from retryexec.journal._entry import (
@@ -194,7 +194,7 @@ class Journal:
         with self._lock:
             engine, self._engine = self._engine, None
             self._host = None
-        ended = True if engine is None else engine.stop(timeout)
+        ended = engine is None or engine.stop(None if timeout is None else as_float(timeout))
         if ended:
             self._store.close()
         return ended
@@ -368,7 +368,8 @@ class Journal:
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
         engine = self._engine
-        return True if engine is None else engine.flush(timeout)
+        limit = None if timeout is None else as_float(timeout)
+        return engine is None or engine.flush(limit)
 
     def poll(self) -> int:
         """Take over now what dead processes have left, and return how many jobs that is."""
