@@ -17,7 +17,9 @@ from retryexec.journal._last_error import last_error
 from retryexec.journal._overview import ErrorGroup, Errors, OwnerJobs
 
 _WINDOW = 10.0  # seconds over which rates are taken
-_FIXED = 13  # lines beside owners, errors and what is due
+_TOLD = 5  # of the things that are wrong
+_WORD = 12  # columns that a line may fall short of, where words are not divided
+_FIXED = 14  # lines beside owners, errors and what is due
 _PLENTY = (30, 30, 15)  # rows of owners, errors and due jobs, where there is no end of lines
 _ID = 13  # digits of an id that are shown: what tells jobs apart, and enough for `journal show`
 _STATES = ("queued", "running", "waiting", "held", "parked")
@@ -125,11 +127,15 @@ class Frame:
             trouble: why there is no newer look.
         """
         told = [*([trouble] if trouble else ()), *(f"left out: {why}" for why in look.unreadable)]
-        owners, errors, due = self._rows(look, sizes.lines, len(told))
+        told = [clean(" ".join(text.split())) for text in told[:_TOLD]]
+        lines = sum(-(-len(text) // max(1, sizes.columns - _WORD)) for text in told)
+        owners, errors, due = self._rows(look, sizes.lines, lines)
         parts: list[RenderableType] = [self._title(look, live=rates is not None)]
-        parts += [_line(Text(clean(text), style="red")) for text in told]
-        if not (look.owners or look.dead or told):
-            parts += [Text(), Text("Nothing is unfinished, and there are no dead letters.")]
+        parts += [Text(text, style="red", overflow="fold") for text in told]
+        if not (look.owners or look.dead):
+            but = ", as far as one can see" if told else ""
+            words = f"Nothing is unfinished, and there are no dead letters{but}."
+            parts += [Text(), Text(words)]
             return Group(*parts)
         parts += [_owners_table(look, owners), *self._summary(look, rates)]
         if look.errors.groups:
@@ -141,7 +147,7 @@ class Frame:
 
     def _rows(self, look: Look, lines: int | None, told: int) -> tuple[int, int, int]:
         """Return how many owners, errors and jobs that are due there is room for."""
-        wanted = (len(look.owners), len(look.errors.groups), len(look.due))
+        wanted = (len(_owner_rows(look)), len(look.errors.groups), len(look.due))
         if lines is None:
             return (
                 min(wanted[0], _PLENTY[0]),
@@ -178,11 +184,11 @@ class Frame:
             yield _line(Text(f"{_rate(known[0])} accepted, {_rate(known[1])} ended"))
         if look.oldest is not None:
             job = look.oldest
+            tried = f", {counted(job.attempts, 'failed attempt')}" if job.attempts else ""
             yield _line(
                 Text(
-                    f"oldest job: {_kind(job.kind)} {job.id[:_ID]}, accepted "
-                    f"{_ago(look, job.accepted_at)} ago, {job.state}, "
-                    f"{counted(job.attempts, 'failed attempt')}"
+                    f"oldest: {_kind(job.kind)} {job.id[:_ID]}, {_ago(look, job.accepted_at)} old, "
+                    f"{job.state}{tried}"
                 )
             )
 
@@ -227,27 +233,60 @@ def _table(*columns: tuple[str, bool], last: str = "") -> Table:
     return table
 
 
+class _Row(NamedTuple):
+    """Owners that are shown as one: a process has several files, and the stopped ones are alike."""
+
+    name: Text
+    alive: bool
+    numbers: list[int]
+    oldest_at: float | None
+
+
+def _row(name: Text, owners: Sequence[OwnerJobs]) -> _Row:
+    numbers = [sum(getattr(jobs, state) for jobs in owners) for state in _STATES]
+    oldest = min((jobs.oldest_at for jobs in owners if jobs.oldest_at is not None), default=None)
+    return _Row(name, owners[0].owner.alive if owners else False, numbers, oldest)
+
+
+def _owner_rows(look: Look) -> list[_Row]:
+    """Return the owners, those with the most jobs first."""
+    by_name: dict[str, list[OwnerJobs]] = {}
+    for jobs in look.owners:
+        by_name.setdefault(_owner_name(jobs.owner), []).append(jobs)
+    rows: list[_Row] = []
+    for name, owners in by_name.items():
+        several = f" ({len(owners)})" if name == "stopped" and len(owners) > 1 else ""
+        style = {"stopped": "red", "not taken yet": "", "parked": ""}.get(name, "green")
+        rows.append(_row(Text(f"{name}{several}", style=style), owners))
+    return sorted(rows, key=lambda row: -sum(row.numbers))
+
+
+def _owner_name(owner: Owner) -> str:
+    if not owner.alive:
+        return {"0": "not taken yet", "-1": "parked"}.get(owner.name, "stopped")
+    # On a server, an owner is called by its host and its number.
+    host = clean(owner.path.name.rpartition(":")[0])
+    at = f" at {host}" if host else ""
+    return f"alive{at}" if owner.pid is None else f"pid {owner.pid}{at}"
+
+
 def _owners_table(look: Look, most: int) -> Table:
     table = _table(("", False), *((name, True) for name in _STATES), ("oldest", True))
-    totals = [sum(getattr(jobs, name) for jobs in look.owners) for name in _STATES]
-    oldest = min((j.oldest_at for j in look.owners if j.oldest_at is not None), default=None)
-    table.add_row(
-        Text("all jobs", style="bold"),
-        *(_number(*pair, bold=True) for pair in zip(_STATES, totals, strict=True)),
-        Text(_ago(look, oldest)),
-    )
-    by_jobs = sorted(look.owners, key=lambda jobs: (-jobs.unfinished, jobs.owner.name))
-    shown = by_jobs if len(by_jobs) <= most else by_jobs[: max(0, most - 1)]
-    for jobs in shown:
-        numbers = [_number(name, getattr(jobs, name)) for name in _STATES]
-        table.add_row(_owner(jobs.owner), *numbers, Text(_ago(look, jobs.oldest_at)))
-    if rest := by_jobs[len(shown) :]:
-        alive = sum(jobs.owner.alive for jobs in rest)
-        sums = [sum(getattr(jobs, name) for jobs in rest) for name in _STATES]
-        table.add_row(
-            Text(f"{len(rest):,} more, {alive:,} alive"),
-            *(_number(*pair) for pair in zip(_STATES, sums, strict=True)),
-        )
+
+    def add(row: _Row, *, bold: bool = False) -> None:
+        numbers = [_number(*pair, bold=bold) for pair in zip(_STATES, row.numbers, strict=True)]
+        table.add_row(row.name, *numbers, Text(_ago(look, row.oldest_at)))
+
+    add(_row(Text("all jobs", style="bold"), look.owners), bold=True)
+    rows = _owner_rows(look)
+    shown = rows if len(rows) <= most else rows[: max(0, most - 1)]
+    for row in shown:
+        add(row)
+    if rest := rows[len(shown) :]:
+        sums = [sum(column) for column in zip(*(row.numbers for row in rest), strict=True)]
+        oldest = min((row.oldest_at for row in rest if row.oldest_at is not None), default=None)
+        alive = sum(row.alive for row in rest)
+        add(_Row(Text(f"{len(rest):,} more, {alive:,} alive"), False, sums, oldest))
     return table
 
 
@@ -256,7 +295,8 @@ def _errors_table(look: Look, most: int) -> Table:
     columns = (("dead", True), ("retried", True), ("latest", True), ("job", False))
     partly = "" if found.dead >= look.dead.total() else f" (of the latest {found.dead:,} dead)"
     table = _table(*columns, last=f"error{partly}")
-    for group in _some(found.groups, most):
+    shown = found.groups if len(found.groups) <= most else found.groups[: max(0, most - 1)]
+    for group in shown:
         error = f"{group.type}: {group.text}" if group.text else group.type or "(none was kept)"
         error = error if group.alike else shape_of(error)
         table.add_row(
@@ -266,7 +306,7 @@ def _errors_table(look: Look, most: int) -> Table:
             Text(_kind(group.kind)),
             Text(clean(error[:500])),
         )
-    if rest := found.groups[most:]:
+    if rest := found.groups[len(shown) :]:
         table.add_row(
             Text(f"{sum(group.dead for group in rest):,}"),
             Text(f"{sum(group.unfinished for group in rest):,}"),
@@ -291,21 +331,9 @@ def _due_table(look: Look, most: int) -> Table:
     return table
 
 
-def _some(groups: Sequence[ErrorGroup], most: int) -> Sequence[ErrorGroup]:
-    return groups if len(groups) <= most else groups[:most]
-
-
 def _number(name: str, value: int, *, bold: bool = False) -> Text:
     style = _STYLES.get(name, "") if value else "dim"
     return Text(f"{value:,}", style=f"bold {style}" if bold and value else style)
-
-
-def _owner(owner: Owner) -> Text:
-    if owner.alive:
-        words = "alive" if owner.pid is None else f"alive, pid {owner.pid}"
-        return Text(words, style="green")
-    named = {"0": "not taken yet", "-1": "parked"}
-    return Text(named.get(owner.name, "stopped"), style="" if owner.name in named else "red")
 
 
 def _kind(kind: str) -> str:

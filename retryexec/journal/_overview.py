@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from retryexec._shapes import shape_of
+from retryexec._typing import override
 from retryexec.journal._directory import DEAD
 from retryexec.journal._inspect import Inspector, Owner, UnfinishedJob
 from retryexec.journal._job_table import JOBS
 from retryexec.journal._last_error import last_error
 from retryexec.journal._rows import ErrorText, errors_of, printable
-from retryexec.journal._sqlite import columns_of, select
+from retryexec.journal._sqlite import Format, columns_of, select
+
+T = TypeVar("T")
 
 MOST_ERRORS = 20_000
 """How many dead letters, and how many unfinished jobs, are looked at for their errors."""
@@ -103,7 +106,11 @@ class Errors(NamedTuple):
 
 
 class Overview(Protocol):
-    """What a view of a whole journal may ask. Whatever cannot be read is left out, and told."""
+    """What a view of a whole journal may ask.
+
+    Attributes:
+        unreadable: files that could not be read, and why. They are left out until it is cleared.
+    """
 
     unreadable: dict[Path, str]
 
@@ -147,6 +154,13 @@ class DirectoryOverview(Inspector):
     _letters_at: tuple[int, ...] | None = None  # of which file of dead letters those below are
     _letter_groups: "Grouping | None" = None
     _dead: "Counter[str] | None" = None
+
+    @override
+    def _guarded(
+        self, path: Path, form: Format, ask: Callable[[sqlite3.Connection], T]
+    ) -> T | None:
+        # One question finds out that a file is locked or damaged; the others need not wait, too.
+        return None if path in self.unreadable else super()._guarded(path, form, ask)
 
     def owner_jobs(self) -> list[OwnerJobs]:
         """Return each owner, and where its jobs stand."""
@@ -203,6 +217,7 @@ class DirectoryOverview(Inspector):
             query = "SELECT kind,count(*) FROM dead GROUP BY kind"
             rows = self._ask_dead(lambda sql: sql.execute(query).fetchall()) or ()
             self._dead = Counter({printable(kind or ""): count for kind, count in rows})
+            self._forget_unless_read()
         return self._dead
 
     def died_since(self, at: float) -> int:
@@ -216,6 +231,7 @@ class DirectoryOverview(Inspector):
             self._letter_groups = Grouping()
             for row in islice(self._dead_rows(), MOST_ERRORS):
                 self._letter_groups.add(*row, dead=True)
+            self._forget_unless_read()
         groups = self._letter_groups.copy()
         query = (
             "SELECT kind,errors,accepted_at,id FROM job WHERE attempts>0 AND parked IS NULL "
@@ -242,6 +258,10 @@ class DirectoryOverview(Inspector):
             if len(rows) < _PAGE:
                 return
             at, id_ = rows[-1][2], rows[-1][3].encode("utf-8", "surrogateescape")
+
+    def _forget_unless_read(self) -> None:
+        if self.path / DEAD in self.unreadable:
+            self._letters_at = None
 
     def _has_changed(self) -> bool:
         """Return whether there are other dead letters than were read; then forget those."""

@@ -174,6 +174,7 @@ def test_an_overview_cannot_write(opened: Opened) -> None:
     else:
         assert reader._ask_dead(lambda sql: sql.execute("DELETE FROM dead").fetchall()) is None
         assert "readonly" in str(reader.unreadable)
+        reader.unreadable.clear()
     assert reader.dead_by_kind() == {"call": 1}
 
 
