@@ -299,6 +299,13 @@ def _add_run(run: Parser, *, as_written: bool) -> None:
         help="keep in FILE which records are done: after a crash, the same command goes on",
     )
     add(
+        "--timeline",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw into FILE.svg what ran when, what failed, waited and was held; also of a run "
+        "that is interrupted",
+    )
+    add(
         "--retry-failed",
         action="store_true",
         help="with --checkpoint: run records again that have failed for good before",

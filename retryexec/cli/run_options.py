@@ -12,9 +12,9 @@ from typing import Any, Literal
 from retryexec import Backoff
 
 _NOT_OPTIONS = {"command", "target", "input", "retry_failed"}
-_PATHS = {"failures", "checkpoint"}
+_PATHS = {"failures", "checkpoint", "timeline"}
 # Options that say what this INPUT is, or where this run keeps things: not for another INPUT.
-_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint"}
+_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint", "timeline"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class RunOptions:
     limit: int | None
     failures: Path | None
     checkpoint: Path | None
+    timeline: Path | None
     retry_failed: bool
     dry_run: bool
     strict: bool
