@@ -33,6 +33,7 @@ from retryexec.journal import (
     UnfinishedJob,
 )
 from retryexec.journal._keys import plain
+from retryexec.journal._last_error import last_error
 from retryexec.journal._look import inspector_of, letters_of
 
 T = TypeVar("T")
@@ -169,27 +170,6 @@ def _alive(owner: Owner) -> str:
 
 def _crashes(count: int) -> str:
     return "1 crash" if count == 1 else f"{count} crashes"
-
-
-def last_error(errors: Sequence[ErrorText]) -> str:
-    """Return the latest failure on one line; a traceback ends with what matters."""
-    if not errors or not errors[-1].type:
-        return ""
-    text = errors[-1].text.strip()
-    if text.startswith("Traceback "):
-        text = _end_of(text, errors[-1].type)
-    else:
-        text = f"{errors[-1].type}: {text}" if text else errors[-1].type
-    return " ".join(text.split())
-
-
-def _end_of(traceback: str, name: str) -> str:
-    """Return the line of *traceback* that tells the exception, and what follows of its text."""
-    lines = traceback.splitlines()
-    for line in reversed(lines):
-        if line.partition(":")[0].rpartition(".")[2] == name.rpartition(".")[2]:
-            return line
-    return lines[-1]
 
 
 # ---- stats

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from retryexec import Backoff
 
 _NOT_OPTIONS = {"command", "target", "input", "retry_failed"}
-_PATHS = {"failures", "checkpoint"}
+_PATHS = {"failures", "checkpoint", "timeline"}
 # Options that say what this INPUT is, or where this run keeps things: not for another INPUT.
-_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint"}
+_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint", "timeline"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class RunOptions:
     limit: int | None
     failures: Path | None
     checkpoint: Path | None
+    timeline: Path | None
     retry_failed: bool
     dry_run: bool
     strict: bool
@@ -83,7 +84,7 @@ class RunOptions:
                 else:
                     word = shlex.quote(short(text) if option in _PATHS else text)
                     units.append(f"{flag}={word}" if text.startswith("-") else f"{flag} {word}")
-        return _folded([*units, *more])
+        return folded([*units, *more], width_of_stderr())
 
     def command_for_failures(self) -> str:
         """Return the command that runs what failed once more, on the same terms."""
@@ -109,10 +110,19 @@ def short(path: str | Path) -> str:
     return str(path)
 
 
-def _folded(units: list[str]) -> str:
-    """Return *units* as one command, on lines that a terminal does not break within an option."""
-    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 10**9
-    if len(" ".join(units)) < width // 2:
+def width_of_stderr() -> int | None:
+    """Return how many columns the terminal at standard error has; None if it is none."""
+    return shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+
+
+def folded(units: list[str], width: int | None) -> str:
+    """Return *units* as one command, on lines that a terminal does not break within an option.
+
+    Args:
+        units: what is to stay together.
+        width: columns of the terminal; None for one line of any length.
+    """
+    if width is None or len(" ".join(units)) < width // 2:
         return " ".join(units)
     lines = ["", f"  {units[0]}"]
     for unit in units[1:]:

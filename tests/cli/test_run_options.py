@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from helpers.command import Result, jsonl, read_jsonl
 
-from retryexec.cli.stats import RunStats, shape_of, summary
+from retryexec._shapes import shape_of
+from retryexec.cli.stats import RunStats, summary
 from retryexec.cli.work import Admission
 
 Run = Callable[..., Result]
