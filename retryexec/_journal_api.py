@@ -218,6 +218,11 @@ class JournalLink:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
 
+    def stats(self) -> Any:
+        """Return how the journal is, as a `retryexec.journal.JournalStats`; None if it has none."""
+        stats = getattr(self._journal, "stats", None)
+        return None if stats is None else stats()
+
     # ---- moments in the life of a job
 
     def accept(self, job: Job[Any]) -> None:
