@@ -70,6 +70,11 @@ class JournalEntry(Protocol):
         ...
 
     @property
+    def trace(self) -> str | None:
+        """The ``traceparent`` of the span in which the job was submitted; None if unknown."""
+        ...
+
+    @property
     def accepted(self) -> "Future[None]":
         """Resolved when the job is on disk."""
         ...
@@ -222,6 +227,10 @@ class JournalLink:
         """Return how the journal is, as a `retryexec.journal.JournalStats`; None if it has none."""
         stats = getattr(self._journal, "stats", None)
         return None if stats is None else stats()
+
+    def wrap_journal(self, wrap: Callable[[Any], Any]) -> None:
+        """Tell what *wrap* makes of the journal in its place; for telemetry."""
+        self._journal = wrap(self._journal)
 
     # ---- moments in the life of a job
 

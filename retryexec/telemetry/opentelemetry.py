@@ -12,8 +12,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from retryexec._core.job import Job
 from retryexec._core.observed import AttemptEnd, forget, observe, observe_once
-from retryexec._core.process import pool_of
+from retryexec._core.pool import Pool
+from retryexec._core.process import all_settings, pool_of
 from retryexec._executor import RetryingExecutor
+from retryexec._journal_api import JournalLink
 from retryexec._outcome import StopReason, name_of, qualified_name, text_of
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
@@ -42,15 +44,31 @@ def instrument(
     pool = pool_of(executor)
     uninstrument(executor)
     tracer = trace.get_tracer("retryexec", tracer_provider=tracer_provider)
+    if type(tracer) is NoOpTracer:
+        return
+    for link in _links(pool):
+        from retryexec.journal import _traced  # here, since it needs what an extra brings
+
+        link.wrap_journal(partial(_traced.traced, _traceparent))
     if isinstance(tracer, trace.ProxyTracer):
         observe_once(_real_provider, pool, _Tracing(tracer))
-    elif type(tracer) is not NoOpTracer:
+    else:
         observe(pool, [_Tracing(tracer)])
 
 
 def uninstrument(executor: RetryingExecutor) -> None:
     """Make no spans any more of attempts of *executor* that begin from now on."""
-    forget(pool_of(executor), lambda observer: isinstance(observer, _Tracing))
+    pool = pool_of(executor)
+    forget(pool, lambda observer: isinstance(observer, _Tracing))
+    for link in _links(pool):
+        from retryexec.journal import _traced
+
+        link.wrap_journal(_traced.untraced)
+
+
+def _links(pool: Pool) -> set[JournalLink]:
+    """Return what leads to the journal of *pool*, if it has one."""
+    return {each.journal for each in all_settings(pool) if each.journal is not None}
 
 
 class _Attempt(NamedTuple):
@@ -127,4 +145,17 @@ def _describe_end(span: Span, end: AttemptEnd) -> None:
 
 
 def _links_of(job: Job[Any]) -> list[Link] | None:
-    return None
+    """Return a link to the span in which *job* was submitted, in a process that has died."""
+    trace_parent = None if job.entry is None else job.entry.trace
+    if trace_parent is None:
+        return None
+    remote = _PROPAGATOR.extract({"traceparent": trace_parent}, otel_context.Context())
+    span = trace.get_current_span(remote).get_span_context()
+    return [Link(span)] if span.is_valid else None
+
+
+def _traceparent() -> str | None:
+    """Return the current span as a ``traceparent``; None if there is none."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent")
