@@ -42,7 +42,14 @@ class AttemptEnd(NamedTuple):
 
 
 class AttemptObserver(Protocol):
-    """What is told of each attempt, in the thread that runs it; what it raises is logged."""
+    """What is told of each attempt, in the thread that runs it; what it raises is logged.
+
+    Attributes:
+        wants_traces: whether jobs that a journal has kept a trace of are waiting for this observer,
+            so that they can be started once it is there.
+    """
+
+    wants_traces: bool
 
     def started(self, job: AnyJob, number: int, ago: float) -> object:
         """Hear that attempt *number* of *job* is about to run, in a copy of ``job.context``.
@@ -152,6 +159,11 @@ class ObservedControlledJob(ObservedJob, ControlledJob[Any]):
         return followed
 
 
+def _waits_for_telemetry(job: AnyJob) -> bool:
+    """Return whether *job*, which was taken over, is put off only so that its trace can go on."""
+    return job.entry is not None and not job.entry.attempts and job.entry.trace is not None
+
+
 def _observed_pool(job: AnyJob) -> "ObservedPool":
     return job.settings.pool  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
@@ -185,9 +197,10 @@ class ObservedPool(Pool):
 
     @override
     def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
-        jobs = list(jobs)
         for job, _ in jobs:
             self.adopt(job)
+        if any(observer.wants_traces for observer in self.attempt_observers):
+            jobs = [(job, None if _waits_for_telemetry(job) else due) for job, due in jobs]
         super().take_over(jobs)
 
     @override
@@ -326,6 +339,8 @@ def observe(
         running = [job for job in list(pool.unfinished) if job.running()]
     for job in list(pool.unfinished):
         pool.adopt(job)
+        if _waits_for_telemetry(job) and any(observer.wants_traces for observer in attempts):
+            job.retry_now()
     now = pool.now()
     for job in running if attempts else ():
         # Of these the beginning was missed. One that goes on with another attempt meanwhile, whose

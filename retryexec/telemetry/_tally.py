@@ -56,6 +56,8 @@ class Tally:
         bounds: of the histograms.
     """
 
+    wants_traces = False
+
     def __init__(
         self, lock: RLock, *, by_name: bool, seconds: bool, delays: bool, bounds: Sequence[float]
     ) -> None:

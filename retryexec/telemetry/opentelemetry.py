@@ -81,6 +81,8 @@ class _Attempt(NamedTuple):
 class _Tracing:
     """Makes the spans of one executor; an `AttemptObserver`."""
 
+    wants_traces = True
+
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
 
