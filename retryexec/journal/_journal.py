@@ -224,12 +224,15 @@ class Journal:
 
     # ---- for executors
 
-    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Entry:
+    def accept(
+        self, job: Any, *, key: Hashable = None, latest: bool = False, make: Any = Entry
+    ) -> Entry:
         """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
 
         Args:
             key: None for none; else a str, a number, bytes, a UUID, a date, or a tuple of such.
             latest: whether a newer job of the key replaces this one while it waits.
+            make: makes the entry, as `Entry` does.
 
         Raises:
             TypeError: *key* would not come back as it is.
@@ -238,7 +241,7 @@ class Journal:
         """
         kind, data = self._codec.encode(job)
         now = self._wall()
-        entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        entry: Entry = make(self._new_id(now), job, kind.name, kind.version, data, now)
         if key is not None:
             entry.key = recorded(key, latest=latest)
         engine = self._engine or self._running_engine()
