@@ -15,7 +15,7 @@ from retryexec.web._actions import OF_LETTERS, OF_LIVE, Action, Actions, who_of
 from retryexec.web._desk import Desk
 from retryexec.web._filter import Filter, duration
 from retryexec.web._render import Renderer
-from retryexec.web._security import Forms, form_of, user_of
+from retryexec.web._security import Forms, form_of, safe_address, user_of
 
 _MANY = 20_000  # letters that are not looked at one by one, if they have been counted before
 
@@ -78,7 +78,7 @@ class Doing:
             words=filter_.without("until").in_words(),
             count=count,
             stale=stale,
-            back=_one(form, "back"),
+            back=safe_address(request, _one(form, "back")),
         )
 
     def _counted(self, filter_: Filter) -> tuple[int, int | None]:
@@ -223,10 +223,7 @@ def _one(form: Form, name: str) -> str:
 
 
 def _back(request: Request, wanted: str, action: Action) -> str:
-    """Return the address to go back to: one of ours, whatever the form says."""
-    root = str(request.scope.get("root_path", "")).rstrip("/")
-    parts = urlsplit(wanted)
-    ours = wanted.startswith(f"{root}/") and not wanted.startswith(("//", "/\\"))
-    path = parts.path if ours and not parts.netloc else f"{root}/"
-    query = [pair for pair in parse_qsl(parts.query) if pair[0] != "did"] if ours else []
-    return f"{path}?{urlencode([*query, ('did', str(action.number))])}"
+    """Return the address to go back to, whatever the form says, which will tell of *action*."""
+    parts = urlsplit(safe_address(request, wanted))
+    query = [pair for pair in parse_qsl(parts.query) if pair[0] != "did"]
+    return f"{parts.path}?{urlencode([*query, ('did', str(action.number))])}"

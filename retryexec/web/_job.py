@@ -9,6 +9,17 @@ from retryexec.web._filter import key_text
 from retryexec.web._words import as_json, shown_fields
 
 
+_REASONS = {
+    "max_attempts": "it had all its attempts",
+    "max_elapsed": "its time was up",
+    "backoff_exhausted": "the backoff has no further delay",
+    "permanent": "its error is permanent",
+    "not_retriable": "its error is not one that is tried again",
+    "crashes": "its process died too often while it ran",
+    "crashed": "its engine died too often while it ran",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """Something that happened to a job, or will.
@@ -149,8 +160,7 @@ def _add_live(shown: Shown, live: Line) -> None:
 def _add_letter(desk: Desk, shown: Shown, letter: DeadLetter) -> None:
     """Say how a dead letter is."""
     shown.reason, shown.stale = letter.reason, letter.stale
-    words = {"crashes": "its process died too often while it ran"}
-    reason = words.get(letter.reason, letter.reason)
+    reason = _REASONS.get(letter.reason, letter.reason)
     shown.timeline.append(Moment(letter.died_at, "died", f"Given up: {reason}"))
     shown.verbs = ["rerun", "discard"]
     shown.editable = desk.letters().can_edit(letter.kind) and isinstance(letter.fields, dict)

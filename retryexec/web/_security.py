@@ -5,10 +5,11 @@ An ASGI middleware, so that it stands before everything, static files and errors
 
 import hmac
 import ipaddress
+import re
 import secrets
 from base64 import b64decode
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -170,8 +171,6 @@ async def form_of(request: Request) -> "dict[str, list[str]]":
     Raises:
         ValueError: it is too long, or not one.
     """
-    from urllib.parse import parse_qs
-
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
@@ -181,6 +180,13 @@ async def form_of(request: Request) -> "dict[str, list[str]]":
         parts.append(part)
     body = b"".join(parts).decode()
     return parse_qs(body, keep_blank_values=True, max_num_fields=20_000)
+
+
+def safe_address(request: Request, wanted: str) -> str:
+    """Return *wanted* if it is an address of this page, and else that of the overview."""
+    root = str(request.scope.get("root_path", "")).rstrip("/")
+    ours = re.compile(rf"{re.escape(root)}/(?![/\\])[^\s\\]*")
+    return wanted if ours.fullmatch(wanted) else f"{root}/"
 
 
 def user_of(request: Request) -> str | None:

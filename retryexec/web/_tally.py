@@ -91,7 +91,8 @@ class Counter:
 
     Args:
         open_browser: makes a browser of this object's own.
-        wall, clock: the time of day, and the one that measures.
+        wall, clock, work: the time of day, the one that measures, and this thread's work.
+        pause: waits for some seconds.
     """
 
     def __init__(
@@ -100,10 +101,11 @@ class Counter:
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        work: Callable[[], float] = time.thread_time,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._open = open_browser
-        self._wall, self._clock, self._pause = wall, clock, pause
+        self._wall, self._clock, self._work, self._pause = wall, clock, work, pause
         # Guards what follows; notified when counting has ended.
         self._changed = threading.Condition()
         self._shown = Tally()
@@ -190,7 +192,7 @@ class Counter:
         self._tally.at = self._wall()
         worked = 0.0
         while True:
-            before = self._clock()
+            before = self._work()
             page = browser.sights(self._place, _PAGE)
             for sight in page:
                 self._tally.add(sight)
@@ -201,7 +203,7 @@ class Counter:
                 self._place = place
             if len(page) < _PAGE:
                 return
-            took = self._clock() - before
+            took = self._work() - before
             worked += took
             if worked > _AT_ONCE:
                 if not self._shown.complete:
