@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from retryexec._core.future import LOCKS
 from retryexec._core.keys import LINE_LOCKS
 from retryexec._core.pool import Pool
-from retryexec._errors import ExecutorShutdownError
 from retryexec._core.settings import JobSettings
+from retryexec._errors import ExecutorShutdownError
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
 GetSettings: TypeAlias = Callable[[Any], JobSettings]

@@ -7,7 +7,6 @@ as the user `postgres`, or as `nobody`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
@@ -19,14 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
+from helpers.debian import install
 
 from retryexec.journal import Journal
-
-T = TypeVar("T")
 
 MISSING = (
     "the tests of the journal on PostgreSQL need a server's programs (initdb, pg_ctl), 13 or "
@@ -45,7 +43,7 @@ def programs() -> Path:
     Raises:
         MissingServer: with what is missing.
     """
-    found = _installed() or _install("postgresql", _installed)
+    found = _installed() or install("postgresql", _installed)
     if found is None:
         raise MissingServer(MISSING)
     return found
@@ -63,30 +61,10 @@ def pooler() -> str:
     def installed() -> str | None:
         return shutil.which("pgbouncer", path=path)
 
-    found = installed() or _install("pgbouncer", installed)
+    found = installed() or install("pgbouncer", installed)
     if found is None:
         raise MissingServer("this test needs pgbouncer: apt-get install pgbouncer")
     return found
-
-
-def _install(package: str, installed: Callable[[], T | None]) -> T | None:
-    """Install a package of Debian, if that is possible; return what *installed* finds then."""
-    if os.getuid() != 0 or not shutil.which("apt-get"):
-        return None
-    # One process at a time, of those that the tests are spread over.
-    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (found := installed()) is not None:
-            return found
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", package]):
-            subprocess.run(
-                ["apt-get", "-qq", *command],
-                env=os.environ | quiet,
-                check=False,
-                capture_output=True,
-            )
-        return installed()
 
 
 def _installed() -> Path | None:
