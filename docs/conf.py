@@ -90,7 +90,7 @@ def resolve_public_name(
     )
 
 
-def name_public_modules(app: Sphinx, doctree: nodes.document, page: str) -> None:
+def name_public_modules(_app: Sphinx, doctree: nodes.document, _page: str) -> None:
     """Show no private module to a reader: not in a signature, nor where one points at a name."""
     for node in doctree.findall(nodes.reference):
         if "reftitle" in node:
