@@ -236,6 +236,7 @@ def test_a_paused_executor_does_not_keep_others_from_a_shared_breaker() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_waits_for_no_attempt_of_its_parent() -> None:
     limit = ConcurrencyLimit(1)
     running, release = threading.Event(), threading.Event()
