@@ -240,8 +240,8 @@ def test_a_job_that_waits_after_three_failures_is_five_objects(
         future.cancel()
     assert objects == pytest.approx(5, abs=0.1)
     # The progress 112, the exception 104, the history 160, six times 144, the due time 24, the
-    # iterator 48, and its place in the due queue.
-    assert bytes_more <= 610
+    # iterator 48, and its place in the due queue. Python 3.15 takes a few more.
+    assert bytes_more <= 620
 
 
 def waiting(
