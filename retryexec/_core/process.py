@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
-from retryexec._core.keys import LINE_LOCKS
+from retryexec._core.line import LINE_LOCKS
 from retryexec._core.pool import Pool
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
