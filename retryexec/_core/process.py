@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
-from retryexec._core.keys import LINE_LOCKS
+from retryexec._core.line import LINE_LOCKS
 from retryexec._core.pool import Pool
 from retryexec._core.settings import JobSettings
 from retryexec._errors import ExecutorShutdownError

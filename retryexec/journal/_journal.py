@@ -122,7 +122,7 @@ class Journal:
         self._codec = codec
         self._poll = poll
         self._wall = place.wall
-        self._new_id = ids()
+        self._new_id, self._follow_id = ids()
         # Guards _engine and _host. Nothing is waited for while it is held.
         self._lock = threading.RLock()
         self._engine: Engine | None = None
@@ -176,7 +176,9 @@ class Journal:
             raise
 
     def _new_engine(self, host: Host) -> Engine:
-        return Engine(self._store, host, self._name, poll=self._poll, wall=self._wall)
+        return Engine(
+            self._store, host, self._name, poll=self._poll, wall=self._wall, follow=self._follow_id
+        )
 
     @property
     def _name(self) -> str:
@@ -412,7 +414,7 @@ class Journal:
         engine, self._engine = self._engine, None
         self._store.forget_after_fork()
         self._lock = threading.RLock()
-        self._new_id = ids()
+        self._new_id, self._follow_id = ids()
         if engine is not None:
             engine.forget_after_fork()
             _forgotten.append(engine)
