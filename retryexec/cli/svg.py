@@ -19,6 +19,7 @@ STYLE = """
     .title { font-size: 14px; font-weight: 600 }
     .dim { fill: #6e7781 }
     .grid { stroke: #8c959f; stroke-opacity: .25 }
+    .lock { fill: #d4a72c; fill-opacity: .16 }
     .row { fill: #8c959f; fill-opacity: .1 }
     .ok { fill: #2f81f7 }
     .failed { fill: #e8590c }
