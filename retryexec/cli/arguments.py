@@ -22,6 +22,7 @@ from retryexec.cli.options import (
     field_names,
     rate,
 )
+from retryexec.cli.web import add_web
 
 _MAX_PENDING = 10_000  # jobs in memory at a time: plenty for the workers, little for the memory
 
@@ -130,7 +131,8 @@ def _parsers(*, as_written: bool = False) -> tuple[Parser, dict[str, Parser]]:
     _add_plan(plan)
     journal = commands.add_parser("journal", **DESCRIBED)
     actions = add_actions(journal)
-    return top, {"run": run, "plan": plan, "journal": journal, **actions}
+    web = add_web(commands)
+    return top, {"run": run, "plan": plan, "journal": journal, "web": web, **actions}
 
 
 def _version() -> str:

@@ -22,8 +22,8 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
-from helpers.debian import install
 
+from helpers.debian import install
 from retryexec.journal import Journal
 
 MISSING = (

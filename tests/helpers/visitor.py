@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 
 from starlette.testclient import TestClient
 
+_FORM = "application/x-www-form-urlencoded"
+
 
 class Visitor:
     """Loads pages of *app*, and sends the forms that are on them."""
@@ -32,13 +34,18 @@ class Visitor:
         return str(self.client.cookies["retryexec-csrf"])
 
     def post(self, path: str, fields: Any, **options: Any) -> Any:
-        headers = {"content-type": "application/x-www-form-urlencoded", **options.pop("headers", {})}
+        headers = {
+            "content-type": "application/x-www-form-urlencoded",
+            **options.pop("headers", {}),
+        }
         body = urlencode(fields, doseq=True)
         return self.client.post(self.root + path, content=body, headers=headers, **options)
 
     def do(self, verb: str, **fields: Any) -> str:
         """Do something as a form does it, and return the page that comes then, without markup."""
-        answer = self.post("/do", {"token": self.token(), "verb": verb, "back": f"{self.root}/", **fields})
+        answer = self.post(
+            "/do", {"token": self.token(), "verb": verb, "back": f"{self.root}/", **fields}
+        )
         assert answer.status_code == 303, answer.text
         followed = self.client.get(answer.headers["location"])
         return text_of(str(followed.text))
