@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import weakref
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -99,7 +98,7 @@ def app(
         exception_handlers=_handlers(render),
         lifespan=lifespan,
     )
-    weakref.finalize(made, desk.close)  # one that is mounted hears of no end
+    desk.close_with(made)  # one that is mounted hears of no end
     return made
 
 

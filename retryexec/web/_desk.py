@@ -4,8 +4,10 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from retryexec import PendingJob, RetryFuture, RetryingExecutor
@@ -83,28 +85,29 @@ T = TypeVar("T")
 
 
 class Paced(Generic[T]):
-    """What *ask* returns; where that takes long, the latest answer for a while.
+    """What is asked for; where that takes long, the latest answer for a while.
 
     So whoever looks at a page every second takes no more than a share of a processor.
     """
 
-    def __init__(self, ask: Callable[[], T]) -> None:
-        self._ask = ask
+    def __init__(self) -> None:
         self._answer: T | None = None
         self._until = float("-inf")
 
-    def __call__(self) -> T:
-        now = time.monotonic()
-        if self._answer is None or now >= self._until:
-            self._answer = self._ask()
-            ended = time.monotonic()
-            took = ended - now
-            self._until = ended + _REST * took if took > _SHORT else ended
-        return self._answer
+    def __call__(self, ask: Callable[[], T]) -> T:
+        began = time.monotonic()
+        if self._answer is not None and began < self._until:
+            return self._answer
+        answer = ask()
+        ended = time.monotonic()
+        # What is asked for quickly is not kept: it holds futures, and so their results.
+        self._answer = answer if ended - began > _SHORT else None
+        self._until = ended + _REST * (ended - began)
+        return answer
 
     def forget(self) -> None:
         """Ask the next time, however long it takes."""
-        self._until = float("-inf")
+        self._answer = None
 
 
 class Desk:
@@ -134,17 +137,16 @@ class Desk:
         self.wall = wall
         self._jobs = jobs
         self._letters = letters
-        self._place, self._schema = where, schema
         # Held while the browser is in use.
         self._io = threading.RLock()
-        self._browser = None if where is None else self._open()
-        self.counter = None if self._browser is None else Counter(self._open, wall=wall)
-        self._live = Paced(lambda: [job for one in self.executors for job in one.pending()])
-        self._disk = Paced(self._count_disk)
-
-    def _open(self) -> Browser:
-        assert self._place is not None
-        return browser_of(self._place, schema=self._schema)
+        self._browser: Browser | None = None
+        self.counter: Counter | None = None
+        if where is not None:
+            open_browser = partial(browser_of, where, schema=schema)
+            self._browser = open_browser()
+            self.counter = Counter(open_browser, wall=wall)
+        self._live = Paced[list[PendingJob]]()
+        self._disk = Paced[list[OwnerCounts]]()
 
     @property
     def has_journal(self) -> bool:
@@ -170,11 +172,11 @@ class Desk:
 
     def close(self) -> None:
         """Let go of connections."""
-        with self._io:
-            if self._browser is not None:
-                self._browser.close()
-        if self.counter is not None:
-            self.counter.close()
+        close(self._browser, self.counter)
+
+    def close_with(self, owner: object) -> None:
+        """Let go of connections when *owner* is gone."""
+        weakref.finalize(owner, close, self._browser, self.counter)
 
     def letters(self) -> DeadLetters:
         """Return the dead letters, to be changed."""
@@ -196,11 +198,11 @@ class Desk:
 
     def live(self) -> list[PendingJob]:
         """Return the unfinished jobs of this process; of many, those of a moment ago."""
-        return self._live()
+        return self._live(lambda: [job for one in self.executors for job in one.pending()])
 
     def disk(self) -> list[OwnerCounts]:
         """Return how many jobs each owner has on disk; of many, those of a moment ago."""
-        return [] if self._browser is None else self._disk()
+        return [] if self._browser is None else self._disk(self._count_disk)
 
     def _count_disk(self) -> list[OwnerCounts]:
         with self._io:
@@ -323,6 +325,14 @@ class Desk:
     def tally(self, *, wait: float = 0.0) -> Tally:
         """Return the counts of dead letters."""
         return Tally(complete=True) if self.counter is None else self.counter.get(wait=wait)
+
+
+def close(browser: Browser | None, counter: Counter | None) -> None:
+    """Let go of the connections of a desk, for whoever must not hold the desk itself."""
+    if counter is not None:
+        counter.close()
+    if browser is not None:
+        browser.close()
 
 
 _Found = tuple[list[tuple[Line, Any]], bool]

@@ -8,7 +8,6 @@ from retryexec.web._desk import Desk, Line, owner_text
 from retryexec.web._filter import key_text
 from retryexec.web._words import as_json, shown_fields
 
-
 _REASONS = {
     "max_attempts": "it had all its attempts",
     "max_elapsed": "its time was up",

@@ -9,6 +9,8 @@ from urllib.parse import urlencode
 
 from starlette.testclient import TestClient
 
+_FORM = "application/x-www-form-urlencoded"
+
 
 class Visitor:
     """Loads pages of *app*, and sends the forms that are on them."""

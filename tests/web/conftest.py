@@ -25,15 +25,14 @@ def place(tmp_path: Path) -> Path:
 def morning(place: Path) -> list[LetterRow]:
     """Thirty dead letters of three causes, the latest of them a minute old."""
     now = time.time() - 60
-    made = []
-    for n in range(30):
-        made.append(
-            letter(n, error="sqlite3.OperationalError", text="database is locked", died=now - n)
-            if n % 2
-            else letter(n, kind="notify", text=f"GET /users/{n}: timed out", died=now - n)
-            if n % 3
-            else letter(n, kind="notify", error="ValueError", text=f"bad: {n!r}", died=now - n)
-        )
+    made = [
+        letter(n, error="sqlite3.OperationalError", text="database is locked", died=now - n)
+        if n % 2
+        else letter(n, kind="notify", text=f"GET /users/{n}: timed out", died=now - n)
+        if n % 3
+        else letter(n, kind="notify", error="ValueError", text=f"bad: {n!r}", died=now - n)
+        for n in range(30)
+    ]
     bury(place, made)
     return made
 

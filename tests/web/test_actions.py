@@ -167,9 +167,7 @@ def test_an_edit_that_would_not_make_a_job_changes_nothing(
 
 def test_a_redacted_field_is_neither_shown_nor_overwritten(place: Path, visit: Visit) -> None:
     bury(place, [letter(1, kind="mail")])
-    visitor = visit(
-        jobs={"mail": Mail}, redact=lambda kind, fields: fields | {"email": "(hidden)"}
-    )
+    visitor = visit(jobs={"mail": Mail}, redact=lambda kind, fields: fields | {"email": "(hidden)"})
     page = visitor.get(f"/job/{1:032x}")
     assert "u1@example.com" not in page
     visitor.do(

@@ -1,7 +1,6 @@
 """Counting dead letters: what they failed of, and keeping the counts up to date at little cost."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,9 +75,9 @@ class Hands:
 
 def counter(shelf: Shelf, hands: Hands | None = None) -> Counter:
     hands = hands or Hands()
-    open_: Callable[[], Any] = lambda: shelf  # noqa: E731
+    opened: Any = shelf
     return Counter(
-        open_, wall=hands, clock=hands, work=hands.work, pause=lambda s: hands.pauses.append(s)
+        lambda: opened, wall=hands, clock=hands, work=hands.work, pause=hands.pauses.append
     )
 
 
