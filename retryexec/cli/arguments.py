@@ -23,6 +23,7 @@ from retryexec.cli.options import (
     interval,
     rate,
 )
+from retryexec.cli.web import add_web
 
 _MAX_PENDING = 10_000  # jobs in memory at a time: plenty for the workers, little for the memory
 
@@ -154,7 +155,9 @@ def _parsers(*, as_written: bool = False) -> tuple[Parser, dict[str, Parser]]:
         epilog=_WATCH_EXAMPLES,
     )
     _add_watch(watch)
-    return top, {"run": run, "plan": plan, "journal": journal, "watch": watch, **actions}
+    web = add_web(commands)
+    named = {"run": run, "plan": plan, "journal": journal, "watch": watch, "web": web}
+    return top, named | actions
 
 
 def _version() -> str:
