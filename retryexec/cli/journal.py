@@ -22,6 +22,7 @@ from retryexec.cli.output import (
     show_json,
     show_table,
 )
+from retryexec.cli.shell import short, with_short_paths
 from retryexec.cli.target import load_function
 from retryexec.journal import (
     DeadLetter,
@@ -72,7 +73,7 @@ def journal(arguments: Namespace) -> int:
     if arguments.action == "check":  # which has told of them in its own way
         return status
     for reason in inspector.unreadable.values():
-        say(f"retryexec: left out: {reason}")
+        say(f"retryexec: left out: {with_short_paths(reason)}")
     aside = any(".corrupt-" in name for name in inspector.names())
     if aside and arguments.action in {"ls", "stats", "dead"}:
         say("retryexec: damaged files have been set aside: `retryexec journal check` names them")
@@ -226,8 +227,8 @@ def _found(inspector: Inspector, name: str) -> list[Found]:
     found = inspector.find(name)
     if not found:
         msg = (
-            f"there is no job {name!r} in {inspector.where}: it has ended well, was discarded, or "
-            "never was; `ls` and `dead` list what there is"
+            f"there is no job {name!r} in {short(inspector.where)}: it has ended well, was "
+            "discarded, or never was; `ls` and `dead` list what there is"
         )
         raise UsageError(msg)
     if len(ids := {job.id for job in found}) > 1:

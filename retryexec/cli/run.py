@@ -20,7 +20,8 @@ from retryexec.cli.output import clean, counted, describe, format_time, show
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Display, Snapshot, for_terminal
 from retryexec.cli.records import BadRecord, BlankRow, Reader, Record, RecordType
-from retryexec.cli.run_options import RunOptions, short
+from retryexec.cli.run_options import RunOptions
+from retryexec.cli.shell import short
 from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
 from retryexec.cli.source import Source, check_apart, open_source, unreadable
 from retryexec.cli.stats import RunStats, Totals, headline, summary
@@ -150,7 +151,7 @@ def _check(options: RunOptions, source: Source, reader: Reader, display: Display
     for item in reader:
         if isinstance(item, BadRecord):
             bad += 1
-            display.say(f"{source.name}:{item.line}: bad record: {item.reason}")
+            display.say(f"{short(source.name)}:{item.line}: bad record: {item.reason}")
         elif not isinstance(item, BlankRow):
             good += 1
             unknown.update(dict.fromkeys(item.unknown))
@@ -190,7 +191,7 @@ class _Run:
         self._stats = RunStats()
         held = options.key or options.concurrency or options.breaker is not None
         self._pipeline = Pipeline(
-            source.name,
+            short(source.name),
             reader,
             stats=self._stats,
             say=display.say,
@@ -282,10 +283,10 @@ class _Run:
         """Start nothing new, and say so once that is true."""
         self._executor.shutdown(timeout=0)
         rest = (
-            f"the rest stays in {self._options.checkpoint} for the next time"
-            if self._checkpoint
-            else f"the rest goes to {self._options.failures}"
-            if self._failures
+            f"the rest stays in {short(self._options.checkpoint)} for the next time"
+            if self._options.checkpoint
+            else f"the rest goes to {short(self._options.failures)}"
+            if self._options.failures
             else "the rest is left (--failures FILE would keep it)"
         )
         self._display.say(
@@ -316,6 +317,8 @@ class _Run:
             total, exact = round(pipeline.records_read * size / pipeline.bytes_read), False
         if self._options.limit is not None and total is not None:
             total = min(total, before + self._options.limit)
+            # Bad records do not count towards the limit: more may have to be read.
+            exact = exact and not pipeline.reading
         return Snapshot(
             seconds=time.monotonic() - self._began,
             done=done,
@@ -363,7 +366,8 @@ class _Run:
         return True
 
     def _remarks(self, totals: Totals) -> Iterator[str]:
-        pipeline, options, name = self._pipeline, self._options, self._source.name
+        pipeline, options = self._pipeline, self._options
+        name = short(self._source.name)
         if pipeline.error is not None:
             yield f"retryexec: stopped by {pipeline.error}"
         if pipeline.reading:
@@ -388,7 +392,8 @@ class _Run:
 
     def _remarks_of_checkpoint(self, totals: Totals, checkpoint: Checkpoint) -> Iterator[str]:
         if self._pipeline.error is not None or totals.left or self._pipeline.reading:
-            yield f"{checkpoint.path} knows what is done: the same command goes on with the rest"
+            path = short(checkpoint.path)
+            yield f"{path} knows what is done: the same command goes on with the rest"
         elif checkpoint.complete and totals.records - totals.bad == totals.before:
             yield (
                 f"all of it was done before, by the run that began "

@@ -11,6 +11,7 @@ from rich.live import Live
 
 from retryexec.cli.options import UsageError
 from retryexec.cli.output import say, show
+from retryexec.cli.shell import with_short_paths
 from retryexec.cli.signals import Interrupts
 from retryexec.cli.watch_view import Frame, Look, Rates, Sizes
 from retryexec.journal import JournalError
@@ -99,7 +100,7 @@ def _live(frame: Frame, looks: "Looks", console: Console, interrupts: Interrupts
                     live.update(frame.drawn(look, rates, sizes, trouble=error), refresh=True)
             looks.wait(_TICK)
     if looks.ended:
-        say(f"retryexec: {looks.latest()[1]}")
+        say(f"retryexec: {with_short_paths(looks.latest()[1] or '')}")
         return 1
     return 0
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from retryexec._shapes import shape_of
 from retryexec.cli.output import clean, counted, format_duration, format_time
-from retryexec.cli.run_options import folded, short
+from retryexec.cli.shell import folded, short, with_short_paths
 from retryexec.journal import Owner, UnfinishedJob
 from retryexec.journal._last_error import last_error
 from retryexec.journal._overview import ErrorGroup, Errors, OwnerJobs
@@ -127,7 +127,7 @@ class Frame:
             trouble: why there is no newer look.
         """
         told = [*([trouble] if trouble else ()), *(f"left out: {why}" for why in look.unreadable)]
-        told = [clean(" ".join(text.split())) for text in told[:_TOLD]]
+        told = [clean(" ".join(with_short_paths(text).split())) for text in told[:_TOLD]]
         lines = sum(-(-len(text) // max(1, sizes.columns - _WORD)) for text in told)
         owners, errors, due = self._rows(look, sizes.lines, lines)
         parts: list[RenderableType] = [self._title(look, live=rates is not None)]

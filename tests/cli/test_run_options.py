@@ -205,7 +205,7 @@ def test_the_printed_command_works_and_leads_on(
 def test_on_a_terminal_the_command_does_not_break_within_an_option(
     width: int, run: Run, command: Command, monkeypatch: pytest.MonkeyPatch, jobs: Path
 ) -> None:
-    monkeypatch.setattr("retryexec.cli.run_options.sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("retryexec.cli.shell.sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
     options = ("--attempts", "1", "--max-elapsed", "1m", "--retry-on", "sqlite3.OperationalError")
     result = run([{"id": 1, "fails": 9}], *options, "--failures", jobs.parent / "failed.jsonl")
