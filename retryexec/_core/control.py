@@ -56,7 +56,8 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            if not self.keys.enter(job, taken_over=taken_over):
+            goes = due is None and not job.held_back and self.keys.enter_alone(job)
+            if not goes and not self.keys.enter(job, taken_over=taken_over):
                 self.supersede(job)
                 newer = job.superseded_by
                 assert isinstance(newer, ControlledJob)

@@ -118,6 +118,7 @@ def test_a_permit_that_a_paused_job_gets_goes_to_the_next() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
 def test_a_forked_child_waits_for_no_attempt_of_its_parent() -> None:
     limit = ConcurrencyLimit(1)
     running, release = threading.Event(), threading.Event()

