@@ -36,6 +36,7 @@ BENCHMARKS = (
     "importing",
     "engines",
     "keys",
+    "rates",
     "telemetry",
 )
 

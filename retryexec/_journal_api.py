@@ -23,6 +23,7 @@ from retryexec._core.worker import give_up
 from retryexec._errors import MovedError
 from retryexec._outcome import StopReason
 from retryexec._typing import override
+from retryexec._validate import as_float
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
@@ -175,7 +176,8 @@ class Recovered:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all have ended that were taken over; False if *timeout* seconds passed."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
+            limit = None if timeout is None else as_float(timeout)
+            return self._changed.wait_for(lambda: self._unfinished == 0, limit)
 
     def add(self, jobs: int) -> None:
         """Count *jobs* that are taken over."""

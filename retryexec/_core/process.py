@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
-from retryexec._core.keys import LINE_LOCKS
+from retryexec._core.line import LINE_LOCKS
 from retryexec._core.pool import Pool
 from retryexec._core.settings import JobSettings
+from retryexec._errors import ExecutorShutdownError
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
 GetSettings: TypeAlias = Callable[[Any], JobSettings]
@@ -24,8 +25,6 @@ _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 # forgotten can go.
 _owners: "weakref.WeakKeyDictionary[Any, tuple[Move, GetSettings]]" = weakref.WeakKeyDictionary()
 _exiting = False
-
-EXIT_REFUSAL = "cannot schedule new futures after interpreter shutdown"
 
 
 def register(owner: object, pool: Pool, move: Move, get_settings: GetSettings) -> None:
@@ -99,7 +98,7 @@ def _registered_last() -> object:
 
 
 def _refuse() -> Exception:
-    return RuntimeError(EXIT_REFUSAL)
+    return ExecutorShutdownError("cannot schedule new futures after interpreter shutdown")
 
 
 def _finish_pools() -> None:

@@ -116,6 +116,15 @@ class DeadLetters:
         self._take_over = take_over
         self._redact = redact
 
+    @property
+    def redact(self) -> Redact | None:
+        """What says which fields people may see; None if they may see all."""
+        return self._redact
+
+    def can_edit(self, kind: str) -> bool:
+        """Return whether letters of *kind* can be edited here: whether its class is known."""
+        return kind in self._codec
+
     # ---- looking
 
     def list(

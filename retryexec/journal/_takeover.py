@@ -200,27 +200,29 @@ class _Reader:
         entry = Entry(row.id, job, kind, row.ver, row.data, row.accepted_at)
         entry.row, entry.lane, entry.state = row.seq, self._lane, EntryState.STORED
         entry.crashes = row.crashes
-        if key is not None:
-            entry.key = key
-            self._replace_older(entry, key)
         if row.started:
             self.found.marks.append(Mark(row.seq, row.crashes))
         failures = FailureRecord.of_row(row)
         if failures is not None:
             self._recall(entry, failures)
         self._lane.live[row.seq] = entry
+        if key is not None:
+            entry.key = key
+            self._replace_older(entry, key)
 
     def _replace_older(self, entry: Entry, key: EntryKey) -> None:
-        """Forget the job before *entry* of its *key* if it is replaced by it.
+        """Forget the older one of *entry* and the job before it of its *key*, if it is replaced.
 
         It was, or was about to be, when the owner died before the removal was on disk.
         """
-        older = self._last_of_key.get(key.value)
+        newer, older = entry, self._last_of_key.get(key.value)
         if older is not None and older.key is not None and older.key.latest and key.latest:
+            if newer.id < older.id:  # it is another process's, or a dead letter that is rerun
+                newer, older = older, newer
             assert older.row is not None
             del self._lane.live[older.row]
             self.found.gone.append(older.row)
-        self._last_of_key[key.value] = entry
+        self._last_of_key[key.value] = newer
 
     def _recall(self, entry: Entry, failures: FailureRecord) -> None:
         """Tell *entry* where it was."""
