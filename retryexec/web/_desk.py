@@ -16,7 +16,7 @@ from retryexec.journal._browse import Browser, OwnerCounts, browser_of
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._letters import DeadLetters
 from retryexec.journal._look import letters_of
-from retryexec.journal._rows import LetterRow, errors_of
+from retryexec.journal._rows import DAMAGED, LetterRow, errors_of
 from retryexec.web._causes import Cause, cause_of, shape_of
 from retryexec.web._filter import Filter, key_text
 from retryexec.web._tally import OTHER, Counter, Tally
@@ -340,6 +340,8 @@ _Found = tuple[list[tuple[Line, Any]], bool]
 
 def _letter_line(row: LetterRow) -> Line:
     note = "stale: a later job of its key has succeeded since" if row.stale else ""
+    if row.reason.startswith(DAMAGED):
+        note = row.reason
     return Line(
         row.id,
         row.kind,
