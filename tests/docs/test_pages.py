@@ -17,6 +17,7 @@ import retryexec
 import retryexec.engines
 import retryexec.journal
 import retryexec.testing
+import retryexec.web
 from retryexec import PermanentError, RetryAfter, RetryingExecutor
 from retryexec.journal import Journal
 
@@ -50,6 +51,7 @@ def test_every_public_name_is_documented() -> None:
     api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
     packages = retryexec, retryexec.engines, retryexec.journal, retryexec.testing
+    packages += (retryexec.web,)
     public = [name for package in packages for name in package.__all__]
     assert sorted(documented) == sorted(public)
 
