@@ -4,7 +4,7 @@
 VENV ?= .venv
 # The first of these that runs, is new enough, and can make virtual environments.
 # Each is tried rather than looked up: a name on PATH may be a shim that only fails.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for python in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && break; done)
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
@@ -49,7 +49,8 @@ stress: $(VENV)/ready-to-test ## random faults, forks, exits and interrupts, for
 
 chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut their power
 	@echo "Killing processes for $(or $(MINUTES),10) min, then cutting the power: a minute more."
-	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
+	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) \
+		RETRYEXEC_POWER=$$(($(or $(MINUTES),10) * 1000)) \
 		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
 		-o faulthandler_timeout=0 tests/journal/test_chaos.py tests/journal/test_power.py \
 		tests/journal/test_damage.py tests/journal/test_chaos_keys.py $(ARGS)

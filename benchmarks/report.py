@@ -36,6 +36,8 @@ BENCHMARKS = (
     "importing",
     "engines",
     "keys",
+    "rates",
+    "telemetry",
 )
 
 

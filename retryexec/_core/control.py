@@ -4,6 +4,7 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -32,6 +33,8 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # The module of guards, which an executor without any does not need, once there are some.
+        self._guard_module: ModuleType | None = None
 
     # ---- in
 
@@ -53,7 +56,8 @@ class Control:
             self.pool.enqueue(job, due)
         elif job.line is None:
             job.not_before = due
-            if not self.keys.enter(job, taken_over=taken_over):
+            goes = due is None and not job.held_back and self.keys.enter_alone(job)
+            if not goes and not self.keys.enter(job, taken_over=taken_over):
                 self.supersede(job)
                 newer = job.superseded_by
                 assert isinstance(newer, ControlledJob)
@@ -174,6 +178,9 @@ class Control:
         """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
+            if passage is None:
+                job.give_back()
+                return False
             due = passage.ask()
             if due is None:
                 return True
@@ -197,21 +204,29 @@ class Control:
         else:
             keeper.schedule(job, due)
 
-    def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
-        # Here, since an executor without guards does not need them.
-        from retryexec.guards._guard import AttemptRequest, Passage
+    def _new_passage(self, job: ControlledJob[Any]) -> "Passage | None":
+        """Return a way through the guards of *job*; None if it has ended, or was replaced."""
+        module = self._guard_module
+        if module is None:
+            from retryexec.guards import _guard
 
-        request = AttemptRequest(
+            module = self._guard_module = _guard
+        # This one is read last, and dropped first: if it is there, so were the others.
+        args, kwargs, submitted = job.args, job.kwargs, job.submitted
+        if submitted is None:
+            return None
+        request = module.AttemptRequest(
             job.attempts + 1,
-            job.submitted,
-            job.args or (),
-            job.kwargs or {},
+            submitted,
+            args,
+            kwargs,
             now=self.pool.now,
             wake=Waker(job),
             attempt_timeout=job.settings.policy.attempt_timeout,
             by_exec=job.by_exec,
         )
-        job.passage = passage = Passage(job.settings.guards, request)
+        passage: Passage = module.Passage(job.settings.guards, request)
+        job.passage = passage
         return passage
 
     def release(self, job: ControlledJob[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from retryexec._core.followers import Followers
 from retryexec._core.future import FinalException, next_lock
 from retryexec._core.job import Job, JobProgress
+from retryexec._core.line import LEFT, Line
 from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
 from retryexec._exceptions import report
@@ -22,7 +23,6 @@ from retryexec._typing import override
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from retryexec._core.keys import Line
     from retryexec.guards._guard import Passage
 
 T = TypeVar("T")
@@ -34,7 +34,8 @@ class ControlledJob(Job[T]):
     Attributes:
         key: None if it has none.
         latest: whether a newer job of its key replaces it while it waits.
-        line: the unfinished jobs of its key; None if it has no key, or has not joined them yet.
+        line: the unfinished jobs of its key; None if it has no key, or has not joined them yet, or
+            is alone with its key.
         not_before: when it may be tried, if its turn comes before that; None for at once.
         followers: the futures that end as it does; None if it has replaced no job.
         following: what it is one of, once it has been replaced.
@@ -225,6 +226,12 @@ class ControlledJob(Job[T]):
         if passage is not None:
             passage.settle(None)
 
+    def leave_guards_in_pause(self) -> None:
+        """Give up what the job, which is queued, holds of its guards: others may wait for it."""
+        newest = self if self.following is None else self.following.target
+        if newest.passage is not None and newest.start_asking():
+            newest.give_back()
+
     def _take_out_passage(self) -> "Passage | None":
         """Take the passage away from the job: of several threads, one gets it."""
         with self._lock:
@@ -238,9 +245,7 @@ class ControlledJob(Job[T]):
             self.passage = None
             started = self.started or 0.0
             seconds = self.settings.pool.now() - started
-            from retryexec.guards import Outcome
-
-            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+            passage.settle_attempt(exception, seconds, succeeded=succeeded)
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""
@@ -259,6 +264,30 @@ class ControlledJob(Job[T]):
             self.passage = passage
             if self.done() or self.following is not None:  # meanwhile
                 self.settle_unused()
+
+    # ---- alone with its key, or not any more
+
+    def join(self, line: Line) -> Line:
+        """Let *line* be the job's line, unless it has one; return its line."""
+        with self._lock:
+            if self.line is None:
+                self.line = line
+            return self.line
+
+    def leave_alone(self, jobs: "dict[Hashable, Any]", key: Hashable) -> bool:
+        """Take the ended job out of *jobs*, if it is there by its *key*, for nobody has joined it.
+
+        Returns:
+            False if it has a line.
+        """
+        with self._lock:
+            if self.line is not None:
+                return False
+            if jobs.get(key) is self:
+                # Whoever still holds the job as the only one of its key finds that it has left.
+                del jobs[key]
+                self.line = LEFT
+            return True
 
     # ---- being replaced
 
@@ -319,7 +348,7 @@ class ControlledJob(Job[T]):
             control.parked.pop(self, None)
         if self.passage is not None:
             self.settle_unused()
-        if self.line is not None:
+        if self.key is not None:
             control.keys.leave(self)
         followers = self.followers  # which may become those of another job meanwhile
         if followers is not None:

@@ -133,7 +133,7 @@ class Passage:
         self._guards = guards
         self._heard = 0  # how many guards have been asked at least once
         self._held_at: Guard | None = None
-        self._skipped: set[int] = set()  # the places of guards that have raised
+        self._skipped: tuple[int, ...] = ()  # the places of guards that have raised
         self._settled = False
         self._released = False
 
@@ -154,7 +154,8 @@ class Passage:
                 return math.inf
             if told is not None:
                 self._held_at = guard
-                self._give_back_but(i)
+                if self._heard > 1:
+                    self._give_back_but(i)
                 return told
         self._held_at = None
         return None
@@ -164,6 +165,12 @@ class Passage:
         """The name of the guard that holds the attempt back; None if none does."""
         guard = self._held_at
         return None if guard is None else guard_name(guard)
+
+    def settle_attempt(
+        self, exception: BaseException | None, seconds: float, *, succeeded: bool
+    ) -> None:
+        """Give back all that the request holds, and tell the guards how the attempt went."""
+        self.settle(Outcome(exception, succeeded, seconds))
 
     def settle(self, outcome: Outcome | None) -> None:
         """Give back all that the request holds, innermost first; a second call does nothing.
@@ -187,10 +194,11 @@ class Passage:
                 _release(guard, self.request, None)
 
     def _admit(self, i: int, guard: Guard) -> float | None:
-        self._heard = max(self._heard, i + 1)
+        if i >= self._heard:
+            self._heard = i + 1
         try:
             told: Any = guard.admit(self.request)
-            if told is None or (isinstance(told, (int, float)) and not math.isnan(told)):
+            if told is None or (isinstance(told, (float, int)) and not math.isnan(told)):
                 return told
             msg = f"admit() returns None or the time to ask again (it returned {told!r})"
             raise TypeError(msg)
@@ -198,7 +206,7 @@ class Passage:
             if _is_interrupt(error):
                 raise
             report("%s failed to decide; the attempt goes past it", guard_name(guard))
-            self._skipped.add(i)
+            self._skipped = (*self._skipped, i)
             return None
 
     def _give_back_but(self, i: int) -> None:

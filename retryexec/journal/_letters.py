@@ -26,8 +26,8 @@ from retryexec.journal._rows import (
     ErrorText,
     JobRow,
     LetterRow,
-    errors_of,
     fields_of,
+    shown_errors,
 )
 from retryexec.journal._sqlite_store import SQLiteStore
 from retryexec.journal._store import Lane
@@ -379,7 +379,7 @@ def letter_of(row: LetterRow) -> DeadLetter:
         row.crashes,
         row.accepted_at,
         row.died_at,
-        errors_of(row.errors),
+        shown_errors(row.errors),
         key_or_text(row.key),
         bool(row.stale),
     )

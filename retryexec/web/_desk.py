@@ -24,9 +24,9 @@ from retryexec.web._tally import OTHER, Counter, Tally
 PAGE = 50
 """Jobs on a page."""
 
-_SCAN = 1000  # records in one statement, where few of them may be meant
+_SCAN = 500  # records in one statement, where few of them may be meant
 _FIRST = 200  # in the first one
-_BUDGET = 0.12  # seconds for which a page looks for those that are meant
+_BUDGET = 0.08  # seconds for which a page looks for those that are meant
 _REST = 20.0  # times what it took to look at all jobs, until all are looked at again
 _SHORT = 0.02  # seconds; what takes no longer is done each time
 

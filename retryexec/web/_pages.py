@@ -16,7 +16,7 @@ from retryexec.web._job import described
 from retryexec.web._render import Renderer
 
 _GROUPS = 30  # on the overview
-_WAIT = 0.25  # seconds for which a page waits for counts to be up to date
+_WAIT = 0.1  # seconds for which a page waits for counts to be up to date
 
 
 class Pages:

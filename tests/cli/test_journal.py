@@ -19,10 +19,10 @@ import pytest
 from helpers.command import Result, start
 from helpers.journal_kit import JOBS, Call, FakeHost, Process, Save, killed, left_by, opened
 
-from retryexec.cli.journal import last_error
 from retryexec.cli.output import clean, format_size
 from retryexec.journal import ErrorText, Inspector, Journal
 from retryexec.journal import _backup as backups
+from retryexec.journal._last_error import last_error
 
 Command = Callable[..., Result]
 
@@ -838,3 +838,7 @@ def test_the_last_error_is_one_line() -> None:
     start_of = "Traceback (most recent call last):\n  File ...\n"
     assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is"
     assert of(f"{start_of}cut off") == "cut off"
+    assert of('f()\n  File "x.py", line 1\nmy.Odd: its beginning is lost') == (
+        "my.Odd: its beginning is lost"
+    )
+    assert of("my.Odd: never raised") == "my.Odd: never raised"

@@ -20,6 +20,7 @@ import retryexec.testing
 import retryexec.web
 from retryexec import PermanentError, RetryAfter, RetryingExecutor
 from retryexec.journal import Journal
+from retryexec.telemetry import opentelemetry, prometheus
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -48,10 +49,18 @@ def test_every_page_with_code_is_found() -> None:
 
 
 def test_every_public_name_is_documented() -> None:
-    api = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    api = "".join(page.read_text(encoding="utf-8") for page in pages)
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
-    packages = retryexec, retryexec.engines, retryexec.journal, retryexec.testing
-    packages += (retryexec.web,)
+    packages = (
+        retryexec,
+        retryexec.engines,
+        retryexec.journal,
+        retryexec.testing,
+        opentelemetry,
+        prometheus,
+        retryexec.web,
+    )
     public = [name for package in packages for name in package.__all__]
     assert sorted(documented) == sorted(public)
 

@@ -7,20 +7,27 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other process, of those that the tests are spread over, installs anything."""
+    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def install(package: str, installed: Callable[[], T | None]) -> T | None:
     """Install a package of Debian, if that is possible; return what *installed* finds then."""
     if os.getuid() != 0 or not shutil.which("apt-get"):
         return None
-    # One process at a time, of those that the tests are spread over.
-    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone():
         if (found := installed()) is not None:
             return found
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}

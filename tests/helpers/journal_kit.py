@@ -118,7 +118,7 @@ class Process:
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONFAULTHANDLER": "1"},
         )
         self.lines: list[str] = []
         if wait:
@@ -138,8 +138,16 @@ class Process:
         return self.end()
 
     def end(self) -> list[str]:
-        """Let it come to its end, and return what it has said."""
-        out, _ = self.popen.communicate(timeout=30)
+        """Let it come to its end, and return what it has said.
+
+        Where that takes longer than the test may, it says where its threads are.
+        """
+        try:
+            out, _ = self.popen.communicate()
+        except BaseException:
+            with self.popen:
+                self.popen.send_signal(signal.SIGABRT)
+            raise
         return self.lines + out.decode().splitlines()
 
 

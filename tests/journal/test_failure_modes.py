@@ -614,10 +614,10 @@ def test_fork_while_all_threads_are_busy(open_journal: Open, directory: Path) ->
                 journal.poll()
                 len(journal.dead)
 
-        threads = [threading.Thread(target=hammer) for _ in range(3)]
+        threads = [threading.Thread(target=hammer, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for n in range(15):
+        for n in range(10):
             if pid := os.fork():
                 assert os.waitpid(pid, 0)[1] == 0
             else:
@@ -635,8 +635,8 @@ def test_fork_while_all_threads_are_busy(open_journal: Open, directory: Path) ->
     ).end()
     assert lines == ["done"]
     journal, host = open_journal(directory)
-    assert sorted(job.n for job in host.jobs) == list(range(15))
-    assert len(journal.dead) == 15
+    assert sorted(job.n for job in host.jobs) == list(range(10))
+    assert len(journal.dead) == 10
 
 
 def test_forked_child_does_not_keep_the_lock_of_its_dead_parent(
