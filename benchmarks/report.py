@@ -37,6 +37,7 @@ BENCHMARKS = (
     "engines",
     "keys",
     "rates",
+    "telemetry",
 )
 
 

@@ -305,9 +305,7 @@ class DormantPool(Pool):
         if self.wanted() is None:
             Pool.accept(self, job, control)  # without super(), which takes a third longer
             return
-        observer = vars(self).pop("awaited", None)
-        if observer is not None:  # else another thread has been here
-            observe(self, [observer])
+        observe(self)
         self.accept(job, control)  # as an ObservedPool
 
     @override
@@ -332,6 +330,8 @@ def observe(
     with pool.lock:
         if not isinstance(pool, ObservedPool):
             vars(pool)["open"] = {}
+            awaited = vars(pool).pop("awaited", None)  # of a DormantPool
+            attempts = [*attempts, *([] if awaited is None else [awaited])]
             pool.__class__ = ObservedPool
         assert isinstance(pool, ObservedPool)
         pool.attempt_observers = (*pool.attempt_observers, *attempts)
@@ -367,7 +367,7 @@ def forget(pool: Pool, chosen: Callable[[object], bool]) -> None:
     with pool.lock:
         awaited = vars(pool).get("awaited")
         if awaited is not None and chosen(awaited):
-            vars(pool)["awaited"] = None
+            del vars(pool)["awaited"]
             any_pool: Any = pool
             any_pool.__class__ = Pool
         if isinstance(pool, ObservedPool):

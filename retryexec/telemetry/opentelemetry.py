@@ -18,6 +18,8 @@ from retryexec._executor import RetryingExecutor
 from retryexec._journal_api import JournalLink
 from retryexec._outcome import StopReason, name_of, qualified_name, text_of
 
+__all__ = ["instrument", "uninstrument"]
+
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 # The global provider; None before there is one. Asked for by its name, and in C, since to ask the
 # API takes a third of the time of a whole job. Were the name gone, there would always be one.

@@ -26,6 +26,8 @@ from retryexec._validate import number_between
 from retryexec.guards import BreakerState
 from retryexec.telemetry._tally import Histogram, Tally
 
+__all__ = ["Collector"]
+
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 """The bounds of the histograms, in seconds, if a `Collector` is not given others."""
 

@@ -19,6 +19,7 @@ import retryexec.journal
 import retryexec.testing
 from retryexec import PermanentError, RetryAfter, RetryingExecutor
 from retryexec.journal import Journal
+from retryexec.telemetry import opentelemetry, prometheus
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -50,7 +51,14 @@ def test_every_public_name_is_documented() -> None:
     pages = (ROOT / "docs" / "api").glob("*.md")
     api = "".join(page.read_text(encoding="utf-8") for page in pages)
     documented = re.findall(r"^\.\. auto\w+:: (\w+)(?:\(\))?$", api, re.MULTILINE)
-    packages = retryexec, retryexec.engines, retryexec.journal, retryexec.testing
+    packages = (
+        retryexec,
+        retryexec.engines,
+        retryexec.journal,
+        retryexec.testing,
+        opentelemetry,
+        prometheus,
+    )
     public = [name for package in packages for name in package.__all__]
     assert sorted(documented) == sorted(public)
 

@@ -315,8 +315,17 @@ def test_two_threads_that_wake_it_up_observe_it_once(log: Log) -> None:
         threads = [InThread(executor.submit, len, "") for _ in range(2)]
         for thread in threads:
             thread.result().result(10)
-        assert pool.attempt_observers == (log,)  # type: ignore[attr-defined]
+        assert list(pool.attempt_observers) == [log]  # type: ignore[attr-defined]
     assert len(log.attempts) == 2
+
+
+def test_another_observer_wakes_a_dormant_pool_up_for_both(log: Log) -> None:
+    other = Log()
+    with RetryingExecutor(1) as executor:
+        observe_once(lambda: None, pool_of(executor), log)
+        observe(pool_of(executor), [other])
+        executor.submit(len, "").result(10)
+    assert (len(log.attempts), len(other.attempts)) == (1, 1)
 
 
 def test_a_dormant_pool_can_be_let_alone(log: Log) -> None:
