@@ -17,6 +17,7 @@ import retryexec
 import retryexec.engines
 import retryexec.journal
 import retryexec.testing
+import retryexec.web
 from retryexec import PermanentError, RetryAfter, RetryingExecutor
 from retryexec.journal import Journal
 from retryexec.telemetry import opentelemetry, prometheus
@@ -58,6 +59,7 @@ def test_every_public_name_is_documented() -> None:
         retryexec.testing,
         opentelemetry,
         prometheus,
+        retryexec.web,
     )
     public = [name for package in packages for name in package.__all__]
     assert sorted(documented) == sorted(public)

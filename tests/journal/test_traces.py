@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.journal_kit import JOBS, FakeHost, Save, opened
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, opened
 
 from retryexec.journal import Journal, MemoryJournal
 from retryexec.journal._entry import Entry, traced_entry
@@ -110,4 +110,22 @@ def test_what_looks_into_a_journal_shows_no_trace(tmp_path: Path) -> None:
     assert journal.flush(10)
     (job,) = Inspector(tmp_path).jobs()
     assert (job.errors, job.attempts, job.state) == ((), 0, "queued")
+    journal.close()
+
+
+def test_a_suspect_with_a_trace_does_not_wait(tmp_path: Path) -> None:
+    """It was at work when its process died, and now waits for its turn, marked and alone."""
+    journal, host = opened(tmp_path)
+    suspect = journal.accept(Save("", 1), make=MAKE)
+    host.at_work = [suspect]
+    journal.accept(Save("", 2), make=MAKE)  # whose transaction marks the other
+    assert suspect.marked
+    crash(journal)
+    journal, host = opened(tmp_path)
+    found = [host.next(), host.next()]
+    assert {entry.job.n: (entry.suspect, entry.due_in) for entry in found} == {
+        1: (True, 0.0),
+        2: (False, TRACE_PAUSE),
+    }
+    assert [entry.trace for entry in found] == [TRACE, TRACE]
     journal.close()
