@@ -322,7 +322,7 @@ def _due_table(look: Look, most: int) -> Table:
     table = _table(*columns, last="last error")
     for job in look.due[:most]:
         table.add_row(
-            Text(format_duration(max(0.0, (job.due_at or 0.0) - look.at))),
+            Text(_span((job.due_at or 0.0) - look.at)),
             Text(f"{job.attempts:,}"),
             Text(_kind(job.kind)),
             Text(job.id[:_ID]),
@@ -342,7 +342,12 @@ def _kind(kind: str) -> str:
 
 
 def _ago(look: Look, at: float | None) -> str:
-    return "-" if at is None else format_duration(max(0.0, look.at - at))
+    return "-" if at is None else _span(look.at - at)
+
+
+def _span(seconds: float) -> str:
+    """Return *seconds* in tenths: milliseconds would only flicker."""
+    return f"{max(0.0, seconds):.1f} s" if seconds < 59.95 else format_duration(seconds)
 
 
 def _rate(per_second: float) -> str:

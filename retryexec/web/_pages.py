@@ -16,7 +16,7 @@ from retryexec.web._job import described
 from retryexec.web._render import Renderer
 
 _GROUPS = 30  # on the overview
-_WAIT = 0.25  # seconds for which a page waits for counts to be up to date
+_WAIT = 0.1  # seconds for which a page waits for counts to be up to date
 
 
 class Pages:
@@ -75,6 +75,7 @@ class Pages:
     def jobs(self, request: Request) -> Response:
         """List jobs that have not ended."""
         desk = self._desk
+        desk.forget_problems()
         filter_, after = Filter.of(request.query_params), _place(request)
         live = bool(desk.executors) and request.query_params.get("from") != "disk"
         more: dict[str, Any] = {}
@@ -93,6 +94,7 @@ class Pages:
 
     def dead(self, request: Request) -> Response:
         """List dead letters."""
+        self._desk.forget_problems()
         filter_ = Filter.of(request.query_params)
         page = self._desk.dead(filter_, _place(request))
         return self._list(request, "dead.html", filter_, page, tally=self._desk.tally())
@@ -120,6 +122,7 @@ class Pages:
     def job(self, request: Request) -> Response:
         """Show all that is known of a job."""
         desk = self._desk
+        desk.forget_problems()
         name = request.path_params["job_id"]
         lives = [line for line in desk.live_lines(Filter()) if line.id == name]
         found = desk.find(name)
