@@ -38,6 +38,8 @@ BENCHMARKS = (
     "engines",
     "computing",
     "keys",
+    "rates",
+    "telemetry",
 )
 
 

