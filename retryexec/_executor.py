@@ -19,6 +19,7 @@ from typing import (
     Self,
     TypeAlias,
     TypeVar,
+    cast,
     overload,
 )
 
@@ -242,9 +243,8 @@ class RetryingExecutor(Executor):
         """Accept *job* where more is to be done than to put it into the pool."""
         control = None
         if self._settings.controlled:
-            assert type(job) is ControlledJob
             control = self._pool.control
-            job.key = key_of(self._key, job)
+            cast("ControlledJob[Any]", job).key = key_of(self._key, job)
         if self._link is None:
             self._pool.accept(job, control)
         else:
