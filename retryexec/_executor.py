@@ -19,7 +19,6 @@ from typing import (
     Self,
     TypeAlias,
     TypeVar,
-    cast,
     overload,
 )
 
@@ -243,8 +242,9 @@ class RetryingExecutor(Executor):
         """Accept *job* where more is to be done than to put it into the pool."""
         control = None
         if self._settings.controlled:
+            assert isinstance(job, ControlledJob)
             control = self._pool.control
-            cast("ControlledJob[Any]", job).key = key_of(self._key, job)
+            job.key = key_of(self._key, job)
         if self._link is None:
             self._pool.accept(job, control)
         else:
