@@ -4,7 +4,7 @@
 VENV ?= .venv
 # The first of these that runs, is new enough, and can make virtual environments.
 # Each is tried rather than looked up: a name on PATH may be a shim that only fails.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for python in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c '$(SUITABLE)' 2>/dev/null && echo $$python && break; done)
 SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
@@ -25,7 +25,7 @@ PYTEST = -m pytest -q -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all stress chaos chaos-postgres lint format types docs coverage check bench clean
+.PHONY: help run test test-all stress chaos chaos-postgres lint format types docs dist coverage check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -49,7 +49,8 @@ stress: $(VENV)/ready-to-test ## random faults, forks, exits and interrupts, for
 
 chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut their power
 	@echo "Killing processes for $(or $(MINUTES),10) min, then cutting the power: a minute more."
-	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) RETRYEXEC_POWER=10000 \
+	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),10) * 60)) \
+		RETRYEXEC_POWER=$$(($(or $(MINUTES),10) * 1000)) \
 		RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) $(BIN)/python -m pytest -q -s --slow \
 		-o faulthandler_timeout=0 tests/journal/test_chaos.py tests/journal/test_power.py \
 		tests/journal/test_damage.py tests/journal/test_chaos_keys.py $(ARGS)
@@ -75,6 +76,9 @@ docs: $(VENV)/ready-to-develop ## build the documentation into docs/_build
 	@$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build
 	@echo "built docs/_build/index.html"
 
+dist: $(VENV)/ready-to-develop ## build sdist and wheel into dist/, and check them
+	@$(BIN)/python .ci/dist
+
 coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branches they leave out
 	@echo "Running all tests, and counting lines: about three minutes on two quiet cores."
 	@$(BIN)/coverage erase
@@ -88,7 +92,7 @@ bench: $(VENV)/ready-to-bench ## measure against the peers, in 20 minutes, or, w
 	@$(BIN)/python benchmarks/report.py $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-* docs/_build .coverage .coverage.* \
+	rm -rf .venv .venv-* dist docs/_build .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

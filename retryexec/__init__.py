@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from retryexec._core.steering import PendingJob
     from retryexec._errors import (
         Cancelled,
+        ExecutorShutdownError,
         MovedError,
         PendingLimitError,
         PermanentError,
@@ -64,6 +65,7 @@ __all__ = [
     "DecorrelatedJitterBackoff",
     "EqualJitterBackoff",
     "EventTimer",
+    "ExecutorShutdownError",
     "ExponentialBackoff",
     "Failure",
     "FibonacciBackoff",
@@ -119,6 +121,7 @@ _HOMES = {
     "DecorrelatedJitterBackoff": "_backoff",
     "EqualJitterBackoff": "_backoff",
     "EventTimer": "_ticker",
+    "ExecutorShutdownError": "_errors",
     "ExponentialBackoff": "_backoff",
     "Failure": "_outcome",
     "FibonacciBackoff": "_backoff",

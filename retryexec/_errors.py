@@ -1,15 +1,15 @@
 """The package's exceptions: those a job raises to steer its retries, and those users catch."""
 
+import concurrent.futures
 from concurrent.futures import CancelledError
 from datetime import timedelta
-from numbers import Real
 from types import NoneType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from retryexec._outcome import text_of, type_name
 from retryexec._retry_after import named_delay
 from retryexec._typing import override
-from retryexec._validate import Seconds
+from retryexec._validate import Seconds, real
 
 
 class PermanentError(Exception):
@@ -59,7 +59,7 @@ class RetryAfter(Exception):
 
     def __init__(self, seconds: Seconds | None, cause: BaseException | None = None) -> None:
         value: Any = seconds  # text as well, though type checkers are told of numbers only
-        if isinstance(value, bool) or not isinstance(value, _NAMES_A_DELAY):
+        if not isinstance(value, _NAMES_A_DELAY) and real(value) is None:
             msg = (
                 "RetryAfter takes seconds as a number, a timedelta, the text of a header "
                 f"Retry-After, or None for the policy's own delay (got {value!r})"
@@ -101,11 +101,25 @@ class RetryAfter(Exception):
         return f"retry after {self.seconds:g} s"
 
 
-_NAMES_A_DELAY = (Real, timedelta, str, bytes, NoneType)
+_NAMES_A_DELAY = (timedelta, str, bytes, NoneType)  # and real numbers
 
 
 class Cancelled(CancelledError):
     """A token was cancelled before the work was done; ``__cause__`` is the last failure, if any."""
+
+
+if TYPE_CHECKING:
+    _StandardError = RuntimeError
+else:
+    # The standard library's own exception of that name, in a Python that has one.
+    _StandardError = getattr(concurrent.futures, "ExecutorShutdownError", RuntimeError)
+
+
+class ExecutorShutdownError(_StandardError):
+    """A job was submitted to an executor that is shut down, or while the interpreter exits.
+
+    Where `concurrent.futures` has an exception of that name, this is a subclass of it.
+    """
 
 
 class ShutdownError(RuntimeError):

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import count, islice
+from operator import attrgetter
 from time import monotonic
 from types import FunctionType, TracebackType
 from typing import (
@@ -27,7 +28,7 @@ from retryexec._core.controlled import ControlledJob
 from retryexec._core.counts import snapshot, stats
 from retryexec._core.job import Job
 from retryexec._core.key_values import checked_key, key_of
-from retryexec._core.map import results
+from retryexec._core.map import check_buffersize, results
 from retryexec._core.pool import Pool
 from retryexec._core.process import register
 from retryexec._core.retry_future import RetryFuture
@@ -43,6 +44,7 @@ from retryexec._suggest import suggests_names
 from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
+    as_float,
     callable_or_none,
     coroutine_refusal,
     seconds,
@@ -190,7 +192,7 @@ class RetryingExecutor(Executor):
         self._job_type: type[Job[Any]] = ControlledJob if controlled else Job
         # Whether a job goes straight to the pool.
         self._plain = self._link is None and self._cancel is None and not controlled
-        register(self, pool, RetryingExecutor._move_after_fork)
+        register(self, pool, RetryingExecutor._move_after_fork, attrgetter("_settings"))
         if self._whole is None:
             if self._link is not None:
                 self._link.serve(pool, self._settings)
@@ -216,7 +218,8 @@ class RetryingExecutor(Executor):
 
         Raises:
             TypeError: *fn* is neither.
-            RuntimeError: the executor is shut down, or broken.
+            ExecutorShutdownError: the executor is shut down.
+            BrokenThreadPool: an initializer has failed.
             PendingLimitError: `max_pending` is reached and this is one of its own workers.
         """
         if fn.__class__ is FunctionType:  # the common case, checked quickly
@@ -279,9 +282,8 @@ class RetryingExecutor(Executor):
             Exception: from the iterator, what a call finally failed with.
         """
         whole_number("chunksize", chunksize, least=1)
-        if buffersize is not None:
-            buffersize = whole_number("buffersize", buffersize, least=1)
-        deadline = None if timeout is None else monotonic() + timeout
+        check_buffersize(buffersize)
+        deadline = None if timeout is None else monotonic() + as_float(timeout)
         items = zip(*iterables, strict=False)
         futures = deque(self.submit(fn, *item) for item in islice(items, buffersize))
         if buffersize is None:

@@ -23,6 +23,7 @@ from retryexec._core.worker import give_up
 from retryexec._errors import MovedError
 from retryexec._outcome import StopReason
 from retryexec._typing import override
+from retryexec._validate import as_float
 
 if TYPE_CHECKING:
     from retryexec._core.pool import Pool
@@ -67,6 +68,11 @@ class JournalEntry(Protocol):
     @property
     def key(self) -> JournalKey | None:
         """The job's key; None if it has none."""
+        ...
+
+    @property
+    def trace(self) -> str | None:
+        """The ``traceparent`` of the span in which the job was submitted; None if unknown."""
         ...
 
     @property
@@ -170,7 +176,8 @@ class Recovered:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all have ended that were taken over; False if *timeout* seconds passed."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._unfinished == 0, timeout)
+            limit = None if timeout is None else as_float(timeout)
+            return self._changed.wait_for(lambda: self._unfinished == 0, limit)
 
     def add(self, jobs: int) -> None:
         """Count *jobs* that are taken over."""
@@ -217,6 +224,15 @@ class JournalLink:
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
+
+    def stats(self) -> Any:
+        """Return how the journal is, as a `retryexec.journal.JournalStats`; None if it has none."""
+        stats = getattr(self._journal, "stats", None)
+        return None if stats is None else stats()
+
+    def wrap_journal(self, wrap: Callable[[Any], Any]) -> None:
+        """Tell what *wrap* makes of the journal in its place; for telemetry."""
+        self._journal = wrap(self._journal)
 
     # ---- moments in the life of a job
 

@@ -4,8 +4,9 @@ import math
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from numbers import Real
 from typing import Any
+
+from retryexec._validate import real
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
@@ -29,10 +30,8 @@ def named_delay(value: Any, *, now: float | None = None) -> float | None:
         value = value.strip()
         # Not float() alone, which takes "nan", "1e9" and "1_000".
         delay = float(value) if _NUMBER.fullmatch(value) else _until_date(value, now)
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        delay = _as_float(value)
     else:
-        return None
+        delay = real(value)
     if delay is None or not delay < math.inf:  # NaN is not, either
         return None
     return max(0.0, delay)
@@ -53,10 +52,3 @@ def _until_date(text: str, now: float | None) -> float | None:
     except (ArithmeticError, LookupError, TypeError, ValueError):
         return None  # no such date, or text that the parser stumbles over
     return at - (time.time() if now is None else now)
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an int past the largest float
-        return math.inf if value > 0 else -math.inf

@@ -13,7 +13,7 @@ from retryexec._backoff import Delays
 from retryexec._cancel import CancelToken
 from retryexec._clock import Clock, engine_clock
 from retryexec._typing import override
-from retryexec._validate import Seconds, reiterable, seconds, seconds_or_none
+from retryexec._validate import Seconds, as_float, reiterable, seconds, seconds_or_none
 
 logger = logging.getLogger("retryexec")
 
@@ -63,7 +63,7 @@ class EventTimer:
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the timer fires or stops, or *timeout* seconds pass; True if it fired."""
         with self._changed:
-            until = math.inf if timeout is None else self.clock.now() + timeout
+            until = math.inf if timeout is None else self.clock.now() + as_float(timeout)
             while not self._stopped.is_set():
                 now = self.clock.now()
                 if now >= self._due:

@@ -5,12 +5,39 @@ import math
 import operator
 from collections.abc import Iterable
 from datetime import timedelta
-from numbers import Real
 from types import FunctionType, MethodType
-from typing import Any, TypeAlias
+from typing import Any, SupportsFloat, TypeAlias
 
-Seconds: TypeAlias = float | timedelta
-"""A span of time: seconds as a number, or a `datetime.timedelta`."""
+Seconds: TypeAlias = float | SupportsFloat | timedelta
+"""A span of time: seconds as a real number of any type, or a `datetime.timedelta`."""
+
+
+def real(value: Any) -> float | None:
+    """Return *value* as a float, or None if it is not a real number.
+
+    Whatever a float can be made of is one, such as a Decimal, a Fraction or a number of NumPy, as
+    for the timeouts of the standard library from Python 3.15 on; text and truth values are not.
+    """
+    if isinstance(value, bool):
+        return None
+    try:
+        return as_float(value)
+    except TypeError:
+        return None
+
+
+def as_float(number: Any) -> float:
+    """Return *number* as a float, as `float` does, which would read text as well.
+
+    Raises:
+        TypeError: *number* is not a real number.
+    """
+    try:
+        return math.ldexp(number, 0)
+    except OverflowError:  # an int past the largest float
+        return math.inf if number > 0 else -math.inf
+    except ValueError:  # a Decimal that is a signaling NaN
+        return math.nan
 
 
 def seconds(name: str, value: Any) -> float:
@@ -20,11 +47,8 @@ def seconds(name: str, value: Any) -> float:
         TypeError: *value* is neither a number nor a timedelta.
         ValueError: *value* is negative, infinite or not a number.
     """
-    if isinstance(value, timedelta):
-        number = value.total_seconds()
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        number = _as_float(value)
-    else:
+    number = value.total_seconds() if isinstance(value, timedelta) else real(value)
+    if number is None:
         msg = f"{name} takes seconds as a number, or a timedelta (got {value!r})"
         raise TypeError(msg)
     if not 0.0 <= number < math.inf:  # NaN fails this comparison too
@@ -51,7 +75,9 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
         number = None
     if number is None or isinstance(value, bool):
         msg = f"{name} takes a whole number from {least} up (got {value!r})"
-        raise TypeError(msg) if not isinstance(value, Real) else ValueError(msg)
+        if isinstance(value, bool) or real(value) is not None:
+            raise ValueError(msg)
+        raise TypeError(msg)
     if number < least:
         msg = f"{name} takes a whole number from {least} up (got {value!r})"
         raise ValueError(msg)
@@ -66,10 +92,10 @@ def number_between(name: str, value: Any, low: float, high: float) -> float:
         ValueError: *value* lies outside, or is not a number at all (NaN).
     """
     bounds = f"from {low:g} up" if high == math.inf else f"from {low:g} to {high:g}"
-    if not isinstance(value, Real) or isinstance(value, bool):
+    number = real(value)
+    if number is None:
         msg = f"{name} takes a number {bounds} (got {value!r})"
         raise TypeError(msg)
-    number = _as_float(value)
     if not low <= number <= high or math.isinf(number):
         msg = f"{name} takes a finite number {bounds} (got {value!r})"
         raise ValueError(msg)
@@ -94,13 +120,6 @@ def is_coroutine_function(call: Any) -> bool:
     if method.__class__ is FunctionType and not marked:  # as most objects that can be called
         return bool(method.__code__.co_flags & inspect.CO_COROUTINE)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(method)
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an int past the largest float
-        return math.inf
 
 
 def reiterable(name: str, value: Any) -> Iterable[Any]:

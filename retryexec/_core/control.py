@@ -4,6 +4,7 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
@@ -33,6 +34,8 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # The module of guards, which an executor without any does not need, once there are some.
+        self._guard_module: ModuleType | None = None
 
     # ---- in
 
@@ -214,14 +217,16 @@ class Control:
 
     def _new_passage(self, job: ControlledJob[Any]) -> "Passage | None":
         """Return a way through the guards of *job*; None if it has ended, or was replaced."""
-        # Here, since an executor without guards does not need them.
-        from retryexec.guards._guard import AttemptRequest, Passage
+        module = self._guard_module
+        if module is None:
+            from retryexec.guards import _guard
 
+            module = self._guard_module = _guard
         # This one is read last, and dropped first: if it is there, so were the others.
         args, kwargs, submitted = job.args, job.kwargs, job.submitted
         if submitted is None:
             return None
-        request = AttemptRequest(
+        request = module.AttemptRequest(
             job.attempts + 1,
             submitted,
             args,
@@ -231,7 +236,8 @@ class Control:
             attempt_timeout=job.settings.policy.attempt_timeout,
             by_exec=job.by_exec,
         )
-        job.passage = passage = Passage(job.settings.guards, request)
+        passage: Passage = module.Passage(job.settings.guards, request)
+        job.passage = passage
         return passage
 
     def release(self, job: ControlledJob[Any]) -> None:

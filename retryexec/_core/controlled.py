@@ -249,6 +249,12 @@ class ControlledJob(Job[T]):
         if passage is not None:
             passage.settle(None)
 
+    def leave_guards_in_pause(self) -> None:
+        """Give up what the job, which is queued, holds of its guards: others may wait for it."""
+        newest = self if self.following is None else self.following.target
+        if newest.passage is not None and newest.start_asking():
+            newest.give_back()
+
     def _take_out_passage(self) -> "Passage | None":
         """Take the passage away from the job: of several threads, one gets it."""
         with self._lock:
@@ -262,9 +268,7 @@ class ControlledJob(Job[T]):
             self.passage = None
             started = self.started or 0.0
             seconds = self.settings.pool.now() - started
-            from retryexec.guards import Outcome
-
-            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+            passage.settle_attempt(exception, seconds, succeeded=succeeded)
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retryexec._exceptions import reads_futures, report, with_traceback
 from retryexec._typing import override
+from retryexec._validate import as_float
 
 T = TypeVar("T")
 
@@ -411,4 +412,4 @@ class LazyFuture(Future[T]):
 
 def _lock_timeout(timeout: float | None) -> float:
     """Return *timeout* for `Lock.acquire`, where -1 stands for no limit."""
-    return -1.0 if timeout is None else min(max(0.0, timeout), TIMEOUT_MAX)
+    return -1.0 if timeout is None else min(max(0.0, as_float(timeout)), TIMEOUT_MAX)

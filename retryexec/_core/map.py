@@ -11,6 +11,18 @@ from retryexec._core.retry_future import RetryFuture
 T = TypeVar("T")
 
 
+def check_buffersize(buffersize: object) -> None:
+    """Raise for what no *buffersize* can be, as the standard library does from Python 3.14 on."""
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        msg = "buffersize must be an integer or None"
+        raise TypeError(msg)
+    if buffersize < 1:
+        msg = "buffersize must be None or > 0"
+        raise ValueError(msg)
+
+
 def results(
     futures: deque[RetryFuture[T]],
     deadline: float | None,

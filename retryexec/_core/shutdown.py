@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from operator import methodcaller
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from retryexec._core.counts import snapshot
 from retryexec._core.job import Job
 from retryexec._core.signals import StartableThread
 from retryexec._core.worker import give_up
-from retryexec._errors import ShutdownError
+from retryexec._errors import ExecutorShutdownError, ShutdownError
 from retryexec._events import ShutdownReport
 from retryexec._exceptions import report
 from retryexec._outcome import StopReason, name_of, summarize_names
@@ -83,7 +84,7 @@ class Shutdown:
         pool.steering.resume()  # else its jobs would never end
         if cancel_futures:
             # A running attempt is its job's last anyway, and that job fails for the shutdown.
-            self.stop_attempts(Job.cancel_pending)
+            self.stop_attempts(methodcaller("cancel", or_request=False))
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)
@@ -292,4 +293,4 @@ class Shutdown:
 
 def after_shutdown() -> Exception:
     """Return what `submit` raises once the executor takes no more jobs."""
-    return RuntimeError("cannot schedule new futures after shutdown")
+    return ExecutorShutdownError("cannot schedule new futures after shutdown")

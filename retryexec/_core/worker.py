@@ -323,7 +323,7 @@ def give_up(
                 settings.journal.note_end(job, reason, exception)
         finally:
             if worker is None:
-                pool.remove(job)
+                pool.remove(job, False)
             else:
                 worker.remove_failed(job, reason)
             has_callbacks = job.fail(reason, failure, value)

@@ -7,6 +7,7 @@
 from retryexec.engines._carried import RemoteError, RemoteTraceback
 from retryexec.engines._dask import dask
 from retryexec.engines._engine import Engine
-from retryexec.engines._processes import interpreters, processes
+from retryexec.engines._interpreters import interpreters
+from retryexec.engines._processes import processes
 
 __all__ = ["Engine", "RemoteError", "RemoteTraceback", "dask", "interpreters", "processes"]

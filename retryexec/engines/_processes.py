@@ -1,6 +1,5 @@
-"""Engines on this machine: other processes, and other interpreters of this process."""
+"""processes(): the engine that runs attempts in other processes of this machine."""
 
-import concurrent.futures
 import os
 import sys
 from collections.abc import Callable
@@ -44,7 +43,7 @@ def processes(
     Raises:
         TypeError, ValueError: an argument cannot be right; the message names it.
     """
-    workers = _workers(max_workers)
+    most = workers(max_workers)
     if mp_context is None:
         methods = get_all_start_methods()
         mp_context = "forkserver" if "forkserver" in methods else "spawn"
@@ -55,18 +54,18 @@ def processes(
     if sys.platform == "win32":  # pragma: no cover  where pipes cannot be waited for as here
         pool = partial(
             ProcessPoolExecutor,
-            workers,
+            most,
             mp_context=context,
             initializer=initializer,
             initargs=tuple(initargs),
             max_tasks_per_child=max_tasks_per_child,
         )
-        return Engine(make=pool, max_workers=workers, max_crashes=max_crashes, same_host=True)
+        return Engine(make=pool, max_workers=most, max_crashes=max_crashes, same_host=True)
     begin = initializer, tuple(initargs)
-    make = partial(_make_pool, os.getpid(), workers, context, begin, max_tasks_per_child)
+    make = partial(_make_pool, os.getpid(), most, context, begin, max_tasks_per_child)
     return Engine(
         make=make,
-        max_workers=workers,
+        max_workers=most,
         max_crashes=max_crashes,
         same_host=True,
         isolation=Isolation.EXACT,
@@ -81,43 +80,6 @@ def _make_pool(home: int, workers: int, context: BaseContext, *others: Any) -> P
     return ProcessPool(workers, context, *others)
 
 
-def _workers(max_workers: int | None) -> int:
-    most = cpu_count() if max_workers is None else max_workers
-    return whole_number("max_workers", most, least=1)
-
-
-def interpreters(
-    max_workers: int | None = None,
-    *,
-    initializer: Callable[..., object] | None = None,
-    initargs: tuple[Any, ...] = (),
-    max_crashes: int = 3,
-) -> Engine:
-    """Run attempts in other interpreters of this process, by an `InterpreterPoolExecutor`.
-
-    Each has a GIL of its own, and no process of its own: what ends the process ends all. The job,
-    its arguments and its outcome are pickled.
-
-    Args:
-        max_workers: how many interpreters, and threads; by default one for each CPU.
-        initializer, initargs: called as ``initializer(*initargs)`` in each new interpreter.
-        max_crashes: how often its interpreter may break before a job fails with
-            `StopReason.CRASHED`.
-
-    Raises:
-        RuntimeError: this Python is older than 3.14, which first had them.
-        TypeError, ValueError: an argument cannot be right; the message names it.
-    """
-    if sys.version_info < (3, 14):
-        version = ".".join(map(str, sys.version_info[:2]))
-        msg = (
-            f"interpreters() needs Python 3.14, and this is {version}: processes() runs attempts "
-            "in other processes"
-        )
-        raise RuntimeError(msg)
-    workers = _workers(max_workers)
-    callable_or_none("initializer", initializer)
-    # By its name, for type checkers that are told of an older Python.
-    pool: Any = getattr(concurrent.futures, "InterpreterPoolExecutor")  # noqa: B009
-    make = partial(pool, workers, initializer=initializer, initargs=tuple(initargs))
-    return Engine(make=make, max_workers=workers, max_crashes=max_crashes, same_host=True)
+def workers(max_workers: int | None) -> int:
+    """Return how many workers an engine on this machine has; by default one for each CPU."""
+    return whole_number("max_workers", cpu_count() if max_workers is None else max_workers, least=1)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from retryexec._typing import override
-from retryexec._validate import callable_or_none, whole_number
+from retryexec._validate import as_float, callable_or_none, whole_number
 from retryexec.journal._codec import Codec
 from retryexec.journal._engine import Engine, closed
 from retryexec.journal._entry import (
@@ -196,7 +196,7 @@ class Journal:
         with self._lock:
             engine, self._engine = self._engine, None
             self._host = None
-        ended = True if engine is None else engine.stop(timeout)
+        ended = engine is None or engine.stop(None if timeout is None else as_float(timeout))
         if ended:
             self._store.close()
         return ended
@@ -226,12 +226,15 @@ class Journal:
 
     # ---- for executors
 
-    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Entry:
+    def accept(
+        self, job: Any, *, key: Hashable = None, latest: bool = False, make: Any = Entry
+    ) -> Entry:
         """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
 
         Args:
             key: None for none; else a str, a number, bytes, a UUID, a date, or a tuple of such.
             latest: whether a newer job of the key replaces this one while it waits.
+            make: makes the entry, as `Entry` does.
 
         Raises:
             TypeError: *key* would not come back as it is.
@@ -240,7 +243,7 @@ class Journal:
         """
         kind, data = self._codec.encode(job)
         now = self._wall()
-        entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        entry: Entry = make(self._new_id(now), job, kind.name, kind.version, data, now)
         if key is not None:
             entry.key = recorded(key, latest=latest)
         engine = self._engine or self._running_engine()
@@ -370,7 +373,8 @@ class Journal:
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all that was said so far is on disk; False if *timeout* seconds passed."""
         engine = self._engine
-        return True if engine is None else engine.flush(timeout)
+        limit = None if timeout is None else as_float(timeout)
+        return engine is None or engine.flush(limit)
 
     def poll(self) -> int:
         """Take over now what dead processes have left, and return how many jobs that is."""

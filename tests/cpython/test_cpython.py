@@ -53,6 +53,7 @@ TRIED_ONCE = [
     "*.test_first_exception*",
     "*.test_hang_global_shutdown_lock",
     "*.test_map_exception",
+    "*.test_swallows_falsey_exceptions",
     "*.test_to_thread_exception",
     "RunCoroutineThreadsafeTests.*",
 ]

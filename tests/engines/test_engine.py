@@ -1,16 +1,14 @@
 """Which engines there are, and what they take."""
 
 import concurrent.futures
-import pickle
-import sys
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from helpers import remote
 
 from retryexec import RetryingExecutor
-from retryexec.engines import Engine, interpreters, processes
+from retryexec.engines import Engine, processes
 from retryexec.engines._engine import as_engine, default_size
 
 
@@ -65,36 +63,6 @@ def test_size_of_an_executor() -> None:
     with ThreadPoolExecutor(3) as sized:
         assert default_size(sized) == 3
     assert default_size(concurrent.futures.Executor()) >= 1
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there are interpreters")
-def test_interpreters_are_refused_where_there_are_none() -> None:
-    with pytest.raises(RuntimeError, match=r"interpreters\(\) needs Python 3.14, and this is 3"):
-        interpreters()
-
-
-class InterpreterPoolExecutor(ThreadPoolExecutor):
-    """Does as the real one: what goes there and comes back is pickled."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(_call_pickled, pickle.dumps((fn, args, kwargs)))
-
-
-def _call_pickled(call: bytes) -> Any:
-    fn, args, kwargs = pickle.loads(call)
-    return pickle.loads(pickle.dumps(fn(*args, **kwargs)))
-
-
-def test_interpreters(monkeypatch: pytest.MonkeyPatch) -> None:
-    if sys.version_info < (3, 14):
-        monkeypatch.setattr(sys, "version_info", (3, 14, 0))
-        name = "InterpreterPoolExecutor"
-        monkeypatch.setattr(concurrent.futures, name, InterpreterPoolExecutor, raising=False)
-    with RetryingExecutor(attempts_on=interpreters(2)) as executor:
-        assert [executor.submit(remote.double, i).result(30) for i in range(5)] == [0, 2, 4, 6, 8]
-        assert executor.submit(remote.told).result(30)[0] == 1
-        failure = executor.submit(lambda: None).exception(30)
-        assert isinstance(failure, pickle.PicklingError)
 
 
 def test_most_attempts_of_a_factory() -> None:

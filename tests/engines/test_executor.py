@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from retryexec import (
     Success,
     ZeroBackoff,
 )
-from retryexec.engines import processes
+from retryexec.engines import interpreters, processes
 from retryexec.testing import VirtualClock
 
 ENGINES: dict[str, Callable[[], Any]] = {
@@ -37,6 +38,8 @@ ENGINES: dict[str, Callable[[], Any]] = {
     ),
     "threads": lambda: partial(ThreadPoolExecutor, 2),
 }
+if sys.version_info >= (3, 14):
+    ENGINES["interpreters"] = lambda: interpreters(2)
 AT_ONCE = RetryPolicy(backoff=ZeroBackoff(), max_attempts=3)
 
 
@@ -221,7 +224,7 @@ def test_function_that_cannot_be_sent_is_final() -> None:
     assert (future.stop_reason, future.attempts) == (StopReason.PERMANENT, 1)
 
 
-@pytest.mark.parametrize("name", ["processes", "the standard library's pool"])
+@pytest.mark.parametrize("name", sorted(ENGINES.keys() - {"threads"}))
 def test_outcomes_that_cannot_be_sent_back_are_named(name: str) -> None:
     with RetryingExecutor(policy=AT_ONCE, attempts_on=ENGINES[name]()) as executor:
         value = executor.submit(remote.nothing_to_pickle)

@@ -1,6 +1,13 @@
 """map: like the builtin, with calls that run concurrently and are tried again."""
 
+import math
+import re
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 from itertools import count
 from typing import Any
 
@@ -93,11 +100,38 @@ def test_buffersize_larger_than_the_input(executor: RetryingExecutor) -> None:
     assert list(executor.map(abs, [1, -2], buffersize=9)) == [1, 2]
 
 
-@pytest.mark.parametrize("arguments", [{"buffersize": 0}, {"buffersize": 1.5}, {"chunksize": 0}])
-def test_bad_sizes_are_refused_at_once(
-    arguments: dict[str, Any], executor: RetryingExecutor
+@pytest.mark.parametrize("size", [0, -1, 1.5, "2", "", 2.0, False, True, None, 3, math.inf])
+def test_buffersize_is_what_the_standard_library_takes(
+    size: Any, executor: RetryingExecutor
 ) -> None:
-    with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
-        executor.map(len, [""], **arguments)
-    with pytest.raises(TypeError):
-        executor.map(len, [""], buffersize="2")  # type: ignore[arg-type]
+    """The standard library has it from 3.14 on; before that, this is what it says there."""
+    refusal = None
+    if sys.version_info >= (3, 14):
+        with ThreadPoolExecutor() as standard:
+            try:
+                standard.map(abs, [], buffersize=size)
+            except (TypeError, ValueError) as error:
+                refusal = error
+    elif not isinstance(size, int | None):
+        refusal = TypeError("buffersize must be an integer or None")
+    elif size is not None and size < 1:
+        refusal = ValueError("buffersize must be None or > 0")
+    if refusal is None:
+        assert list(executor.map(abs, [-1, -2], buffersize=size)) == [1, 2]
+    else:
+        with pytest.raises(type(refusal), match=f"^{re.escape(str(refusal))}$"):
+            executor.map(abs, [-1, -2], buffersize=size)
+
+
+def test_a_chunksize_below_one_is_refused(executor: RetryingExecutor) -> None:
+    with pytest.raises(ValueError, match="chunksize"):
+        executor.map(len, [""], chunksize=0)
+
+
+@pytest.mark.parametrize("timeout", [Fraction(1, 1000), Decimal("0.001")])
+def test_a_timeout_is_any_real_number(timeout: Any, executor: RetryingExecutor) -> None:
+    gate = threading.Event()
+    results = executor.map(gate.wait, [30], timeout=timeout)
+    with pytest.raises(TimeoutError):
+        next(results)
+    gate.set()

@@ -12,6 +12,7 @@ from helpers.jobs import Boom, Fails, Gate, InThread
 
 from retryexec import (
     ConstantBackoff,
+    ExecutorShutdownError,
     RetryingExecutor,
     RetryPolicy,
     ShutdownError,
@@ -82,7 +83,9 @@ def test_no_job_is_taken_after_shutdown(executor: RetryingExecutor) -> None:
     view = executor.using(max_attempts=1)
     executor.shutdown()
     for submit in (executor.submit, view.submit):
-        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        with pytest.raises(
+            ExecutorShutdownError, match="cannot schedule new futures after shutdown"
+        ):
             submit(len, "")
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.map(len, ["", ""])

@@ -11,6 +11,8 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
+from decimal import Decimal
+from fractions import Fraction
 from threading import Event
 from typing import Any
 
@@ -30,10 +32,16 @@ def asleep(monkeypatch: pytest.MonkeyPatch) -> Event:
 @pytest.mark.parametrize("ask", [RetryFuture.result, RetryFuture.exception])
 def test_waiting_ends_with_the_timeout(ask: Any) -> None:
     future: RetryFuture[None] = RetryFuture()
-    for timeout in (0, -1, 0.001):
+    for timeout in (0, -1, 0.001, Fraction(1, 999), Decimal("0.001")):
         with pytest.raises(TimeoutError, match=str(timeout)):
             ask(future, timeout)
     assert not future.done()
+
+
+@pytest.mark.parametrize("ask", [RetryFuture.result, RetryFuture.exception])
+def test_a_timeout_is_a_number(ask: Any) -> None:
+    with pytest.raises(TypeError, match="must be real number, not str"):
+        ask(RetryFuture[None](), "1")
 
 
 def test_result_wakes_all_who_wait(asleep: Event) -> None:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import concurrent.futures._base
 import concurrent.futures.thread
+import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from unittest import mock
 
 from helpers import TESTS
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
+
+if importlib.util.find_spec("concurrent.futures.interpreter"):
+    # Its pool is a subclass of the standard library's, which has to be there as it is imported.
+    importlib.import_module("concurrent.futures.interpreter")
 
 PREAMBLE = f"""\
 import sys

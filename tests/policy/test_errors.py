@@ -4,6 +4,7 @@ import concurrent.futures
 import math
 import pickle
 import re
+import runpy
 import traceback
 from datetime import timedelta
 from fractions import Fraction
@@ -17,13 +18,27 @@ from hypothesis import strategies as st
 from retryexec import (
     Cancelled,
     ConstantBackoff,
+    ExecutorShutdownError,
     PendingLimitError,
     PermanentError,
     RetryAfter,
     RetryPolicy,
     ShutdownError,
     StopReason,
+    _errors,
 )
+
+
+def test_the_error_after_shutdown_is_the_standard_librarys_where_it_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert issubclass(ExecutorShutdownError, RuntimeError)
+
+    class Theirs(RuntimeError): ...
+
+    monkeypatch.setattr(concurrent.futures, "ExecutorShutdownError", Theirs, raising=False)
+    assert issubclass(runpy.run_path(_errors.__file__)["ExecutorShutdownError"], Theirs)
+
 
 MINUTES = RetryPolicy(backoff=ConstantBackoff(60))
 

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -95,6 +97,24 @@ def test_a_timedelta_is_its_seconds(seconds: int) -> None:
     assert RetryPolicy(max_elapsed=span, attempt_timeout=span) == RetryPolicy(
         max_elapsed=seconds, attempt_timeout=seconds
     )
+
+
+class OnlyAFloat:
+    def __float__(self) -> float:
+        return 0.25
+
+
+@pytest.mark.parametrize("quarter", [Fraction(1, 4), Decimal("0.25"), OnlyAFloat()])
+def test_seconds_are_any_real_number(quarter: Any) -> None:
+    policy = RetryPolicy(max_elapsed=quarter, attempt_timeout=quarter, backoff=[quarter])
+    assert policy == RetryPolicy(max_elapsed=0.25, attempt_timeout=0.25, backoff=[0.25])
+    assert ConstantBackoff(quarter) == ConstantBackoff(0.25)
+
+
+@pytest.mark.parametrize("number", [Decimal("NaN"), Decimal("sNaN"), Decimal("1e999"), Decimal(-1)])
+def test_decimals_that_are_no_time_are_refused(number: Decimal) -> None:
+    with pytest.raises(ValueError, match=r"max_elapsed takes seconds from 0 up, finite \(got Dec"):
+        RetryPolicy(max_elapsed=number)
 
 
 def test_replace_changes_what_is_named() -> None:
