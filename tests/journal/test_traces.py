@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from retryexec.journal import Journal, MemoryJournal
 from retryexec.journal._entry import Entry, traced_entry
 from retryexec.journal._failures import ERRORS_KEPT
 from retryexec.journal._inspect import Inspector
+from retryexec.journal._overview import DirectoryOverview
+from retryexec.journal._rows import TRACE as KIND
 from retryexec.journal._takeover import TRACE_PAUSE
+from retryexec.web._causes import cause_of_json
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -128,4 +132,23 @@ def test_a_suspect_with_a_trace_does_not_wait(tmp_path: Path) -> None:
         2: (False, TRACE_PAUSE),
     }
     assert [entry.trace for entry in found] == [TRACE, TRACE]
+    journal.close()
+
+
+def test_what_ended_its_process_shows_no_trace_as_its_error(tmp_path: Path) -> None:
+    """Nobody knows its error; its trace, which is all that is kept, is none."""
+    journal, host = opened(tmp_path, max_crashes=1)
+    suspect = journal.accept(Save("", 1), make=MAKE)
+    host.at_work = [suspect]
+    journal.accept(Save("", 2))
+    crash(journal)
+    journal, host = opened(tmp_path, max_crashes=1)
+    assert journal.flush(10)
+    (letter,) = journal.dead
+    assert (letter.reason, letter.errors) == ("crashes", ())
+    with closing(DirectoryOverview(tmp_path)) as overview:
+        (group,) = overview.errors().groups
+    assert (group.type, group.text, group.dead) == ("", "", 1)
+    kept = f'[{{"attempt":0,"at":0.0,"type":"{KIND}","text":"{TRACE}"}}]'
+    assert cause_of_json(kept, "crashes") == ("(crashes)", "", "")
     journal.close()
