@@ -98,6 +98,7 @@ def app(
         exception_handlers=_handlers(render),
         lifespan=lifespan,
     )
+    made.state.desk = desk
     desk.close_with(made)  # one that is mounted hears of no end
     return made
 

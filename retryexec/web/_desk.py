@@ -16,7 +16,7 @@ from retryexec.journal._browse import Browser, OwnerCounts, browser_of
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._letters import DeadLetters
 from retryexec.journal._look import letters_of
-from retryexec.journal._rows import LetterRow, errors_of
+from retryexec.journal._rows import DAMAGED, LetterRow, errors_of
 from retryexec.web._causes import Cause, cause_of, shape_of
 from retryexec.web._filter import Filter, key_text
 from retryexec.web._tally import OTHER, Counter, Tally
@@ -24,9 +24,9 @@ from retryexec.web._tally import OTHER, Counter, Tally
 PAGE = 50
 """Jobs on a page."""
 
-_SCAN = 1000  # records in one statement, where few of them may be meant
+_SCAN = 500  # records in one statement, where few of them may be meant
 _FIRST = 200  # in the first one
-_BUDGET = 0.12  # seconds for which a page looks for those that are meant
+_BUDGET = 0.08  # seconds for which a page looks for those that are meant
 _REST = 20.0  # times what it took to look at all jobs, until all are looked at again
 _SHORT = 0.02  # seconds; what takes no longer is done each time
 
@@ -243,7 +243,7 @@ class Desk:
         """Return a page of dead letters, the latest first."""
         if after is None and (latest := self._latest_of(filter_)) is not None:
             after = (math.nextafter(latest, math.inf), "0" * 32)
-        return self._page(lambda *p: self._letter_lines(filter_, *p), filter_, after)
+        return self._page(partial(self._letter_lines, filter_), filter_, after)
 
     def _latest_of(self, filter_: Filter) -> float | None:
         """Return when the latest of the letters that are meant died, if it has been counted."""
@@ -340,6 +340,8 @@ _Found = tuple[list[tuple[Line, Any]], bool]
 
 def _letter_line(row: LetterRow) -> Line:
     note = "stale: a later job of its key has succeeded since" if row.stale else ""
+    if row.reason.startswith(DAMAGED):
+        note = row.reason
     return Line(
         row.id,
         row.kind,

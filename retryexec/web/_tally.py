@@ -167,6 +167,7 @@ class Counter:
         if self._browser is None:
             self._browser = self._open()
         browser = self._browser
+        browser.unreadable.clear()
         version = browser.letter_version()
         with self._changed:
             stale, self._stale = self._stale, False
@@ -216,4 +217,10 @@ class Counter:
         for minute in [minute for minute in tally.minutes if minute < recent]:
             del tally.minutes[minute]
         groups = {name: replace(group) for name, group in tally.groups.items()}
-        return replace(tally, groups=groups, minutes=dict(tally.minutes), complete=complete)
+        assert self._browser is not None
+        error = next(iter(self._browser.unreadable.values()), "")
+        if error:
+            self._version = None  # it may be mended
+        return replace(
+            tally, groups=groups, minutes=dict(tally.minutes), complete=complete, error=error
+        )

@@ -24,6 +24,7 @@ class Shelf:
     asked: int = 0
     looked: int = 0
     broken: bool = False
+    unreadable: dict[Any, str] = field(default_factory=dict)
 
     def add(self, *numbers: int, **options: Any) -> None:
         for number in numbers:

@@ -23,22 +23,24 @@
     const part = region();
     const active = document.activeElement;
     return !part || document.hidden || part.querySelector("input[type=checkbox]:checked") ||
-      (part.contains(active) && active.matches("input, textarea, select")) ||
+      (part.contains(active) && active.matches("input:not([type=checkbox]), textarea, select")) ||
       String(getSelection()) !== "";
   };
   const tick = (now) => { if (live && window.htmx && (now || !busy())) htmx.trigger(document.body, "tick"); };
   setInterval(tick, every);
+  // What was asked for before somebody began to choose comes too late.
+  document.body.addEventListener("htmx:beforeSwap", (event) => { if (busy()) event.detail.shouldSwap = false; });
   toggle?.addEventListener("click", () => set(!live));
   show();
 
   const needs = () => {
-    const some = document.querySelector("input[name=id]:checked");
+    const some = document.querySelector("td input[name=id]:checked");
     document.querySelectorAll("[data-needs]").forEach((one) => { one.disabled = !some; });
   };
   document.addEventListener("change", (event) => {
     const box = event.target;
     if (box.matches("[data-all]")) {
-      document.querySelectorAll("input[name=id]").forEach((one) => { one.checked = box.checked; });
+      document.querySelectorAll("td input[name=id]").forEach((one) => { one.checked = box.checked; });
     }
     needs();
   });
@@ -57,7 +59,7 @@
     if (step) { all[Math.min(all.length - 1, Math.max(0, at + step))]?.focus(); }
     else if (event.key === "/") { (document.querySelector(".filters input:not([type=hidden])") || document.getElementById("find"))?.focus(); }
     else if (event.key === "l" && toggle && !toggle.hidden) set(!live);
-    else if (event.key === "x" && row) { row.querySelector("input[name=id]")?.click(); }
+    else if (event.key === "x" && row) { row.querySelector("td input[name=id]")?.click(); }
     else return;
     event.preventDefault();
   });
