@@ -165,7 +165,7 @@ class Frame:
 
     def _title(self, look: Look, *, live: bool) -> RenderableType:
         grid = Table.grid(expand=True)
-        grid.add_column(overflow="ellipsis", no_wrap=True)
+        grid.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
         grid.add_column(justify="right", no_wrap=True)
         every = f", every {format_duration(max(self._interval, 4 * look.seconds))}" if live else ""
         grid.add_row(
@@ -203,7 +203,7 @@ class Frame:
         yield Text()
         actions = {"dead": "to see the commonest", "rerun": "to run them again"}
         for action, what in [*actions.items()][: 1 if sizes.lines else 2]:
-            units = [f"retryexec journal {action} {self._arguments}", *words]
+            units = [f"retryexec journal {action}", self._arguments, *words]
             command = folded(units, sizes.columns if sizes.lines else None)
             yield Text(f"{what}: {command}", style="dim", overflow="fold")
 

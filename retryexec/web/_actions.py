@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
+from retryexec import RetryFuture
 from retryexec.journal import JournalError
 from retryexec.web._desk import Desk, Line
 from retryexec.web._filter import Filter
@@ -112,15 +114,10 @@ class Actions:
             by: seconds to postpone them.
         """
         chosen = [line.future for line in lines if line.future is not None]
-        steps: dict[str, Callable[..., bool]] = {
-            "retry-now": lambda future: future.retry_now(),
-            "postpone": lambda future: future.postpone(by),
-            "cancel": lambda future: future.cancel(),
-        }
 
         def do(action: Action) -> None:
             for future in chosen:
-                if steps[verb](future):
+                if _steer(future, verb, by):
                     action.done += 1
                 else:
                     action.left += 1
@@ -207,6 +204,15 @@ class Actions:
                     action.done += letters.rerun_some([name], force=force)
                 except JournalError:
                     action.left += 1
+
+
+def _steer(future: RetryFuture[Any], verb: str, by: float) -> bool:
+    """Do to the job of *future* what *verb* says; return whether it could be done."""
+    if verb == "retry-now":
+        return future.retry_now()
+    if verb == "postpone":
+        return future.postpone(by)
+    return future.cancel()
 
 
 def who_of(client: str | None, user: str | None) -> str:

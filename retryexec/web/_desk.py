@@ -243,7 +243,7 @@ class Desk:
         """Return a page of dead letters, the latest first."""
         if after is None and (latest := self._latest_of(filter_)) is not None:
             after = (math.nextafter(latest, math.inf), "0" * 32)
-        return self._page(lambda *p: self._letter_lines(filter_, *p), filter_, after)
+        return self._page(partial(self._letter_lines, filter_), filter_, after)
 
     def _latest_of(self, filter_: Filter) -> float | None:
         """Return when the latest of the letters that are meant died, if it has been counted."""

@@ -14,6 +14,7 @@ from retryexec.web._desk import PAGE, Desk, Page
 from retryexec.web._filter import Filter
 from retryexec.web._job import described
 from retryexec.web._render import Renderer
+from retryexec.web._tally import Group
 
 _GROUPS = 30  # on the overview
 _WAIT = 0.1  # seconds for which a page waits for counts to be up to date
@@ -51,14 +52,13 @@ class Pages:
             tiles=self._tiles(),
             live=[(number, one.stats()) for number, one in enumerate(desk.executors)],
             chart=last_hour(tally.minutes, desk.wall()),
-            filter_of=lambda group: Filter(
-                kind=group.kind, error=group.cause.type, shape=group.cause.shape
-            ),
+            filter_of=_filter_of,
         )
 
     def _tiles(self) -> dict[str, int]:
         """Return how many jobs are in which state."""
-        counts = dict.fromkeys(("running", "queued", "waiting", "held", "parked"), 0)
+        states = ("running", "queued", "waiting", "held", "parked")
+        counts: dict[str, int] = dict.fromkeys(states, 0)
         for executor in self._desk.executors:
             stats = executor.stats()
             for state in ("running", "queued", "waiting", "held"):
@@ -156,6 +156,11 @@ class Pages:
         """Show what was done from here."""
         actions: deque[Any] = self._actions.log
         return self._render(request, "log.html", actions=list(actions), verbs=VERBS)
+
+
+def _filter_of(group: Group) -> Filter:
+    """Return the filter that is met by the letters of *group*, and by no others."""
+    return Filter(kind=group.kind, error=group.cause.type, shape=group.cause.shape)
 
 
 def _place(request: Request) -> tuple[Any, ...] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -46,15 +47,15 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters.update(
-            age=_words.age,
-            ago=lambda at: _words.ago(at, desk.wall()),
-            moment=_words.moment,
-            number=_words.number,
-            jobs=_words.jobs,
-            json=_words.as_json,
-        )
-        self._environment.globals.update(verbs=VERBS, htmx=_HTMX)
+
+        def ago(at: float | None) -> Markup:
+            return _words.ago(at, desk.wall())
+
+        filters: dict[str, Any] = self._environment.filters
+        filters.update(age=_words.age, ago=ago, moment=_words.moment, number=_words.number)
+        filters.update(jobs=_words.jobs, json=_words.as_json)
+        names: dict[str, Any] = self._environment.globals
+        names.update(verbs=VERBS, htmx=_HTMX)
 
     def __call__(
         self, request: Request, template: str, *, status: int = 200, **values: Any

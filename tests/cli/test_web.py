@@ -40,9 +40,13 @@ def served(place: Path, *options: str, **settings: Any) -> Iterator[tuple[Any, s
             process.kill()
 
 
+_request = urllib.request.Request
+open_url = urllib.request.build_opener(urllib.request.HTTPHandler).open
+
+
 def ask(address: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=headers)) as answer:
+        with open_url(_request(address, headers=headers)) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -60,12 +64,12 @@ def test_the_page_is_served_to_this_machine_until_ctrl_c(place: Path) -> None:
 
 def test_what_is_done_from_the_page_is_logged(place: Path) -> None:
     with served(place) as (process, address):
-        with urllib.request.urlopen(address) as answer:
+        with open_url(address) as answer:
             cookie = answer.headers["set-cookie"].partition(";")[0]
         word = cookie.partition("=")[2]
         form = f"token={word}&verb=discard&id={1:032x}&back=/".encode()
-        request = urllib.request.Request(f"{address}do", form, {"cookie": cookie})
-        with urllib.request.urlopen(request) as answer:
+        request = _request(f"{address}do", form, {"cookie": cookie})
+        with open_url(request) as answer:
             assert answer.status == 200
         assert process.stderr is not None
         assert "retryexec.web: discard by 127.0.0.1: 1 of 1 jobs" in process.stderr.readline()

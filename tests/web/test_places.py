@@ -1,4 +1,4 @@
-"""Journals as they are found: huge, damaged, on a server, in use; reading takes nothing from them."""
+"""Journals as they are found: huge, damaged, on a server; reading takes nothing from them."""
 
 import sqlite3
 import threading
@@ -136,7 +136,7 @@ def test_looking_takes_over_nothing_and_changes_nothing(place: Path, visit: Visi
 
 def test_looking_keeps_no_owner_from_its_log(place: Path, visit: Visit) -> None:
     """A reader that stays in a transaction would keep a log from being given back."""
-    journal, host = opened(place)
+    journal, _ = opened(place)
     for n in range(50):
         journal.accept(Save(f"u{n}"))
     visitor = visit()

@@ -23,7 +23,7 @@
     const part = region();
     const active = document.activeElement;
     return !part || document.hidden || part.querySelector("input[type=checkbox]:checked") ||
-      (part.contains(active) && active.matches("input, textarea, select")) ||
+      (part.contains(active) && active.matches("input:not([type=checkbox]), textarea, select")) ||
       String(getSelection()) !== "";
   };
   const tick = (now) => { if (live && window.htmx && (now || !busy())) htmx.trigger(document.body, "tick"); };
