@@ -25,7 +25,7 @@ PYTEST = -m pytest -q -n $(PROCESSES) --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-all stress chaos chaos-postgres lint format types docs coverage check bench clean
+.PHONY: help run test test-all stress chaos chaos-postgres lint format types docs dist coverage check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,9 @@ docs: $(VENV)/ready-to-develop ## build the documentation into docs/_build
 	@$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build
 	@echo "built docs/_build/index.html"
 
+dist: $(VENV)/ready-to-develop ## build sdist and wheel into dist/, and check them
+	@$(BIN)/python .ci/dist
+
 coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branches they leave out
 	@echo "Running all tests, and counting lines: about three minutes on two quiet cores."
 	@$(BIN)/coverage erase
@@ -89,7 +92,7 @@ bench: $(VENV)/ready-to-bench ## measure against the peers, in 20 minutes, or, w
 	@$(BIN)/python benchmarks/report.py $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-* docs/_build .coverage .coverage.* \
+	rm -rf .venv .venv-* dist docs/_build .coverage .coverage.* \
 		.pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -241,7 +241,8 @@ class RetryingExecutor(Executor):
     def _accept(self, job: Job[Any]) -> None:
         """Accept *job* where more is to be done than to put it into the pool."""
         control = None
-        if isinstance(job, ControlledJob):
+        if self._settings.controlled:
+            assert type(job) is ControlledJob
             control = self._pool.control
             job.key = key_of(self._key, job)
         if self._link is None:

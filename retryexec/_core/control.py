@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
+from retryexec._core.key_values import BUILTIN, is_builtin
 from retryexec._core.keys import Keys
 from retryexec._outcome import StopReason
 
@@ -52,12 +53,20 @@ class Control:
             taken_over: it was accepted by another process.
         """
         self.used = True
-        if job.key is None:
+        key = job.key
+        if key is None:
             self.pool.enqueue(job, due)
         elif job.line is None:
-            job.not_before = due
-            goes = due is None and not job.held_back and self.keys.enter_alone(job)
-            if not goes and not self.keys.enter(job, taken_over=taken_over):
+            # Most are alone with their key. One call into C, so that of two threads one job is.
+            alone = (
+                (type(key) in BUILTIN or is_builtin(key))
+                and due is None
+                and not job.held_back
+                and self.keys.jobs.setdefault(key, job) is job
+            )
+            if alone:
+                self.pool.queue.put(job)
+            elif not self.keys.enter(job, due, taken_over=taken_over):
                 self.supersede(job)
                 newer = job.superseded_by
                 assert isinstance(newer, ControlledJob)
@@ -159,20 +168,21 @@ class Control:
     # ---- for workers
 
     def admit(self, job: Any) -> bool:
-        """Return whether an attempt of the `ControlledJob` *job* may start.
+        """Return whether an attempt of the `ControlledJob` *job* may start, unless all are halted.
 
         One that is held will be queued again.
         """
         line = job.line
-        if self.pool.halted:
-            return False
-        # Mostly it is, which takes no lock to see.
-        its_turn = line is None or (line.head is job and not job.held_back)
-        if not its_turn and not self.keys.is_its_turn(job):
+        # Mostly it is its turn, which takes no lock to see.
+        if (
+            line is not None
+            and (line.head is not job or job.held_back)
+            and (self.pool.halted or not self.keys.is_its_turn(job))
+        ):
             return False
         if not job.settings.guards:
             return True
-        return bool(job.start_asking()) and self._ask(job)
+        return not self.pool.halted and bool(job.start_asking()) and self._ask(job)
 
     def _ask(self, job: ControlledJob[Any]) -> bool:
         """Ask the guards of *job*; return whether they let an attempt go."""

@@ -205,6 +205,29 @@ class ControlledJob(Job[T]):
         return progress or True
 
     @override
+    def succeed(self, value: T) -> bool:
+        # As Job.succeed does. While the lock is held, a job that is alone with its key leaves.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
+        keys, key = self.settings.pool.control.keys, self.key
+        jobs = keys.jobs
+        lock = self._lock
+        lock.acquire()
+        found = None if keys.compared_by_users else jobs.get(key)
+        if found is self and self.line is None:
+            del jobs[key]
+            self.line = LEFT
+        if self._threads_waiting is None and self._state == RUNNING:
+            self._result = value
+            self._state = FINISHED
+            lock.release()
+        else:
+            lock.release()
+            self._end(FINISHED, value)
+        return bool(self._done_callbacks)
+
+    @override
     def wait_until(self, due: float, add: Callable[[Job[T]], object]) -> bool:
         with self._lock:
             return self.following is None and super().wait_until(due, add)
@@ -274,20 +297,18 @@ class ControlledJob(Job[T]):
                 self.line = line
             return self.line
 
-    def leave_alone(self, jobs: "dict[Hashable, Any]", key: Hashable) -> bool:
-        """Take the ended job out of *jobs*, if it is there by its *key*, for nobody has joined it.
+    def leave_alone(self, jobs: "dict[Hashable, Any]") -> Line | None:
+        """Take the ended job out of *jobs* if it is alone with its key, and return its line.
 
-        Returns:
-            False if it has a line.
+        That is None if it is neither there nor in a line.
         """
         with self._lock:
-            if self.line is not None:
-                return False
-            if jobs.get(key) is self:
-                # Whoever still holds the job as the only one of its key finds that it has left.
-                del jobs[key]
-                self.line = LEFT
-            return True
+            found = jobs.get(self.key)
+            # From here on there is no call, so no signal handler or finalizer joins the job.
+            if self.line is None and found is self:
+                del jobs[self.key]
+                self.line = LEFT  # for threads that have found it there before
+            return self.line
 
     # ---- being replaced
 
@@ -342,22 +363,20 @@ class ControlledJob(Job[T]):
             return not replaces and super().withdraw()
 
     @override
-    def release_control(self) -> None:
+    def release_control(self) -> bool:
+        if self.line is LEFT:
+            return False  # it was alone with its key, and so has none
         control = self.settings.pool.control
-        if self in control.parked:
-            control.parked.pop(self, None)
+        control.parked.pop(self, None)
         if self.passage is not None:
             self.settle_unused()
         if self.key is not None:
             control.keys.leave(self)
         followers = self.followers  # which may become those of another job meanwhile
-        if followers is not None:
-            followers.end()
-
-    @property
-    @override
-    def is_followed(self) -> bool:
-        return self.followers is not None
+        if followers is None:
+            return False
+        followers.end()
+        return True
 
     @override
     def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:

@@ -365,12 +365,12 @@ class Job(RetryFuture[T]):
     def give_back(self) -> None:
         """Give back to the guards what was taken for an attempt that cannot start after all."""
 
-    def release_control(self) -> None:
-        """Let go on what the job, which has ended, held back. May be called twice."""
+    def release_control(self) -> bool:
+        """Let go on what the job, which has ended, held back. May be called twice.
 
-    @property
-    def is_followed(self) -> bool:
-        """Whether other futures end as this one does."""
+        Returns:
+            whether other futures end as this one does, and may have callbacks.
+        """
         return False
 
     def run_callbacks(self) -> None:

@@ -61,9 +61,8 @@ def key_of(key: Any, job: "ControlledJob[Any]") -> Hashable:
     """
     if not callable(key):
         return key  # type: ignore[no-any-return]  # checked when it was given
-    found = (
-        key(job.submitted, *job.args, **job.kwargs) if job.by_exec else key(*job.args, **job.kwargs)
-    )
+    args = (job.submitted, *job.args) if job.by_exec else job.args
+    found = key(*args, **job.kwargs) if job.kwargs else key(*args)
     return found if type(found) in BUILTIN else checked_key(found)
 
 

@@ -8,11 +8,11 @@ too. So a thread that is interrupted in between strands nobody.
 
 from collections import deque
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.key_values import Exactly, HashedKey, is_builtin
-from retryexec._core.line import KeyedJob, Line
+from retryexec._core.line import LEFT, KeyedJob, Line
 
 if TYPE_CHECKING:
     from retryexec._core.control import Control
@@ -22,32 +22,38 @@ SWEEP_MIN = 64
 
 
 class Keys:
-    """The jobs of a pool by their keys."""
+    """The jobs of a pool by their keys.
+
+    Attributes:
+        jobs: of each key that has an unfinished job, that job if it is alone, and else its line.
+        compared_by_users: whether a key has been of a type of the user's own.
+    """
 
     def __init__(self, control: "Control") -> None:
         self._control = control
         self._unfinished = control.pool.unfinished
-        # Of each key that has an unfinished job: that job if it is alone, and else the line.
-        self._lines: dict[Hashable, Line | KeyedJob] = {}
-        self._compared_by_users = False  # whether a key has been of a type of the user's own
+        self.jobs: dict[Hashable, Any] = {}  # a ControlledJob or a Line
+        self.compared_by_users = False
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.jobs)
 
     # ---- in
 
-    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> bool:
+    def enter(self, job: KeyedJob, due: float | None, *, taken_over: bool = False) -> bool:
         """Put *job*, which is one of the unfinished, into the line of its key.
 
         An interrupt may come between any two steps. Then *job* may stand behind one that follows
         it; a worker that comes upon that one sees what it follows, and goes on from there.
 
         Args:
-            taken_over: the job was accepted by another process, perhaps before those in the line.
+            due: it is not to be tried before that; None for at once.
+            taken_over: it was accepted by another process, perhaps before those in the line.
 
         Returns:
             False if it is not in the line, because a newer one there has replaced it.
         """
+        job.not_before = due
         last, outdated = None, False
         try:
             while True:
@@ -81,14 +87,6 @@ class Keys:
         except BaseException:
             self._after_interrupt(last)
             raise
-
-    def enter_alone(self, job: KeyedJob) -> bool:
-        """Let *job* go if no other has its key, as is most common; return whether it went."""
-        # One call into C, so that of two threads one is alone.
-        if is_builtin(job.key) and self._lines.setdefault(job.key, job) is job:
-            self._control.pool.queue.put(job)
-            return True
-        return False
 
     def enter_by_replacing(self, job: KeyedJob) -> bool:
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
@@ -141,7 +139,7 @@ class Keys:
         while True:
             line = self._find_line(key)
             if line is None:
-                self._lines.setdefault(key, Line(key))
+                self.jobs.setdefault(key, Line(key))
             else:
                 return line
 
@@ -151,7 +149,7 @@ class Keys:
         No lock is held: to compare keys may run code of the user's.
         """
         while True:
-            found = self._lines.get(key)
+            found: KeyedJob | Line | None = self.jobs.get(key)
             if found is None or isinstance(found, Line):
                 return found
             # From the moment it can be found, whoever replaces the job has its place in the queue.
@@ -160,7 +158,7 @@ class Keys:
             line = found.join(line)
             with line.lock:
                 if not line.dropped:
-                    self._lines[self._exactly(line.key)] = line
+                    self.jobs[self._exactly(line.key)] = line
                     return line
                 self._drop(line)  # if an interrupt has kept another thread from it
 
@@ -242,11 +240,13 @@ class Keys:
     def leave(self, job: KeyedJob) -> None:
         """Let the next job of its key go, if it was the turn of *job*, which has ended."""
         line = job.line
-        if line is None:
-            if job.key is None or job.leave_alone(self._lines, self._exactly(job.key)):
-                return
+        if line is None and not self.compared_by_users:
+            line = job.leave_alone(self.jobs)
+        elif line is None:
+            self._find_line(self._hashed(job.key))  # to compare keys under no lock
             line = job.line
-            assert line is not None
+        if line is None or line is LEFT:
+            return
         with line.lock:
             if line.editing:
                 return  # whoever does that looks at the head once more
@@ -281,14 +281,14 @@ class Keys:
     def _drop(self, line: Line) -> None:
         """Forget *line*, whose jobs have all ended; lock held, so no code of the user's may run."""
         key = self._exactly(line.key)
-        found = self._lines.get(key)
+        found = self.jobs.get(key)
         # An interrupt may have left the job there that was alone before.
         if found is line or (isinstance(found, ControlledJob) and found.line is line):
-            del self._lines[key]
+            del self.jobs[key]
 
     def _exactly(self, key: Hashable) -> Hashable:
         """Return what finds *key*, as it stands in the dict, without code of the user's."""
-        return Exactly(key) if self._compared_by_users else key
+        return Exactly(key) if self.compared_by_users else key
 
     def _sweep(self, line: Line, behind: "deque[KeyedJob]") -> None:
         """Drop the ended jobs behind in *line* if they are the majority; one has just ended."""
@@ -366,5 +366,5 @@ class Keys:
         """Return *key* as it stands in the dict: to hash it runs no code of the user's."""
         if is_builtin(key):
             return key
-        self._compared_by_users = True
+        self.compared_by_users = True
         return HashedKey(key)

@@ -204,12 +204,12 @@ class ObservedPool(Pool):
         super().take_over(jobs)
 
     @override
-    def remove(self, job: AnyJob) -> None:
+    def remove(self, job: AnyJob, cancelled: bool) -> None:
         if self.job_observers:
             superseded = self.control.used and job.superseded_by is not None
-            ended = "superseded" if superseded else "cancelled" if job.cancelled() else "failed"
+            ended = "superseded" if superseded else "cancelled" if cancelled else "failed"
             self.job_left(job, ended)
-        super().remove(job)
+        super().remove(job, cancelled)
 
     @override
     def for_forked_child(self) -> Pool:

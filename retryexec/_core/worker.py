@@ -184,8 +184,7 @@ class Worker(StartableThread):
             pool.after_removal()
         has_callbacks = job.succeed(value)
         if settings.controlled:
-            job.release_control()
-            has_callbacks = has_callbacks or job.is_followed
+            has_callbacks = job.release_control() or has_callbacks
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)

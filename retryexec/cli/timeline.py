@@ -283,6 +283,7 @@ class PictureFile:
 
     def close(self) -> None:
         """Close the file; if nothing was written to it, it is as if it had never been opened."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been told
+            self._file.close()
         if self._new and not self._written:
             self.path.unlink(missing_ok=True)

@@ -84,7 +84,9 @@ def _once(frame: Frame, look: Look, console: Console) -> int:
 
 def _live(frame: Frame, looks: "Looks", console: Console, interrupts: Interrupts) -> int:
     rates, drawn = Rates(), None
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    # The terminal may go at any time: a signal says so, and writing to it fails.
+    gone = suppress(OSError, ValueError)
+    with gone, Live(console=console, screen=True, auto_refresh=False) as live:
         while not interrupts.count:
             look, error = looks.latest()
             if error is not None and looks.ended:
@@ -96,8 +98,7 @@ def _live(frame: Frame, looks: "Looks", console: Console, interrupts: Interrupts
                 size = console.size
                 # One line is left, where a terminal would scroll.
                 sizes = Sizes(size.width, size.height - 1)
-                with suppress(OSError, ValueError):  # the terminal is gone; a signal will follow
-                    live.update(frame.drawn(look, rates, sizes, trouble=error), refresh=True)
+                live.update(frame.drawn(look, rates, sizes, trouble=error), refresh=True)
             looks.wait(_TICK)
     if looks.ended:
         say(f"retryexec: {with_short_paths(looks.latest()[1] or '')}")

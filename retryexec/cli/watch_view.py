@@ -165,7 +165,7 @@ class Frame:
 
     def _title(self, look: Look, *, live: bool) -> RenderableType:
         grid = Table.grid(expand=True)
-        grid.add_column(overflow="ellipsis", no_wrap=True)
+        grid.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
         grid.add_column(justify="right", no_wrap=True)
         every = f", every {format_duration(max(self._interval, 4 * look.seconds))}" if live else ""
         grid.add_row(
@@ -203,7 +203,7 @@ class Frame:
         yield Text()
         actions = {"dead": "to see the commonest", "rerun": "to run them again"}
         for action, what in [*actions.items()][: 1 if sizes.lines else 2]:
-            units = [f"retryexec journal {action} {self._arguments}", *words]
+            units = [f"retryexec journal {action}", self._arguments, *words]
             command = folded(units, sizes.columns if sizes.lines else None)
             yield Text(f"{what}: {command}", style="dim", overflow="fold")
 
@@ -322,7 +322,7 @@ def _due_table(look: Look, most: int) -> Table:
     table = _table(*columns, last="last error")
     for job in look.due[:most]:
         table.add_row(
-            Text(format_duration(max(0.0, (job.due_at or 0.0) - look.at))),
+            Text(_span((job.due_at or 0.0) - look.at)),
             Text(f"{job.attempts:,}"),
             Text(_kind(job.kind)),
             Text(job.id[:_ID]),
@@ -342,7 +342,12 @@ def _kind(kind: str) -> str:
 
 
 def _ago(look: Look, at: float | None) -> str:
-    return "-" if at is None else format_duration(max(0.0, look.at - at))
+    return "-" if at is None else _span(look.at - at)
+
+
+def _span(seconds: float) -> str:
+    """Return *seconds* in tenths: milliseconds would only flicker."""
+    return f"{max(0.0, seconds):.1f} s" if seconds < 59.95 else format_duration(seconds)
 
 
 def _rate(per_second: float) -> str:

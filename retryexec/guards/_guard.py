@@ -197,11 +197,14 @@ class Passage:
         if i >= self._heard:
             self._heard = i + 1
         try:
+            now = self.request.now()
             told: Any = guard.admit(self.request)
-            if told is None or (isinstance(told, (float, int)) and not math.isnan(told)):
+            if told is None:
+                return None
+            # Somewhat earlier than now: it is asked again at once, as after a rounding error.
+            if type(told) is float and told > now - 1.0:
                 return told
-            msg = f"admit() returns None or the time to ask again (it returned {told!r})"
-            raise TypeError(msg)
+            return _checked_time(told, now)
         except BaseException as error:
             if _is_interrupt(error):
                 raise
@@ -217,6 +220,20 @@ class Passage:
             # reservation of a time can stay, because nobody waits behind it.
             if j < i or (j > i and not getattr(guard, "reserves", False)):
                 _release(guard, self.request, None)
+
+
+def _checked_time(told: Any, now: float) -> float:
+    """Return what a guard has told, if that is a time to ask again at."""
+    if not isinstance(told, (int, float)) or isinstance(told, bool) or math.isnan(told):
+        msg = f"admit() returns None or the time to ask again (it returned {told!r})"
+        raise TypeError(msg)
+    if told < now - 1.0:
+        msg = (
+            "admit() returns the time to ask again, and not how long to wait: request.now() + 0.5, "
+            f"for one (it returned {told!r}, and it is {now!r})"
+        )
+        raise ValueError(msg)
+    return told
 
 
 def _release(guard: Guard, request: AttemptRequest, outcome: Outcome | None) -> None:

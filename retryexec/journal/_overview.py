@@ -19,7 +19,7 @@ from retryexec.journal._directory import DEAD
 from retryexec.journal._inspect import Inspector, Owner, UnfinishedJob
 from retryexec.journal._job_table import JOBS
 from retryexec.journal._last_error import last_error
-from retryexec.journal._rows import ErrorText, errors_of, printable
+from retryexec.journal._rows import ErrorText, printable, shown_errors
 from retryexec.journal._sqlite import Format, columns_of, select
 
 T = TypeVar("T")
@@ -296,7 +296,7 @@ class Grouping:
         """Add the latest of *errors*, JSON, of a job that has no time of its own but *at*."""
         self.dead += dead
         self.unfinished += not dead
-        known = errors_of(errors if isinstance(errors, str) else None)
+        known = shown_errors(errors if isinstance(errors, str) else None)
         error = known[-1] if known else ErrorText(0, at if isinstance(at, float) else 0.0, "", "")
         line = last_error([error])
         text = line.partition(": ")[2] if error.type else ""

@@ -195,10 +195,14 @@ def trace_of(errors: Sequence[ErrorText]) -> str | None:
     return errors[0].text if errors and errors[0].type == TRACE else None
 
 
+def without_trace(errors: Sequence[ErrorText]) -> Sequence[ErrorText]:
+    """Return *errors* without the trace that may stand before them, for those who show them."""
+    return errors if trace_of(errors) is None else errors[1:]
+
+
 def shown_errors(text: str | None) -> tuple[ErrorText, ...]:
     """Return the failures that JSON tells of, as `errors_of`, without what is no failure."""
-    errors = errors_of(text)
-    return errors if trace_of(errors) is None else errors[1:]
+    return tuple(without_trace(errors_of(text)))
 
 
 def fields_of(data: bytes | str) -> Any:

@@ -5,6 +5,14 @@ from functools import partial
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
+try:
+    __import__("opentelemetry.trace")  # here, so that one message says what to do
+except ModuleNotFoundError as error:
+    if error.name not in {"opentelemetry", "opentelemetry.trace"}:
+        raise
+    msg = f"{__name__} needs opentelemetry.trace: pip install 'retryexec[opentelemetry]'"
+    raise ImportError(msg, name="opentelemetry.trace") from error
+
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer

@@ -6,6 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+try:
+    __import__("prometheus_client")  # here, so that one message says what to do
+except ModuleNotFoundError as error:
+    if error.name != "prometheus_client":
+        raise
+    msg = f"{__name__} needs prometheus_client: pip install 'retryexec[prometheus]'"
+    raise ImportError(msg, name="prometheus_client") from error
+
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from retryexec.journal import ErrorText
+from retryexec.journal._rows import without_trace
 
 _TAIL = 1200  # characters of a traceback in which its last line is looked for
 _LINE_LIMIT, _SHAPE_LIMIT = 300, 200  # characters
@@ -49,6 +50,7 @@ def cause_of_json(errors: Any, reason: Any) -> Cause:
 
 def cause_of(errors: Sequence[ErrorText], reason: str) -> Cause:
     """Return what the latest of *errors* says, or the *reason* if it does not name a type."""
+    errors = without_trace(errors)
     if not errors or not errors[-1].type:
         return Cause(f"({reason})" if reason else "", "", "")
     latest = errors[-1]

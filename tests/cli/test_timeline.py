@@ -236,3 +236,28 @@ def test_a_picture_has_light_and_dark_colours_and_a_background() -> None:
     assert '<rect class="back" width="200" height="24"/>' in text
     assert "&lt;&amp;&gt;" in text
     assert "aria-label='a \"title\"'" in text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_picture_that_cannot_be_written_at_the_end_is_said_and_costs_no_record(
+    run: Run, ran: Callable[[], list[Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "full.svg").symlink_to("/dev/full")
+    result = run([{"id": 1}], "--timeline", "full.svg")
+    assert (result.status, len(ran())) == (1, 1)
+    assert "retryexec: full.svg: " in result.err
+    assert "1 record in" in result.out
+
+
+def test_a_file_that_a_refused_run_would_have_made_is_not_left_behind(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "failed.jsonl").mkdir()
+    result = run([{"id": 1}], "--timeline", "new.svg", "--failures", "failed.jsonl")
+    assert result.status == 2
+    assert not (tmp_path / "new.svg").exists()
+
+
+def test_a_legend_goes_on_in_a_new_line() -> None:
+    drawing = Drawing(200, "narrow")
+    assert drawing.legend(0, 10, [("ok", "succeeded"), ("wait", "waits for the next")]) == 36

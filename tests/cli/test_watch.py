@@ -340,3 +340,17 @@ def test_a_server_that_goes_away_is_waited_for(
     looks.close()
     assert looks.latest() == (look(at=NOW + 1), "dropped")
     assert seen <= {None, "no answer", "dropped"}
+
+
+@pytest.mark.timeout(120)
+def test_a_terminal_that_is_closed_ends_the_view(tmp_path: Path) -> None:
+    with Terminal("watch", tmp_path, "--interval", "50ms") as terminal:
+        terminal.wait_for("Nothing is unfinished")
+        assert terminal.close() == 0
+
+
+def test_a_look_that_is_drawn_again_counts_once() -> None:
+    rates = Rates()
+    for _ in range(2):
+        rates.add(look(at=1.0, owners=(owner_jobs("1", accepted=5),)))
+    assert rates.per_second() is None

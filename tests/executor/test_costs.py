@@ -220,10 +220,10 @@ def test_a_pending_job_is_one_object(executor: RetryingExecutor) -> None:
     assert all(future._lock in LOCKS for future in futures)
 
 
-def test_a_job_that_waits_after_three_failures_is_four_objects(
+def test_a_job_that_waits_after_three_failures_is_five_objects(
     executor: RetryingExecutor, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Itself, its progress, its exception, and its run through the backoff.
+    """Itself, its progress, its exception, its run through the backoff, and its place in the queue.
 
     What the exceptions were is one object for all jobs that have failed in the same way.
     """
@@ -237,6 +237,7 @@ def test_a_job_that_waits_after_three_failures_is_four_objects(
         for future in futures:
             while worker._attempt(future):
                 pass
+        executor._pool.next_due()  # gives all of them their places
         gc.collect()
         bytes_more = tracemalloc.get_traced_memory()[0] / len(futures)
     finally:
@@ -244,10 +245,10 @@ def test_a_job_that_waits_after_three_failures_is_four_objects(
     objects = 1 + (len(gc.get_objects()) - pending) / len(futures)
     for future in [known, *futures]:
         future.cancel()
-    assert objects == pytest.approx(4, abs=0.1)
+    assert objects == pytest.approx(5, abs=0.02)
     # The progress 112, the exception 104, the times of its failures 105, three other times 72, the
-    # iterator 48, and its place in the due queue. Python 3.15 takes a few more.
-    assert bytes_more <= 480
+    # iterator 48, its place in the due queue 64. Python 3.15 takes a few more.
+    assert bytes_more <= 550
 
 
 def waiting(

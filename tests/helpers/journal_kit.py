@@ -92,6 +92,20 @@ def left_by(directory: Path, **options: Any) -> list[Any]:
     return host.jobs
 
 
+def die(journal: Journal, *jobs: Any) -> list[str]:
+    """Let *jobs* fail for good, one after the other; return their ids."""
+    ids = []
+    for job in jobs:
+        entry = journal.accept(job)
+        try:
+            raise ConnectionError(f"no {job}")
+        except ConnectionError as error:
+            journal.died(entry, "max_attempts", 3, error)
+        assert journal.flush(10)
+        ids.append(entry.id)
+    return ids
+
+
 class Process:
     """A process with an open journal, which runs a script and then waits to be killed."""
 

@@ -46,7 +46,8 @@ class Terminal:
     def __exit__(self, *exc: object) -> None:
         self._process.kill()
         self._process.wait()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
     def resize(self, columns: int, lines: int) -> None:
         size = struct.pack("HHHH", lines, columns, 0, 0)
@@ -69,6 +70,13 @@ class Terminal:
         while text not in self.seen:
             if time.monotonic() > due or not self._read(0.1):
                 raise AssertionError(f"{text!r} was never drawn:\n{self.seen}")
+
+    def close(self, seconds: float = 30.0) -> int:
+        """Close the window, and return the exit status."""
+        master, self._master = self._master, -1
+        os.close(master)
+        self._process.send_signal(signal.SIGHUP)  # as the shell that started it does
+        return self._process.wait(seconds)
 
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.journal_kit import JOBS, FakeHost, Save, opened
+from helpers.journal_kit import JOBS, FakeHost, Save, crash, opened
 
 from retryexec.journal import Journal, MemoryJournal
 from retryexec.journal._entry import Entry, traced_entry
 from retryexec.journal._failures import ERRORS_KEPT
 from retryexec.journal._inspect import Inspector
+from retryexec.journal._overview import DirectoryOverview
+from retryexec.journal._rows import TRACE as KIND
 from retryexec.journal._takeover import TRACE_PAUSE
+from retryexec.web._causes import cause_of_json
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -110,4 +114,41 @@ def test_what_looks_into_a_journal_shows_no_trace(tmp_path: Path) -> None:
     assert journal.flush(10)
     (job,) = Inspector(tmp_path).jobs()
     assert (job.errors, job.attempts, job.state) == ((), 0, "queued")
+    journal.close()
+
+
+def test_a_suspect_with_a_trace_does_not_wait(tmp_path: Path) -> None:
+    """It was at work when its process died, and now waits for its turn, marked and alone."""
+    journal, host = opened(tmp_path)
+    suspect = journal.accept(Save("", 1), make=MAKE)
+    host.at_work = [suspect]
+    journal.accept(Save("", 2), make=MAKE)  # whose transaction marks the other
+    assert suspect.marked
+    crash(journal)
+    journal, host = opened(tmp_path)
+    found = [host.next(), host.next()]
+    assert {entry.job.n: (entry.suspect, entry.due_in) for entry in found} == {
+        1: (True, 0.0),
+        2: (False, TRACE_PAUSE),
+    }
+    assert [entry.trace for entry in found] == [TRACE, TRACE]
+    journal.close()
+
+
+def test_what_ended_its_process_shows_no_trace_as_its_error(tmp_path: Path) -> None:
+    """Nobody knows its error; its trace, which is all that is kept, is none."""
+    journal, host = opened(tmp_path, max_crashes=1)
+    suspect = journal.accept(Save("", 1), make=MAKE)
+    host.at_work = [suspect]
+    journal.accept(Save("", 2))
+    crash(journal)
+    journal, host = opened(tmp_path, max_crashes=1)
+    assert journal.flush(10)
+    (letter,) = journal.dead
+    assert (letter.reason, letter.errors) == ("crashes", ())
+    with closing(DirectoryOverview(tmp_path)) as overview:
+        (group,) = overview.errors().groups
+    assert (group.type, group.text, group.dead) == ("", "", 1)
+    kept = f'[{{"attempt":0,"at":0.0,"type":"{KIND}","text":"{TRACE}"}}]'
+    assert cause_of_json(kept, "crashes") == ("(crashes)", "", "")
     journal.close()

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 from helpers.jobs import Boom, Fails, Gate, InThread
 
 from retryexec import (
+    CancelToken,
+    RetryFuture,
     RetryingExecutor,
     RetryPolicy,
     StopReason,
@@ -32,6 +35,7 @@ from retryexec._core.pool import Pool
 from retryexec._core.process import pool_of
 from retryexec.engines import processes
 from retryexec.guards import RateLimit
+from retryexec.telemetry._tally import Tally
 from retryexec.testing import VirtualClock
 
 AT_ONCE = RetryPolicy(max_attempts=3, backoff=ZeroBackoff())
@@ -374,3 +378,118 @@ def test_a_forked_child_is_observed_too(log: Log) -> None:
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+# ---- every way to end without a worker
+
+
+def wait_all(executor: RetryingExecutor, clock: VirtualClock) -> list[RetryFuture[Any]]:
+    """Return jobs that wait for their next attempts."""
+    futures = [executor.submit(Fails(9, clock)) for _ in range(200)]
+    clock.run_until(lambda: executor.stats().waiting == len(futures))
+    return futures
+
+
+def queue_all(executor: RetryingExecutor, clock: VirtualClock) -> list[RetryFuture[Any]]:
+    """Return jobs that a pause holds, and that were queued until then."""
+    executor.pause()
+    return [executor.submit(len, "") for _ in range(200)]
+
+
+def guard_all(executor: RetryingExecutor, clock: VirtualClock) -> list[RetryFuture[Any]]:
+    """Return jobs of which a guard holds all but the first."""
+    guarded = executor.using(guards=[RateLimit(0.001)])
+    first, *others = [guarded.submit(len, "") for _ in range(200)]
+    clock.run_until(first.done)
+    return [first, *others]
+
+
+def key_all(executor: RetryingExecutor, clock: VirtualClock) -> list[RetryFuture[Any]]:
+    """Return jobs that stand behind each other, the first in backoff."""
+    keyed = executor.using(key="k")
+    futures = [keyed.submit(Fails(9, clock)) for _ in range(200)]
+    clock.run_until(lambda: executor.stats().waiting == 1)
+    return futures
+
+
+def cancel_each(executor: RetryingExecutor, futures: list[RetryFuture[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def cancel_at_shutdown(executor: RetryingExecutor, futures: list[RetryFuture[Any]]) -> None:
+    executor.shutdown(cancel_futures=True)
+
+
+def abandon(executor: RetryingExecutor, futures: list[RetryFuture[Any]]) -> None:
+    executor.shutdown(timeout=0)
+
+
+@pytest.mark.parametrize("end", [cancel_each, cancel_at_shutdown, abandon])
+@pytest.mark.parametrize("hold", [wait_all, queue_all, guard_all, key_all])
+def test_each_end_is_told_that_stats_count(
+    hold: Any, end: Any, executor: RetryingExecutor, clock: VirtualClock
+) -> None:
+    tally = Tally(threading.RLock(), by_name=True, seconds=True, delays=True, bounds=[1.0])
+    observe(pool_of(executor), [tally], [tally])
+    futures = hold(executor, clock)
+    end(executor, futures)
+    executor.resume()
+    executor.shutdown()
+    assert all(future.done() for future in futures)
+    told: Counter[str] = Counter()
+    for (_, outcome), count in tally.jobs.items():
+        told[outcome] += count
+    stats = executor.stats()
+    assert told == Counter(
+        {
+            name: number
+            for name in ("succeeded", "failed", "cancelled", "superseded")
+            if (number := getattr(stats, name))
+        }
+    )
+    assert sum(told.values()) == len(futures)
+    assert sum(tally.attempts.values()) == stats.attempts
+    assert not tally._names
+    assert not tally._ready
+    assert not pool_of(executor).open  # type: ignore[attr-defined]
+
+
+def test_a_token_that_cancels_all_is_told(executor: RetryingExecutor, log: Log) -> None:
+    token = CancelToken()
+    executor.pause()
+    futures = [executor.using(cancel=token).submit(len, "") for _ in range(50)]
+    token.cancel()
+    assert all(future.cancelled() for future in futures)
+    assert log.jobs.count("cancelled") >= 50
+    assert set(log.jobs) == {"cancelled"}
+    executor.resume()
+
+
+def test_replaced_jobs_of_many_keys_are_told(clock: VirtualClock) -> None:
+    """In a shutdown, too, where a job and those that follow it end together."""
+    tally = Tally(threading.RLock(), by_name=True, seconds=False, delays=False, bounds=[1.0])
+    with RetryingExecutor(1, clock=clock, key=lambda n: n % 7, keep="latest") as executor:
+        observe(pool_of(executor), [tally], [tally])
+        executor.pause()
+        futures = [executor.submit(abs, n) for n in range(100)]
+        executor.shutdown(timeout=0)
+    assert all(future.done() for future in futures)
+    stats = executor.stats()
+    assert {outcome: count for (_, outcome), count in tally.jobs.items()} == {
+        "superseded": stats.superseded,
+        "failed": stats.failed,
+    }
+    assert stats.superseded + stats.failed == 100
+
+
+def test_jobs_that_were_running_at_the_end_are_told_when_they_end(log: Log) -> None:
+    gate = Gate(Boom())
+    with RetryingExecutor(1, policy=AT_ONCE) as executor:
+        observe(pool_of(executor), [log], [log])
+        executor.submit(gate)
+        assert gate.reached()
+        executor.shutdown(wait=False, cancel_futures=True)
+        gate.open()
+    assert log.reasons == [StopReason.SHUTDOWN]
+    assert set(log.jobs) == {"failed"}
