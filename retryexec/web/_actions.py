@@ -10,8 +10,9 @@ from typing import Any
 
 from retryexec import RetryFuture
 from retryexec.journal import JournalError
-from retryexec.web._desk import Desk, Line
+from retryexec.web._desk import Desk
 from retryexec.web._filter import Filter
+from retryexec.web._lines import Line
 
 logger = logging.getLogger("retryexec.web")
 
