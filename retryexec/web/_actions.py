@@ -178,18 +178,25 @@ class Actions:
         action.over.set()
 
     def _all(self, action: Action, filter_: Filter, *, force: bool) -> None:
-        batch: list[str] = []
+        batch: list[Line] = []
         for lines in self._desk.chosen(filter_):
             for line in lines:
                 if line.stale and action.verb == "rerun" and not force:
                     action.left += 1
                 else:
-                    batch.append(line.id)
+                    batch.append(line)
             if len(batch) >= _BATCH:
-                self._change(action, batch, force=force)
+                self._change_lines(action, batch, force=force)
                 batch = []
-        if batch:
-            self._change(action, batch, force=force)
+        self._change_lines(action, batch, force=force)
+
+    def _change_lines(self, action: Action, lines: Sequence[Line], *, force: bool) -> None:
+        if not lines:
+            return
+        before = action.done
+        self._change(action, [line.id for line in lines], force=force)
+        if action.done - before == len(lines):
+            self._desk.look_again(lines)
 
     def _change(self, action: Action, ids: Sequence[str], *, force: bool) -> None:
         letters = self._desk.letters()

@@ -175,12 +175,12 @@ class Desk:
         with self._io:
             return self.browser.job_counts(self.wall())
 
-    def look_again(self) -> None:
-        """Let what follows see what has just been changed."""
+    def look_again(self, gone: Sequence[Line] = ()) -> None:
+        """Let what follows see what has just been changed: *gone* are dead letters no more."""
         self._live.forget()
         self._disk.forget()
         if self.counter is not None:
-            self.counter.refresh()
+            self.counter.refresh([(one.kind, one.cause, one.since or 0.0) for one in gone])
 
     def live_lines(self, filter_: Filter) -> list[Line]:
         """Return those of the live jobs that are meant."""
