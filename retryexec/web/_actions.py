@@ -89,7 +89,8 @@ class Actions:
         self, verb: str, filter_: Filter, *, who: str, expected: int, force: bool = False
     ) -> Action:
         """Rerun or discard all letters that are meant."""
-        what = f"all that match {filter_.in_words()}" if filter_ else "all dead letters"
+        words = filter_.in_words()
+        what = f"all that match {words}" if words else "all dead letters"
         return self._start(
             self._action(verb, what, who, expected),
             lambda action: self._all(action, filter_, force=force),
