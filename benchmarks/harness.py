@@ -30,6 +30,7 @@ class Row:
         ratio: the figure over the baseline's, measured side by side; None if it has none.
         p99: the 99th percentile, where *value* is a median of many.
         note: what a reader must know to judge the figure.
+        over: what *jobs* counts, where a plot has it below.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Row:
     ratio: float | None = None
     p99: float | None = None
     note: str = ""
+    over: str = "jobs"
 
     def cells(self) -> tuple[str, ...]:
         """Return the row as text, as HEADINGS name it."""

@@ -99,7 +99,7 @@ def _draw_lines(axes: Any, lines: dict[str, list[Row]]) -> None:
             zorder=3 if peer == OURS else 2,
         )
     rows = [row for points in lines.values() for row in points]
-    axes.set(xscale="log", yscale="log", xlabel="jobs", ylabel=_unit(rows[0]))
+    axes.set(xscale="log", yscale="log", xlabel=rows[0].over, ylabel=_unit(rows[0]))
     _set_ticks(axes.xaxis, sorted({row.jobs for row in rows}))
     _set_ticks(axes.yaxis, _decades([row.value for row in rows]))
     axes.grid(visible=True, color=GRID)

@@ -32,10 +32,14 @@ BENCHMARKS = (
     "mixed",
     "journal",
     "postgres",
+    "many_hosts",
     "recovery",
     "importing",
     "engines",
+    "computing",
     "keys",
+    "rates",
+    "telemetry",
 )
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from dataclasses import replace
 from itertools import count, islice
+from operator import attrgetter
 from time import monotonic
 from types import FunctionType, TracebackType
 from typing import (
@@ -191,7 +192,7 @@ class RetryingExecutor(Executor):
         self._job_type: type[Job[Any]] = ControlledJob if controlled else Job
         # Whether a job goes straight to the pool.
         self._plain = self._link is None and self._cancel is None and not controlled
-        register(self, pool, RetryingExecutor._move_after_fork)
+        register(self, pool, RetryingExecutor._move_after_fork, attrgetter("_settings"))
         if self._whole is None:
             if self._link is not None:
                 self._link.serve(pool, self._settings)
@@ -240,7 +241,8 @@ class RetryingExecutor(Executor):
     def _accept(self, job: Job[Any]) -> None:
         """Accept *job* where more is to be done than to put it into the pool."""
         control = None
-        if isinstance(job, ControlledJob):
+        if self._settings.controlled:
+            assert type(job) is ControlledJob
             control = self._pool.control
             job.key = key_of(self._key, job)
         if self._link is None:

@@ -71,6 +71,11 @@ class JournalEntry(Protocol):
         ...
 
     @property
+    def trace(self) -> str | None:
+        """The ``traceparent`` of the span in which the job was submitted; None if unknown."""
+        ...
+
+    @property
     def accepted(self) -> "Future[None]":
         """Resolved when the job is on disk."""
         ...
@@ -219,6 +224,15 @@ class JournalLink:
     def open(self) -> None:
         """Open the journal, and take over what dead processes have left."""
         self._journal.open(self)
+
+    def stats(self) -> Any:
+        """Return how the journal is, as a `retryexec.journal.JournalStats`; None if it has none."""
+        stats = getattr(self._journal, "stats", None)
+        return None if stats is None else stats()
+
+    def wrap_journal(self, wrap: Callable[[Any], Any]) -> None:
+        """Tell what *wrap* makes of the journal in its place; for telemetry."""
+        self._journal = wrap(self._journal)
 
     # ---- moments in the life of a job
 

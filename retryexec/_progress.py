@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from retryexec._cancel import CancelToken
@@ -14,8 +15,15 @@ if TYPE_CHECKING:
 HISTORY_LENGTH = 5
 """How many failures a history keeps, the latest ones."""
 
-_FIELDS = len(Failure._fields)
-_KEPT = (HISTORY_LENGTH - 1) * _FIELDS  # of the failures before the latest
+# What is kept of when a failed attempt was: its number, its start, and its end. Packed into bytes,
+# since each float of its own would take 32 of them.
+_TIMES = Struct("=qdd")
+_pack_times = _TIMES.pack
+_KEPT = (HISTORY_LENGTH - 1) * _TIMES.size  # of the failures before the latest
+
+# The number, type and text of the latest failure that was a job's first. In an outage thousands of
+# jobs fail with the same one, and share it.
+_shared: list[tuple[int, type[BaseException] | None, str]] = [(0, None, "")]
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -33,7 +41,7 @@ class Progress:
     Only the thread that runs the job's attempt writes here, and a job has one at a time.
     """
 
-    __slots__ = ("_records", "attempts", "began", "delays", "previous", "started")
+    __slots__ = ("_errors", "_times", "attempts", "began", "delays", "previous", "started")
 
     def __init__(self, started: float = 0.0, attempts: int = 0) -> None:
         self.attempts = attempts  # how many have begun
@@ -41,16 +49,24 @@ class Progress:
         self.began = self.started = started
         self.delays: Iterator[Any] | None = None  # the job's own run through the backoff
         self.previous: BaseException | None = None  # what the latest failed attempt raised
-        # The fields of each Failure, one after the other: few are ever read, and one tuple is
-        # lighter than one for each. Replaced in one store, for threads that read it meanwhile.
-        self._records: tuple[Any, ...] = ()
+        # The history: few are ever read, so it is kept in as few and as small objects as can be.
+        self._times = b""  # _TIMES of each failure, oldest first
+        # The number, type and text of each failure that is not of the type and text of the one
+        # before it, latest first: in an outage they all are.
+        self._errors: tuple[Any, ...] = ()
 
     @property
     def history(self) -> tuple[Failure, ...]:
         """The last few failures, oldest first."""
-        records = self._records
-        starts = range(0, len(records), _FIELDS)
-        return tuple([Failure._make(records[i : i + _FIELDS]) for i in starts])
+        errors, times = self._errors, self._times
+        while errors is not self._errors:  # the job has failed meanwhile, in another thread
+            errors, times = self._errors, self._times
+        return tuple(
+            [
+                Failure(number, started, ended - started, *_error_of(number, errors))
+                for number, started, ended in _TIMES.iter_unpack(times)
+            ]
+        )
 
     def begin(self, now: float) -> None:
         """Note the start of an attempt."""
@@ -62,23 +78,33 @@ class Progress:
     def fail(self, exception: BaseException | None, now: float) -> None:
         """Record that the attempt begun last has failed, with *exception* or a refused value."""
         self.previous = exception
-        started = self.started
         kind = None if exception is None else type(exception)
         text = "refused result" if exception is None else text_of(exception)
-        latest = (self.attempts, started, now - started, kind, text)
-        # Not (*records, *latest), which takes twice as long.
-        records = self._records
-        self._records = (records if len(records) <= _KEPT else records[_FIELDS:]) + latest
+        errors, times = self._errors, self._times
+        # Before its time, which a thread that reads both must find an error for. So there is one
+        # more of them kept.
+        if not errors:
+            same = _shared[0]
+            if same[0] != self.attempts or same[1] is not kind or same[2] != text:
+                same = _shared[0] = (self.attempts, kind, text)
+            self._errors = same
+        elif errors[1] is not kind or errors[2] != text:
+            self._errors = (self.attempts, kind, text, *errors[: 3 * HISTORY_LENGTH])
+        latest = _pack_times(self.attempts, self.started, now)
+        self._times = (times if len(times) <= _KEPT else times[_TIMES.size :]) + latest
 
     @property
     def failed(self) -> bool:
         """Whether the attempt begun last is on record as failed."""
-        return self._records[-_FIELDS : 1 - _FIELDS] == (self.attempts,)
+        return bool(self._times) and self._latest()[0] == self.attempts
 
     @property
     def failed_at(self) -> float:
         """When the latest failed attempt ended."""
-        return self.started + (self._records[2 - _FIELDS] if self._records else 0.0)
+        return self._latest()[2] if self._times else self.started
+
+    def _latest(self) -> tuple[int, float, float]:
+        return _TIMES.unpack_from(self._times, len(self._times) - _TIMES.size)
 
     def deadline(self, policy: "RetryPolicy") -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""
@@ -88,3 +114,9 @@ class Progress:
     def is_cancelled(self, settings: Settings) -> bool:
         """Return whether somebody wants the job, which has these *settings*, to stop."""
         return settings.cancel is not None and settings.cancel.cancelled
+
+
+def _error_of(number: int, errors: tuple[Any, ...]) -> tuple[type[BaseException] | None, str]:
+    """Return type and text of the failure *number*, of those that `Progress` keeps."""
+    first = next(i for i in range(0, len(errors), 3) if errors[i] <= number)
+    return errors[first + 1], errors[first + 2]

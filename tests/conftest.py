@@ -6,6 +6,7 @@ from itertools import count
 
 import pytest
 from helpers import leaks
+from helpers.chromium import MissingBrowser, chromium
 from helpers.postgres import MissingServer, Schema, Server, pooler, programs, serving
 from helpers.progress import FileLines
 from helpers.slow import SlowTests
@@ -26,9 +27,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Install what is missing before the first test, whose time would not be enough for that."""
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    for fixtures, install in (({"server", "frail"}, programs), ({"pool"}, pooler)):
+    needs = (({"server", "frail"}, programs), ({"pool"}, pooler), ({"chrome"}, chromium))
+    for fixtures, install in needs:
         if fixtures & wanted:
-            with suppress(MissingServer):  # the fixture says it
+            with suppress(MissingServer, MissingBrowser):  # the fixture says it
                 install()
 
 

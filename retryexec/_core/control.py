@@ -4,9 +4,11 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob, Waker
+from retryexec._core.key_values import BUILTIN, is_builtin
 from retryexec._core.keys import Keys
 from retryexec._outcome import StopReason
 
@@ -32,6 +34,8 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # The module of guards, which an executor without any does not need, once there are some.
+        self._guard_module: ModuleType | None = None
 
     # ---- in
 
@@ -49,11 +53,20 @@ class Control:
             taken_over: it was accepted by another process.
         """
         self.used = True
-        if job.key is None:
+        key = job.key
+        if key is None:
             self.pool.enqueue(job, due)
         elif job.line is None:
-            job.not_before = due
-            if not self.keys.enter(job, taken_over=taken_over):
+            # Most are alone with their key. One call into C, so that of two threads one job is.
+            alone = (
+                (type(key) in BUILTIN or is_builtin(key))
+                and due is None
+                and not job.held_back
+                and self.keys.jobs.setdefault(key, job) is job
+            )
+            if alone:
+                self.pool.queue.put(job)
+            elif not self.keys.enter(job, due, taken_over=taken_over):
                 self.supersede(job)
                 newer = job.superseded_by
                 assert isinstance(newer, ControlledJob)
@@ -155,25 +168,29 @@ class Control:
     # ---- for workers
 
     def admit(self, job: Any) -> bool:
-        """Return whether an attempt of the `ControlledJob` *job* may start.
+        """Return whether an attempt of the `ControlledJob` *job* may start, unless all are halted.
 
         One that is held will be queued again.
         """
         line = job.line
-        if self.pool.halted:
-            return False
-        # Mostly it is, which takes no lock to see.
-        its_turn = line is None or (line.head is job and not job.held_back)
-        if not its_turn and not self.keys.is_its_turn(job):
+        # Mostly it is its turn, which takes no lock to see.
+        if (
+            line is not None
+            and (line.head is not job or job.held_back)
+            and (self.pool.halted or not self.keys.is_its_turn(job))
+        ):
             return False
         if not job.settings.guards:
             return True
-        return bool(job.start_asking()) and self._ask(job)
+        return not self.pool.halted and bool(job.start_asking()) and self._ask(job)
 
     def _ask(self, job: ControlledJob[Any]) -> bool:
         """Ask the guards of *job*; return whether they let an attempt go."""
         while True:
             passage = job.passage or self._new_passage(job)
+            if passage is None:
+                job.give_back()
+                return False
             due = passage.ask()
             if due is None:
                 return True
@@ -197,21 +214,29 @@ class Control:
         else:
             keeper.schedule(job, due)
 
-    def _new_passage(self, job: ControlledJob[Any]) -> "Passage":
-        # Here, since an executor without guards does not need them.
-        from retryexec.guards._guard import AttemptRequest, Passage
+    def _new_passage(self, job: ControlledJob[Any]) -> "Passage | None":
+        """Return a way through the guards of *job*; None if it has ended, or was replaced."""
+        module = self._guard_module
+        if module is None:
+            from retryexec.guards import _guard
 
-        request = AttemptRequest(
+            module = self._guard_module = _guard
+        # This one is read last, and dropped first: if it is there, so were the others.
+        args, kwargs, submitted = job.args, job.kwargs, job.submitted
+        if submitted is None:
+            return None
+        request = module.AttemptRequest(
             job.attempts + 1,
-            job.submitted,
-            job.args or (),
-            job.kwargs or {},
+            submitted,
+            args,
+            kwargs,
             now=self.pool.now,
             wake=Waker(job),
             attempt_timeout=job.settings.policy.attempt_timeout,
             by_exec=job.by_exec,
         )
-        job.passage = passage = Passage(job.settings.guards, request)
+        passage: Passage = module.Passage(job.settings.guards, request)
+        job.passage = passage
         return passage
 
     def release(self, job: ControlledJob[Any]) -> None:

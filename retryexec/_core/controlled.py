@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from retryexec._core.followers import Followers
 from retryexec._core.future import FinalException, next_lock
 from retryexec._core.job import Job, JobProgress
+from retryexec._core.line import LEFT, Line
 from retryexec._core.retry_future import RetryFuture
 from retryexec._core.settings import JobSettings
 from retryexec._exceptions import report
@@ -22,7 +23,6 @@ from retryexec._typing import override
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from retryexec._core.keys import Line
     from retryexec.guards._guard import Passage
 
 T = TypeVar("T")
@@ -34,7 +34,8 @@ class ControlledJob(Job[T]):
     Attributes:
         key: None if it has none.
         latest: whether a newer job of its key replaces it while it waits.
-        line: the unfinished jobs of its key; None if it has no key, or has not joined them yet.
+        line: the unfinished jobs of its key; None if it has no key, or has not joined them yet, or
+            is alone with its key.
         not_before: when it may be tried, if its turn comes before that; None for at once.
         followers: the futures that end as it does; None if it has replaced no job.
         following: what it is one of, once it has been replaced.
@@ -204,6 +205,29 @@ class ControlledJob(Job[T]):
         return progress or True
 
     @override
+    def succeed(self, value: T) -> bool:
+        # As Job.succeed does. While the lock is held, a job that is alone with its key leaves.
+        self.submitted = self.args = self.kwargs = self.context = None
+        if self.progress is not None:
+            self.progress.end()
+        keys, key = self.settings.pool.control.keys, self.key
+        jobs = keys.jobs
+        lock = self._lock
+        lock.acquire()
+        found = None if keys.compared_by_users else jobs.get(key)
+        if found is self and self.line is None:
+            del jobs[key]
+            self.line = LEFT
+        if self._threads_waiting is None and self._state == RUNNING:
+            self._result = value
+            self._state = FINISHED
+            lock.release()
+        else:
+            lock.release()
+            self._end(FINISHED, value)
+        return bool(self._done_callbacks)
+
+    @override
     def wait_until(self, due: float, add: Callable[[Job[T]], object]) -> bool:
         with self._lock:
             return self.following is None and super().wait_until(due, add)
@@ -225,6 +249,12 @@ class ControlledJob(Job[T]):
         if passage is not None:
             passage.settle(None)
 
+    def leave_guards_in_pause(self) -> None:
+        """Give up what the job, which is queued, holds of its guards: others may wait for it."""
+        newest = self if self.following is None else self.following.target
+        if newest.passage is not None and newest.start_asking():
+            newest.give_back()
+
     def _take_out_passage(self) -> "Passage | None":
         """Take the passage away from the job: of several threads, one gets it."""
         with self._lock:
@@ -238,9 +268,7 @@ class ControlledJob(Job[T]):
             self.passage = None
             started = self.started or 0.0
             seconds = self.settings.pool.now() - started
-            from retryexec.guards import Outcome
-
-            passage.settle(Outcome(succeeded=succeeded, exception=exception, seconds=seconds))
+            passage.settle_attempt(exception, seconds, succeeded=succeeded)
 
     def settle_unused(self) -> None:
         """Give back to the guards what the job holds of them, if anything: there was no attempt."""
@@ -259,6 +287,28 @@ class ControlledJob(Job[T]):
             self.passage = passage
             if self.done() or self.following is not None:  # meanwhile
                 self.settle_unused()
+
+    # ---- alone with its key, or not any more
+
+    def join(self, line: Line) -> Line:
+        """Let *line* be the job's line, unless it has one; return its line."""
+        with self._lock:
+            if self.line is None:
+                self.line = line
+            return self.line
+
+    def leave_alone(self, jobs: "dict[Hashable, Any]") -> Line | None:
+        """Take the ended job out of *jobs* if it is alone with its key, and return its line.
+
+        That is None if it is neither there nor in a line.
+        """
+        with self._lock:
+            found = jobs.get(self.key)
+            # From here on there is no call, so no signal handler or finalizer joins the job.
+            if self.line is None and found is self:
+                del jobs[self.key]
+                self.line = LEFT  # for threads that have found it there before
+            return self.line
 
     # ---- being replaced
 
@@ -313,22 +363,20 @@ class ControlledJob(Job[T]):
             return not replaces and super().withdraw()
 
     @override
-    def release_control(self) -> None:
+    def release_control(self) -> bool:
+        if self.line is LEFT:
+            return False  # it was alone with its key, and so has none
         control = self.settings.pool.control
-        if self in control.parked:
-            control.parked.pop(self, None)
+        control.parked.pop(self, None)
         if self.passage is not None:
             self.settle_unused()
-        if self.line is not None:
+        if self.key is not None:
             control.keys.leave(self)
         followers = self.followers  # which may become those of another job meanwhile
-        if followers is not None:
-            followers.end()
-
-    @property
-    @override
-    def is_followed(self) -> bool:
-        return self.followers is not None
+        if followers is None:
+            return False
+        followers.end()
+        return True
 
     @override
     def fail(self, reason: StopReason, failure: FinalException | None, refused: Any = None) -> bool:

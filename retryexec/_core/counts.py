@@ -13,7 +13,11 @@ def stats(pool: "Pool") -> Stats:
     """Return how many jobs are in which state, and how long one has waited at most."""
     waiting = pool.timekeeper.waiting()
     held = sum(job.held_by is not None for job in waiting) if pool.control.used else 0
-    since = (job.ensure_progress().failed_at for job in waiting if job.attempts or job.entry)
+    since = (
+        progress.failed_at
+        for job in waiting
+        if (progress := job.progress) is not None and (progress.attempts or job.entry is not None)
+    )
     oldest = max(0.0, pool.now() - min(since, default=math.inf))
     return snapshot(pool, oldest_wait=oldest, held_for_a_time=held)
 

@@ -105,12 +105,11 @@ class DueQueue(Generic[E]):
 
     def clear(self) -> None:
         """Forget all entries; the `due` of each becomes None. A second call does no harm."""
-        arrived = list(self._inbox)
-        live = self._live_places(arrived)
-        dropped = len(self._lane) + len(self._heap) + len(arrived) - len(live)
+        arrived, waiting = len(self._inbox), list(self)
+        dropped = len(self._lane) + len(self._heap) + arrived - len(waiting)
         forget = chain(
-            map(setattr, map(_entry_of, live), repeat("due"), repeat(None)),
-            islice(iter(self._inbox.popleft, None), len(arrived)),
+            map(setattr, waiting, repeat("due"), repeat(None)),
+            islice(iter(self._inbox.popleft, None), arrived),
         )
         lane: deque[_Place] = deque()
         # From here on this is one step to an interrupt, which strikes after a call, if at all.
@@ -124,7 +123,10 @@ class DueQueue(Generic[E]):
 
     def __iter__(self) -> Iterator[E]:
         """Iterate over those that are waiting now, in no particular order."""
-        return map(_entry_of, self._live_places(list(self._inbox)))
+        entries = [*map(_entry_of, self._lane), *map(_entry_of, self._heap), *list(self._inbox)]
+        if self._dead:  # an entry that was discarded and added again has two places
+            entries = list({entry for entry in entries if entry.due is not None})
+        return iter(entries)
 
     def _places(self) -> int:
         return len(self._lane) + len(self._heap) + len(self._inbox)
@@ -163,10 +165,10 @@ class DueQueue(Generic[E]):
 
     def _live_places(self, arrived: list[E]) -> list[_Place]:
         """Return the place of each entry that waits, of one due time in order of arrival."""
-        places = [*self._lane, *sorted(self._heap), *[(entry.due, entry) for entry in arrived]]
         # As _is_live, which would be a call for each.
-        live = [p for p in places if (due := p[0]) is not None and p[-1].due == due]
-        if len(live) <= len(places) - self._dead:
+        live = [p for p in chain(self._lane, sorted(self._heap)) if p[-1].due == p[0]]
+        live += [(due, entry) for entry in arrived if (due := entry.due) is not None]
+        if len(live) <= len(self._lane) + len(self._heap) + len(arrived) - self._dead:
             return live
         # An entry that was discarded and added again has two; both look alive if it is due at the
         # same time as before. Looked through from behind, so that the first one is kept.
@@ -179,5 +181,4 @@ _entry_of = itemgetter(-1)
 
 
 def _is_live(place: _Place) -> bool:
-    due = place[0]
-    return due is not None and bool(place[-1].due == due)
+    return bool(place[-1].due == place[0])

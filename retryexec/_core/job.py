@@ -42,21 +42,19 @@ class JobProgress(Progress):
         refused: the value of the latest attempt, which `retry_on_result` refused.
         cancel_requested: `cancel` came during an attempt, so that no other follows.
         stop_reason: why the job failed; None while it has not.
-        renewed: the future has been made usable in this forked child.
     """
 
-    __slots__ = ("cancel_requested", "refused", "renewed", "stop_reason")
+    __slots__ = ("cancel_requested", "refused", "stop_reason")
 
     def __init__(self, started: float | None) -> None:
         # The same as in Progress.__init__, repeated here to spare each job that fails a call.
         self.attempts = 0 if started is None else 1
         self.began = self.started = started or 0.0
         self.delays = self.previous = None
-        self._records = ()
+        self._times, self._errors = b"", ()
         self.refused: Any = None
         self.cancel_requested = False
         self.stop_reason: StopReason | None = None
-        self.renewed = False
 
     @override
     def is_cancelled(self, settings: Settings) -> bool:
@@ -73,6 +71,7 @@ class Job(RetryFuture[T]):
     """A submitted job, which is its own future."""
 
     _shown_as = "RetryFuture"
+    _renewed = False  # True once the future has been made usable in this forked child
 
     # Each slot costs every job 8 bytes and a few nanoseconds, so what few jobs need is in
     # JobProgress.
@@ -298,21 +297,15 @@ class Job(RetryFuture[T]):
         return True
 
     @override
-    def cancel(self) -> bool:
+    def cancel(self, *, or_request: bool = True) -> bool:
         """Cancel the job, unless an attempt is running or it has finished.
 
         A job that is queued, or waits for its next attempt, ends at once and drops its callable
-        and arguments. During an attempt the answer is False, but no other attempt follows it.
+        and arguments. During an attempt the answer is False, but with *or_request* no other
+        attempt follows it.
 
         Returns:
             whether the job is cancelled.
-        """
-        return self.cancel_pending(or_request=True)
-
-    def cancel_pending(self, *, or_request: bool = False) -> bool:
-        """Cancel the job if it is queued or waits; return whether it is cancelled.
-
-        With *or_request*, no other attempt follows one that is running.
         """
         try:
             if self.settings.pool.forked:
@@ -348,16 +341,16 @@ class Job(RetryFuture[T]):
 
     def after_end(self) -> None:
         """Do what follows the end of a job that no worker was running. May be called twice."""
-        settings = self.settings
-        # As release_call does, which would be one more call for every job at a shutdown.
+        settings, progress = self.settings, self.progress
+        # As release_call does, which would be two more calls for every job at a shutdown.
         self.submitted = self.args = self.kwargs = self.context = None
-        if self.progress is not None:
-            self.progress.end()
+        if progress is not None:
+            progress.delays = progress.previous = progress.refused = None
         if settings.journal is not None:
             reason = self.stop_reason
             assert reason is not None
             settings.journal.note_end(self, reason, self._exception)
-        settings.pool.remove(self)
+        settings.pool.remove(self, self._state == CANCELLED_AND_NOTIFIED)
         if settings.controlled:
             self.release_control()
             self.run_callbacks()
@@ -372,12 +365,12 @@ class Job(RetryFuture[T]):
     def give_back(self) -> None:
         """Give back to the guards what was taken for an attempt that cannot start after all."""
 
-    def release_control(self) -> None:
-        """Let go on what the job, which has ended, held back. May be called twice."""
+    def release_control(self) -> bool:
+        """Let go on what the job, which has ended, held back. May be called twice.
 
-    @property
-    def is_followed(self) -> bool:
-        """Whether other futures end as this one does."""
+        Returns:
+            whether other futures end as this one does, and may have callbacks.
+        """
         return False
 
     def run_callbacks(self) -> None:
@@ -425,7 +418,7 @@ class Job(RetryFuture[T]):
 
     @override
     def _check_fork(self) -> None:
-        if self.settings.pool.forked and not self.ensure_progress().renewed:
+        if self.settings.pool.forked and not self._renewed:
             self.renew_after_fork()
 
     def renew_after_fork(self) -> None:
@@ -435,7 +428,6 @@ class Job(RetryFuture[T]):
         is pending, it runs in the parent and fails here; its callbacks are dropped, since they
         belong to where it goes on. Two threads may do this at once: they write the same.
         """
-        progress = self.ensure_progress()
         self._threads_waiting = None
         self._done_callbacks = ()
         if not self.done():
@@ -443,7 +435,7 @@ class Job(RetryFuture[T]):
                 "the process forked while this job was pending: it runs in the parent, not here"
             )
             self._failure = FinalException(error)
-            progress.stop_reason = StopReason.SHUTDOWN
+            self.ensure_progress().stop_reason = StopReason.SHUTDOWN
             self._state = FINISHED
             self.release_call()
-        progress.renewed = True
+        self._renewed = True

@@ -1,12 +1,20 @@
 """Keys as users give them: how they are found in a dict without running code of the user's."""
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from retryexec._core.controlled import ControlledJob
 from retryexec._typing import override
 
+if TYPE_CHECKING:
+    from retryexec._core.controlled import ControlledJob
+
 BUILTIN = frozenset({str, bytes, int, bool, float, type(None)})
+
+
+def is_builtin(key: Hashable) -> bool:
+    """Return whether to hash and to compare *key* runs no code of the user's."""
+    kind = type(key)
+    return kind in BUILTIN or (kind is tuple and BUILTIN.issuperset(map(type, key)))  # type: ignore[call-overload]
 
 
 class HashedKey:
@@ -44,7 +52,7 @@ class Exactly(HashedKey):
         return other is self.key
 
 
-def key_of(key: Any, job: ControlledJob[Any]) -> Hashable:
+def key_of(key: Any, job: "ControlledJob[Any]") -> Hashable:
     """Return the key of *job*, where the user has given *key*.
 
     Raises:
@@ -53,9 +61,8 @@ def key_of(key: Any, job: ControlledJob[Any]) -> Hashable:
     """
     if not callable(key):
         return key  # type: ignore[no-any-return]  # checked when it was given
-    found = (
-        key(job.submitted, *job.args, **job.kwargs) if job.by_exec else key(*job.args, **job.kwargs)
-    )
+    args = (job.submitted, *job.args) if job.by_exec else job.args
+    found = key(*args, **job.kwargs) if job.kwargs else key(*args)
     return found if type(found) in BUILTIN else checked_key(found)
 
 

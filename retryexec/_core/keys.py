@@ -1,90 +1,59 @@
 """Keys: of the jobs that have the same key, one at a time has its turn.
 
-A key has a `Line` while it has an unfinished job. The first job of a line is queued, running or
-waiting as any other job; those behind it are nowhere else. Whoever ends the first job lets the next
-one go, and whoever finds a line whose first job has ended does, too. So a thread that is
-interrupted in between strands nobody.
+Most jobs are alone with their key. For the second job of a key a `Line` is made. The first job of
+a line is queued, running or waiting as any other job; those behind it are nowhere else. Whoever
+ends the first job lets the next one go, and whoever finds a line whose first job has ended does,
+too. So a thread that is interrupted in between strands nobody.
 """
 
 from collections import deque
 from collections.abc import Hashable
-from itertools import cycle
-from threading import RLock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
-from retryexec._core.key_values import BUILTIN, Exactly, HashedKey
+from retryexec._core.key_values import Exactly, HashedKey, is_builtin
+from retryexec._core.line import LEFT, KeyedJob, Line
 
 if TYPE_CHECKING:
     from retryexec._core.control import Control
 
-KeyedJob: TypeAlias = ControlledJob[Any]
-
 # Below this many, ended jobs in a line are not worth a sweep.
 SWEEP_MIN = 64
 
-# The locks of all lines, each line's for good. Whoever holds one may take a job's lock, and no
-# other: not another line's, and not a pool's.
-LINE_LOCKS = tuple(RLock() for _ in range(64))
-_next_lock = cycle(LINE_LOCKS).__next__
-
-
-class Line:
-    """The unfinished jobs of one key, in the order they were accepted.
-
-    Attributes:
-        key: as it stands in `Keys`.
-        lock: guards the others.
-        head: the job whose turn it is; None in a line that is new, or has been dropped.
-        behind: those behind it. Some may have ended.
-        ended: how many of those behind have ended, about.
-        let_go: the latest head that has been queued.
-        dropped: the line has no job any more, and is not the key's line any more.
-        editing: a signal handler or a finalizer that finds this set runs in the midst of a change
-            of the line, in the same thread. It may append to `behind`, and nothing else.
-    """
-
-    __slots__ = ("behind", "dropped", "editing", "ended", "head", "key", "let_go", "lock")
-
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
-        self.lock = _next_lock()
-        self.head: KeyedJob | None = None
-        self.let_go: KeyedJob | None = None
-        self.behind: deque[KeyedJob] | None = None  # made for the second job
-        self.ended = 0
-        self.dropped = False
-        self.editing = False
-
 
 class Keys:
-    """The lines of a pool, one for each key that has an unfinished job."""
+    """The jobs of a pool by their keys.
+
+    Attributes:
+        jobs: of each key that has an unfinished job, that job if it is alone, and else its line.
+        compared_by_users: whether a key has been of a type of the user's own.
+    """
 
     def __init__(self, control: "Control") -> None:
         self._control = control
         self._unfinished = control.pool.unfinished
-        self._lines: dict[Hashable, Line] = {}
-        self._compared_by_users = False  # whether a key has been of a type of the user's own
+        self.jobs: dict[Hashable, Any] = {}  # a ControlledJob or a Line
+        self.compared_by_users = False
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.jobs)
 
     # ---- in
 
-    def enter(self, job: KeyedJob, *, taken_over: bool = False) -> bool:
+    def enter(self, job: KeyedJob, due: float | None, *, taken_over: bool = False) -> bool:
         """Put *job*, which is one of the unfinished, into the line of its key.
 
         An interrupt may come between any two steps. Then *job* may stand behind one that follows
         it; a worker that comes upon that one sees what it follows, and goes on from there.
 
         Args:
-            taken_over: the job was accepted by another process, perhaps before those in the line.
+            due: it is not to be tried before that; None for at once.
+            taken_over: it was accepted by another process, perhaps before those in the line.
 
         Returns:
             False if it is not in the line, because a newer one there has replaced it.
         """
-        if self._enter_alone(job):
-            return True
+        job.not_before = due
         last, outdated = None, False
         try:
             while True:
@@ -119,23 +88,6 @@ class Keys:
             self._after_interrupt(last)
             raise
 
-    def _enter_alone(self, job: KeyedJob) -> bool:
-        """Let *job* go if no other has its key, as is most common; return whether it went."""
-        key = job.key
-        if type(key) not in BUILTIN:
-            key = self._hashed(key)
-        lines = self._lines
-        if key in lines or job.not_before is not None:
-            return False
-        job.line = line = Line(key)
-        # From the moment it can be found, whoever replaces the job has its place in the queue.
-        line.head = line.let_go = job
-        if lines.setdefault(key, line) is not line:
-            job.line = None
-            return False
-        self._control.pool.queue.put(job)
-        return True
-
     def enter_by_replacing(self, job: KeyedJob) -> bool:
         """Do as `enter` if there is a job that *job* replaces; else do nothing.
 
@@ -144,8 +96,8 @@ class Keys:
         Returns:
             whether it has replaced one.
         """
-        line = self._lines.get(self._hashed(job.key))
-        if line is None or not job.latest:
+        line = self._find_line(self._hashed(job.key)) if job.latest else None
+        if line is None:
             return False
         last = None
         try:
@@ -184,11 +136,31 @@ class Keys:
         """Return the line of *key*, which may be dropped before the caller has its lock."""
         # No lock is held: to compare keys may run code of the user's.
         key = self._hashed(key)
-        line = self._lines.get(key)
-        if line is None:
-            # One call into C, so that of two threads both get the same line.
-            line = self._lines.setdefault(key, Line(key))
-        return line
+        while True:
+            line = self._find_line(key)
+            if line is None:
+                self.jobs.setdefault(key, Line(key))
+            else:
+                return line
+
+    def _find_line(self, key: Hashable) -> Line | None:
+        """Return the line of *key*; one is made if it has a job that is alone. None if it has none.
+
+        No lock is held: to compare keys may run code of the user's.
+        """
+        while True:
+            found: KeyedJob | Line | None = self.jobs.get(key)
+            if found is None or isinstance(found, Line):
+                return found
+            # From the moment it can be found, whoever replaces the job has its place in the queue.
+            line = Line(found.key)
+            line.head = line.let_go = found
+            line = found.join(line)
+            with line.lock:
+                if not line.dropped:
+                    self.jobs[self._exactly(line.key)] = line
+                    return line
+                self._drop(line)  # if an interrupt has kept another thread from it
 
     def _is_outdated(self, job: KeyedJob, last: KeyedJob) -> bool:
         """Let *job* end as *last* does, if that one is newer and only the latest counts."""
@@ -268,7 +240,12 @@ class Keys:
     def leave(self, job: KeyedJob) -> None:
         """Let the next job of its key go, if it was the turn of *job*, which has ended."""
         line = job.line
-        if line is None:
+        if line is None and not self.compared_by_users:
+            line = job.leave_alone(self.jobs)
+        elif line is None:
+            self._find_line(self._hashed(job.key))  # to compare keys under no lock
+            line = job.line
+        if line is None or line is LEFT:
             return
         with line.lock:
             if line.editing:
@@ -276,10 +253,7 @@ class Keys:
             if line.head is job and not line.behind and job not in self._unfinished:
                 # The common case, in which nothing can come in between.
                 line.head, line.dropped = None, True
-                if self._compared_by_users or self._lines.get(line.key) is not line:
-                    self._drop(line)
-                else:
-                    del self._lines[line.key]
+                self._drop(line)
                 return
             line.editing = True
             try:
@@ -306,9 +280,15 @@ class Keys:
 
     def _drop(self, line: Line) -> None:
         """Forget *line*, whose jobs have all ended; lock held, so no code of the user's may run."""
-        key = Exactly(line.key) if self._compared_by_users else line.key
-        if self._lines.get(key) is line:
-            del self._lines[key]
+        key = self._exactly(line.key)
+        found = self.jobs.get(key)
+        # An interrupt may have left the job there that was alone before.
+        if found is line or (isinstance(found, ControlledJob) and found.line is line):
+            del self.jobs[key]
+
+    def _exactly(self, key: Hashable) -> Hashable:
+        """Return what finds *key*, as it stands in the dict, without code of the user's."""
+        return Exactly(key) if self.compared_by_users else key
 
     def _sweep(self, line: Line, behind: "deque[KeyedJob]") -> None:
         """Drop the ended jobs behind in *line* if they are the majority; one has just ended."""
@@ -384,8 +364,7 @@ class Keys:
 
     def _hashed(self, key: Hashable) -> Hashable:
         """Return *key* as it stands in the dict: to hash it runs no code of the user's."""
-        kind = type(key)
-        if kind in BUILTIN or (kind is tuple and BUILTIN.issuperset(map(type, key))):  # type: ignore[call-overload]
+        if is_builtin(key):
             return key
-        self._compared_by_users = True
+        self.compared_by_users = True
         return HashedKey(key)

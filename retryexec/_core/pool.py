@@ -18,9 +18,8 @@ from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from retryexec._core.away import AwayQueue, AwayWorker, Runner
 from retryexec._core.control import Control
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job
@@ -33,6 +32,9 @@ from retryexec._core.worker import Worker
 from retryexec._errors import PendingLimitError, ShutdownError
 from retryexec._exceptions import report
 from retryexec._outcome import name_of, summarize_names
+
+if TYPE_CHECKING:
+    from retryexec._core.away import AwayQueue, Runner
 
 logger = logging.getLogger("retryexec")
 stdlib_logger = logging.getLogger("concurrent.futures")
@@ -66,12 +68,16 @@ class Pool:
         self.wake_worker: Callable[[], None]
         # Where attempts run, if not on the workers.
         self.runner: Runner | None = None
+        self._make_worker: type[Worker] = Worker
         if setup.make_runner is None:
             self.queue = queue = SimpleQueue[AnyJob | None]()
             self.wake_worker = partial(queue.put, None)
         else:
+            from retryexec._core import away  # which few executors need
+
+            self._make_worker = away.AwayWorker
             self.runner = runner = setup.make_runner()
-            self.queue = AwayQueue(runner.size(), runner.isolation)
+            self.queue = away.AwayQueue(runner.size(), runner.isolation)
             self.wake_worker = self.queue.wake
         # Jobs that a thread was accepting or ending when an interrupt struck. A worker goes on with
         # them when it gets a sentinel. None stands for all that are unfinished.
@@ -253,11 +259,10 @@ class Pool:
             what kept a worker from starting: the others do the work, more slowly.
         """
         most = self.setup.max_workers
-        kind = Worker if self.runner is None else AwayWorker
         while len(self._workers) < min(max(self._needed(), at_least), most):
             # Daemon threads if exit_timeout is set: the interpreter joins others without limit.
             daemon = self.setup.exit_timeout is not None
-            worker = kind(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
+            worker = self._make_worker(self, f"{self.name}_{len(self._workers)}", daemon=daemon)
             try:
                 # Listed before it starts: a signal handler that submits in start() must count it.
                 self._workers.append(worker)
@@ -326,7 +331,7 @@ class Pool:
 
     # ---- out
 
-    def remove(self, job: AnyJob) -> None:
+    def remove(self, job: AnyJob, cancelled: bool) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
         with self.lock:
             if job.due is not None:
@@ -334,7 +339,7 @@ class Pool:
             if job in self.unfinished:
                 if self.control.used and job.superseded_by is not None:
                     self.control.superseded += 1  # and cancelled just after that
-                elif job.cancelled():
+                elif cancelled:
                     self.cancelled += 1
                 else:
                     self.abandoned += 1
@@ -367,7 +372,7 @@ class Pool:
         size = self.queue.qsize()
         if size < 2 * (len(self.unfinished) - len(self.timekeeper)):
             return
-        if isinstance(self.queue, AwayQueue):
+        if not isinstance(self.queue, SimpleQueue):
             self.queue.sweep(self.unfinished)
             return
         items = islice(iter(self.queue.get_nowait, self), size)
@@ -424,7 +429,7 @@ class Pool:
 
     def away(self) -> list[AnyJob]:
         """Return the jobs of which an attempt runs elsewhere."""
-        return self.queue.away() if isinstance(self.queue, AwayQueue) else []
+        return [] if isinstance(self.queue, SimpleQueue) else self.queue.away()
 
     # ---- fork
 

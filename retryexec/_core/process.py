@@ -9,22 +9,25 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LOCKS
-from retryexec._core.keys import LINE_LOCKS
+from retryexec._core.line import LINE_LOCKS
 from retryexec._core.pool import Pool
+from retryexec._core.settings import JobSettings
 from retryexec._errors import ExecutorShutdownError
 
 Move: TypeAlias = Callable[[Any, Mapping[Pool, Pool]], None]
+GetSettings: TypeAlias = Callable[[Any], JobSettings]
 
 # Guards all below; held across a fork, so that the child finds it in order.
 _lock = threading.RLock()
 _pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
-# The executors, and views of them, each with a function that moves it to another pool. Nothing
-# here leads to a pool or an executor, so those that users have forgotten can go.
-_owners: "weakref.WeakKeyDictionary[Any, Move]" = weakref.WeakKeyDictionary()
+# The executors, and views of them, each with a function that moves it to another pool, and one that
+# returns its settings. Nothing here leads to a pool or an executor, so those that users have
+# forgotten can go.
+_owners: "weakref.WeakKeyDictionary[Any, tuple[Move, GetSettings]]" = weakref.WeakKeyDictionary()
 _exiting = False
 
 
-def register(owner: object, pool: Pool, move: Move) -> None:
+def register(owner: object, pool: Pool, move: Move, get_settings: GetSettings) -> None:
     """Finish *pool* at the interpreter's exit, and replace it in a forked child.
 
     Args:
@@ -32,12 +35,44 @@ def register(owner: object, pool: Pool, move: Move) -> None:
         pool: where its jobs run.
         move: called as ``move(owner, successors)`` in a forked child, which has none of the
             threads; *successors* has the new pool for each old one.
+        get_settings: called as ``get_settings(owner)``, returns those of the jobs it submits.
     """
     with _lock:
-        _owners[owner] = move
+        _owners[owner] = move, get_settings
         _pools.add(pool)
         if _exiting:
             pool.shutdown.close(_refuse)
+
+
+def settings_of(owner: object) -> JobSettings | None:
+    """Return the settings of *owner*, an executor or a view of one; None if it is neither."""
+    try:
+        with _lock:
+            known = _owners.get(owner)
+    except TypeError:  # it cannot be referred to weakly
+        return None
+    return None if known is None else known[1](owner)
+
+
+def pool_of(owner: object) -> Pool:
+    """Return the pool that *owner*, an executor or a view of one, submits to.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    settings = settings_of(owner)
+    if settings is None:
+        msg = f"executor takes a RetryingExecutor (got {owner!r})"
+        raise TypeError(msg)
+    return settings.pool
+
+
+def all_settings(pool: Pool) -> list[JobSettings]:
+    """Return the settings of all executors, and views of them, that submit to *pool*."""
+    with _lock:
+        owners = list(_owners)
+    found = [settings for owner in owners if (settings := settings_of(owner)) is not None]
+    return [settings for settings in found if settings.pool is pool]
 
 
 def finish_before_others() -> None:
@@ -117,7 +152,7 @@ def _in_child() -> None:
     pools = _held.copy()
     _after_fork()
     successors = {pool: pool.for_forked_child() for pool in pools}
-    for owner, move in list(_owners.items()):
+    for owner, (move, _) in list(_owners.items()):
         move(owner, successors)
     for pool in pools:
         _pools.discard(pool)

@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from operator import methodcaller
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,7 @@ class Shutdown:
         pool.steering.resume()  # else its jobs would never end
         if cancel_futures:
             # A running attempt is its job's last anyway, and that job fails for the shutdown.
-            self.stop_attempts(Job.cancel_pending)
+            self.stop_attempts(methodcaller("cancel", or_request=False))
         deadline = math.inf if timeout is None else pool.now() + timeout
         if wait:
             self._finish(deadline)

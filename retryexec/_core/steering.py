@@ -172,6 +172,8 @@ class Steering:
     def set_aside_if_paused(self, job: Job[Any]) -> None:
         """Keep *job*, which a worker has drawn, for the end of the pause."""
         pool = self._pool
+        if isinstance(job, ControlledJob):
+            job.leave_guards_in_pause()
         with pool.lock:
             if self.paused:
                 newest = job.superseded_by or job

@@ -184,8 +184,7 @@ class Worker(StartableThread):
             pool.after_removal()
         has_callbacks = job.succeed(value)
         if settings.controlled:
-            job.release_control()
-            has_callbacks = has_callbacks or job.is_followed
+            has_callbacks = job.release_control() or has_callbacks
         if settings.on_success is not None:
             event = Success(job.attempts, value, submitted, job)
             tell(settings.on_success, event, context)
@@ -324,7 +323,7 @@ def give_up(
                 settings.journal.note_end(job, reason, exception)
         finally:
             if worker is None:
-                pool.remove(job)
+                pool.remove(job, False)
             else:
                 worker.remove_failed(job, reason)
             has_callbacks = job.fail(reason, failure, value)

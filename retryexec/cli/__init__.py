@@ -1,7 +1,8 @@
 """The command ``retryexec``: the library's main job from a shell.
 
-``retryexec run`` makes a job of every record in a file, ``retryexec plan`` shows a backoff, and
-``retryexec journal`` looks into what survives a crash.
+``retryexec run`` makes a job of every record in a file, ``retryexec plan`` shows a backoff,
+``retryexec journal`` looks into what survives a crash, ``retryexec watch`` keeps looking, and
+``retryexec web`` serves a page of it.
 """
 
 import sys
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments, argv)
         if arguments.command == "journal":
             return _journal(arguments)
+        if arguments.command == "watch":
+            return _watch(arguments)
+        if arguments.command == "web":
+            return _web(arguments)
         return _plan(arguments)
     except UsageError as error:
         say(f"retryexec: error: {' '.join(str(error).split())}")
@@ -67,6 +72,28 @@ def _journal(arguments: Namespace) -> int:
     except ImportError as error:  # of the journal's own, which names the extra
         raise UsageError(str(error)) from error
     return journal(arguments)
+
+
+def _watch(arguments: Namespace) -> int:
+    try:
+        from retryexec.cli.watch import watch
+    except ModuleNotFoundError as error:
+        raise _lacking(error, "watch", {"msgspec", "rich"}, "cli") from error
+    except ImportError as error:  # of the journal's own, which names the extra
+        raise UsageError(str(error)) from error
+    return watch(arguments)
+
+
+def _web(arguments: Namespace) -> int:
+    from retryexec.cli.web import web
+
+    needed = {"jinja2", "msgspec", "starlette", "uvicorn"}
+    try:
+        return web(arguments)
+    except ModuleNotFoundError as error:
+        raise _lacking(error, "web", needed, "web") from error
+    except ImportError as error:  # of the page's own, which names the extra
+        raise UsageError(str(error)) from error
 
 
 def _plan(arguments: Namespace) -> int:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from retryexec.cli.journal_arguments import DESCRIBED, add_actions
+from retryexec.cli.journal_arguments import DESCRIBED, add_actions, add_where
 from retryexec.cli.options import (
     Parser,
     backoff,
@@ -20,8 +20,10 @@ from retryexec.cli.options import (
     duration_or_none,
     encoding,
     field_names,
+    interval,
     rate,
 )
+from retryexec.cli.web import add_web
 
 _MAX_PENDING = 10_000  # jobs in memory at a time: plenty for the workers, little for the memory
 
@@ -42,6 +44,7 @@ _TOP_EXAMPLES = """\
 examples:
   retryexec run savers.py:UserActivitySaver activity.jsonl
   retryexec plan exponential --attempts 10
+  retryexec watch var/saves
 """
 
 _RUN_EXAMPLES = """\
@@ -66,6 +69,20 @@ examples:
   retryexec plan exponential --attempts 10
   retryexec plan full-jitter:base=1,max=30 --attempts 8 --max-elapsed 2m
   retryexec plan 0.1,1,10 --plot schedule.svg
+"""
+
+_WATCH_EXAMPLES = """\
+examples:
+  retryexec watch var/saves
+  retryexec watch postgresql://app@db.example.net/app --interval 5
+  retryexec watch var/saves --once      # one frame, as into a mail
+
+  Ctrl-C ends it. It only reads, and may be used beside processes at full load. `queued` are jobs
+  that may start, also those that a guard holds back; `held` are those behind another of their key.
+
+exit status:
+  0 ended by Ctrl-C, or all could be read once; 1 the journal has gone, or some of it could not be
+  read; 2 misuse
 """
 
 
@@ -130,7 +147,17 @@ def _parsers(*, as_written: bool = False) -> tuple[Parser, dict[str, Parser]]:
     _add_plan(plan)
     journal = commands.add_parser("journal", **DESCRIBED)
     actions = add_actions(journal)
-    return top, {"run": run, "plan": plan, "journal": journal, **actions}
+    watch = commands.add_parser(
+        "watch",
+        help="show live what a journal is at",
+        description="Show live what the journal in WHERE is at: its owners, jobs, errors, and what "
+        "is due next.",
+        epilog=_WATCH_EXAMPLES,
+    )
+    _add_watch(watch)
+    web = add_web(commands)
+    named = {"run": run, "plan": plan, "journal": journal, "watch": watch, "web": web}
+    return top, named | actions
 
 
 def _version() -> str:
@@ -275,6 +302,13 @@ def _add_run(run: Parser, *, as_written: bool) -> None:
         help="keep in FILE which records are done: after a crash, the same command goes on",
     )
     add(
+        "--timeline",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw into FILE.svg what ran when, what failed, waited and was held; also of a run "
+        "that is interrupted",
+    )
+    add(
         "--retry-failed",
         action="store_true",
         help="with --checkpoint: run records again that have failed for good before",
@@ -310,3 +344,19 @@ def _add_plan(plan: Parser) -> None:
     )
     add("--seed", type=int, default=0, metavar="N", help="what the draws begin with (default: 0)")
     add("--plot", type=Path, metavar="FILE", help="draw it into FILE, an .svg or .png")
+
+
+def _add_watch(watch: Parser) -> None:
+    add_where(watch)
+    watch.add_argument(
+        "--interval",
+        type=interval,
+        default=1.0,
+        metavar="TIME",
+        help="time from one look to the next (default: 1s); longer where a look takes long",
+    )
+    watch.add_argument(
+        "--once",
+        action="store_true",
+        help="print one frame and end (default: if standard output is not a terminal)",
+    )

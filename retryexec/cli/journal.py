@@ -22,6 +22,7 @@ from retryexec.cli.output import (
     show_json,
     show_table,
 )
+from retryexec.cli.shell import short, with_short_paths
 from retryexec.cli.target import load_function
 from retryexec.journal import (
     DeadLetter,
@@ -33,6 +34,7 @@ from retryexec.journal import (
     UnfinishedJob,
 )
 from retryexec.journal._keys import plain
+from retryexec.journal._last_error import last_error
 from retryexec.journal._look import inspector_of, letters_of
 
 T = TypeVar("T")
@@ -71,7 +73,7 @@ def journal(arguments: Namespace) -> int:
     if arguments.action == "check":  # which has told of them in its own way
         return status
     for reason in inspector.unreadable.values():
-        say(f"retryexec: left out: {reason}")
+        say(f"retryexec: left out: {with_short_paths(reason)}")
     aside = any(".corrupt-" in name for name in inspector.names())
     if aside and arguments.action in {"ls", "stats", "dead"}:
         say("retryexec: damaged files have been set aside: `retryexec journal check` names them")
@@ -171,27 +173,6 @@ def _crashes(count: int) -> str:
     return "1 crash" if count == 1 else f"{count} crashes"
 
 
-def last_error(errors: Sequence[ErrorText]) -> str:
-    """Return the latest failure on one line; a traceback ends with what matters."""
-    if not errors or not errors[-1].type:
-        return ""
-    text = errors[-1].text.strip()
-    if text.startswith("Traceback "):
-        text = _end_of(text, errors[-1].type)
-    else:
-        text = f"{errors[-1].type}: {text}" if text else errors[-1].type
-    return " ".join(text.split())
-
-
-def _end_of(traceback: str, name: str) -> str:
-    """Return the line of *traceback* that tells the exception, and what follows of its text."""
-    lines = traceback.splitlines()
-    for line in reversed(lines):
-        if line.partition(":")[0].rpartition(".")[2] == name.rpartition(".")[2]:
-            return line
-    return lines[-1]
-
-
 # ---- stats
 
 
@@ -246,8 +227,8 @@ def _found(inspector: Inspector, name: str) -> list[Found]:
     found = inspector.find(name)
     if not found:
         msg = (
-            f"there is no job {name!r} in {inspector.where}: it has ended well, was discarded, or "
-            "never was; `ls` and `dead` list what there is"
+            f"there is no job {name!r} in {short(inspector.where)}: it has ended well, was "
+            "discarded, or never was; `ls` and `dead` list what there is"
         )
         raise UsageError(msg)
     if len(ids := {job.id for job in found}) > 1:

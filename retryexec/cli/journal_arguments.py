@@ -36,15 +36,7 @@ def add_actions(journal: Parser) -> dict[str, Parser]:
 
     def action(name: str, words: str) -> Parser:
         made = actions.add_parser(name, help=words, description=f"{words[:1].upper()}{words[1:]}.")
-        made.add_argument(
-            "directory", metavar="WHERE", help="the directory, or the URL, of a Journal(...)"
-        )
-        made.add_argument(
-            "--schema",
-            metavar="NAME",
-            default="retryexec",
-            help="of a journal on PostgreSQL (default: retryexec)",
-        )
+        add_where(made)
         made.add_argument("--json", action="store_true", help="print JSON, for programs")
         parsers[f"journal {name}"] = made
         return made
@@ -109,6 +101,19 @@ def add_actions(journal: Parser) -> dict[str, Parser]:
     backup.add_argument("to", metavar="TO", help="a directory that is empty, or not there yet")
     action("stats", "count jobs, dead letters, files and bytes")
     return parsers
+
+
+def add_where(parser: Parser) -> None:
+    """Add what says which journal is meant."""
+    parser.add_argument(
+        "directory", metavar="WHERE", help="the directory, or the URL, of a Journal(...)"
+    )
+    parser.add_argument(
+        "--schema",
+        metavar="NAME",
+        default="retryexec",
+        help="of a journal on PostgreSQL (default: retryexec)",
+    )
 
 
 def _add_filter(action: Parser) -> None:

@@ -20,6 +20,7 @@ from retryexec.cli.output import (
     show,
     show_json,
 )
+from retryexec.cli.shell import short, with_short_paths
 from retryexec.cli.target import load
 from retryexec.journal import DeadLetter, Inspector, JobRefused
 from retryexec.journal._look import (
@@ -199,8 +200,8 @@ def _letter(inspector: Inspector, name: str) -> DeadLetter:
         msg = f"{name!r} is not a dead letter: it has not ended yet; nothing was changed"
         raise UsageError(msg)
     for reason in inspector.unreadable.values():
-        raise UsageError(reason)
-    msg = f"there is no dead letter {name!r} in {inspector.where}; nothing was changed"
+        raise UsageError(with_short_paths(reason))
+    msg = f"there is no dead letter {name!r} in {short(inspector.where)}; nothing was changed"
     raise UsageError(msg)
 
 
@@ -254,9 +255,9 @@ def check(inspector: Inspector, arguments: Namespace) -> int:
         show_json({"ok": not findings, "findings": found, **more})
         return 1 if findings else 0
     for done in repaired:
-        show(clean(f"repaired: {done}"))
+        show(clean(with_short_paths(f"repaired: {done}")))
     for finding in findings:
-        show(clean(f"{finding.about}: {finding.path}: {finding.text}"))
+        show(clean(with_short_paths(f"{finding.about}: {finding.path}: {finding.text}")))
     if not findings:
         files = "" if inspector.on_server else f"{counted(len(inspector.names()), 'file')}, "
         show(f"{files}all is well")

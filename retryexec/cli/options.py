@@ -71,6 +71,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 1e13  # seconds, nearly what a timedelta can hold; nobody can wait for ever
+_LONGEST_INTERVAL = 86400.0  # seconds
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h|d)")
 
 
@@ -98,6 +99,15 @@ def duration(text: str) -> float:
 def duration_or_none(text: str) -> float | None:
     """Return *text* in seconds; ``none`` is no limit."""
     return None if _means_none(text) else duration(text)
+
+
+def interval(text: str) -> float:
+    """Return *text* in seconds, of which there are some; raise UsageError for anything else."""
+    seconds = duration(text)
+    if not 0 < seconds <= _LONGEST_INTERVAL:
+        msg = f"{text!r} is not a time between two looks: give more than 0 s, and a day at most"
+        raise UsageError(msg)
+    return seconds
 
 
 def count(text: str) -> int:

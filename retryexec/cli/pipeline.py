@@ -19,6 +19,7 @@ from retryexec.cli.options import UsageError
 from retryexec.cli.output import clean, counted, describe
 from retryexec.cli.records import NOT_UTF8, BadRecord, BlankRow, FailedRecord, Reader, Record
 from retryexec.cli.stats import RunStats
+from retryexec.cli.timeline import Timeline
 from retryexec.cli.work import Admission, Work
 
 INTERRUPTED = "interrupted"
@@ -45,6 +46,7 @@ class Pipeline:
         failures: gets what does not succeed; None if nobody wants it.
         checkpoint: knows what earlier processes have done, and learns what this one does; None
             if the run is to end with this process.
+        timeline: is told what happens when; None if nobody wants to know.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Pipeline:
         workers: int = 1,
         failures: FailuresFile | None = None,
         checkpoint: Checkpoint | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         self._name = name
+        self._timeline = timeline
         self._reader = reader
         self._strict = strict
         self._limit = limit
@@ -144,6 +148,8 @@ class Pipeline:
         """Count an attempt that failed; the executor's `on_retry`."""
         # Never None here: only a policy with retry_on_result tries again without an error.
         self._stats.count_retry(describe(cast("BaseException", event.exception)))
+        if self._timeline is not None:
+            self._timeline.retried(event.job.record.line, event.delay)
         if self._checkpoint is not None:
             self._checkpoint.mark_waiting(event.job.record.line, event.attempt)
 
@@ -217,7 +223,7 @@ class Pipeline:
             if before.done or before.failed is not None:
                 return False
             suspect = before.deaths >= MOST_DEATHS - 1
-        work = Work(record, self._admission, self._checkpoint, self._key(record))
+        work = Work(record, self._admission, self._checkpoint, self._key(record), self._timeline)
         # One more death would be its last: it runs alone, so that no other is blamed along with
         # it. Not earlier, since many records would wait after a mere kill.
         self._admission.wait_for_turn(alone=suspect)
@@ -242,6 +248,8 @@ class Pipeline:
                 self._outstanding.add(work)
                 if self._of_key is not None and work.key is not None:
                     self._of_key.setdefault(work.key, []).append(work)
+            if self._timeline is not None:
+                self._timeline.submitted(work.record.line, work.key)
             try:
                 future = executor.submit(work)  # waits while the executor is full
             except RuntimeError:
@@ -270,6 +278,8 @@ class Pipeline:
             for each in ended:
                 if not each.attempts:
                     self._admission.drop()
+                if self._timeline is not None:
+                    self._timeline.ended(each.record.line, each.key)
                 if each is work and work.future is not None and work.future.superseded_by is None:
                     self._account(work, cast("RetryFuture[Any]", future))
                 else:

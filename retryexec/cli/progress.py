@@ -160,9 +160,10 @@ class Live(Display):
         """Draw it anew."""
         self._rate.add(now)
         self._lines.snapshot = now
-        self._lines.update(
-            self._task, total=now.total, completed=now.done, description=str(self._rate)
-        )
+        total = now.total
+        if total is not None and now.percent < 100:  # nor is the bar full before the end
+            total = max(total, now.done + 1)
+        self._lines.update(self._task, total=total, completed=now.done, description=str(self._rate))
         with suppress(OSError, ValueError):
             self._lines.refresh()
 

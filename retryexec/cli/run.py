@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import ExitStack
 from itertools import chain, islice
 from operator import attrgetter
+from pathlib import Path
 
 from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.cli.checkpoint import Checkpoint, identify
@@ -19,11 +20,15 @@ from retryexec.cli.output import clean, counted, describe, format_time, show
 from retryexec.cli.pipeline import Pipeline
 from retryexec.cli.progress import Display, Snapshot, for_terminal
 from retryexec.cli.records import BadRecord, BlankRow, Reader, Record, RecordType
-from retryexec.cli.run_options import RunOptions, short
+from retryexec.cli.run_options import RunOptions
+from retryexec.cli.shell import short
 from retryexec.cli.signals import EXIT_INTERRUPTED, Interrupts
 from retryexec.cli.source import Source, check_apart, open_source, unreadable
 from retryexec.cli.stats import RunStats, Totals, headline, summary
 from retryexec.cli.target import file_of, identity_of, load
+from retryexec.cli.timeline import NotesAsking, PictureFile, Timeline
+from retryexec.cli.timeline_picture import picture
+from retryexec.guards import Guard
 
 _TICK = 0.1  # seconds between two looks at where the run stands, and whether it should stop
 _SYNC = 1.0  # seconds between two syncs of the checkpoint
@@ -73,13 +78,11 @@ def run(options: RunOptions) -> int:
         # Opened last: by then, nothing about the command line can still be wrong, and what a
         # former run has left there is not thrown away for a slip of the pen.
         target = file_of(options.target)
-        for name in ("failures", "checkpoint"):
-            if (path := getattr(options, name)) is not None:
-                check_apart(f"--{name}", path, source, target)
-        if options.failures is not None and options.failures == options.checkpoint:
-            msg = "--failures and --checkpoint are the same file: name another for one of them"
-            raise UsageError(msg)
-        checkpoint = failures = None
+        _check_files(options, source, target)
+        checkpoint = failures = drawn = None
+        if options.timeline is not None:
+            drawn = PictureFile(options.timeline)
+            stack.callback(drawn.close)
         if options.checkpoint is not None and identity is not None:
             checkpoint = Checkpoint(options.checkpoint, identity, retry_failed=options.retry_failed)
             stack.callback(checkpoint.close)
@@ -95,10 +98,25 @@ def run(options: RunOptions) -> int:
             display,
             failures=failures,
             checkpoint=checkpoint,
+            drawn=drawn,
             total=total,
             key=key,
         )
         return work.to_the_end()
+
+
+def _check_files(options: RunOptions, source: Source, target: Path | None) -> None:
+    """Raise UsageError if a file that is to be written is one that another option means."""
+    named: dict[Path, str] = {}
+    for name in ("failures", "checkpoint", "timeline"):
+        path = getattr(options, name)
+        if path is None:
+            continue
+        check_apart(f"--{name}", path, source, target)
+        if path in named:
+            msg = f"--{named[path]} and --{name} are the same file: name another for one of them"
+            raise UsageError(msg)
+        named[path] = name
 
 
 def _reader(
@@ -133,7 +151,7 @@ def _check(options: RunOptions, source: Source, reader: Reader, display: Display
     for item in reader:
         if isinstance(item, BadRecord):
             bad += 1
-            display.say(f"{source.name}:{item.line}: bad record: {item.reason}")
+            display.say(f"{short(source.name)}:{item.line}: bad record: {item.reason}")
         elif not isinstance(item, BlankRow):
             good += 1
             unknown.update(dict.fromkeys(item.unknown))
@@ -158,6 +176,7 @@ class _Run:
         *,
         failures: FailuresFile | None,
         checkpoint: Checkpoint | None,
+        drawn: PictureFile | None,
         total: int | None,
         key: Callable[[Record], Hashable],
     ) -> None:
@@ -166,11 +185,13 @@ class _Run:
         self._display = display
         self._failures = failures
         self._checkpoint = checkpoint
+        self._drawn = drawn
+        self._timeline = None if drawn is None else Timeline()
         self._total = total
         self._stats = RunStats()
         held = options.key or options.concurrency or options.breaker is not None
         self._pipeline = Pipeline(
-            source.name,
+            short(source.name),
             reader,
             stats=self._stats,
             say=display.say,
@@ -183,6 +204,7 @@ class _Run:
             workers=options.workers or min(32, (os.cpu_count() or 1) + 4),  # the executor's own
             failures=failures,
             checkpoint=checkpoint,
+            timeline=self._timeline,
         )
         if checkpoint is not None and checkpoint.resumed:
             self._stats.restore(*checkpoint.finished())
@@ -201,9 +223,14 @@ class _Run:
             on_retry=self._pipeline.retried,
             key=attrgetter("key") if options.key else None,
             keep=options.keep,
-            guards=guards_of(options),
+            guards=self._guards(options),
         )
         self._holds = Holds(self._executor)
+
+    def _guards(self, options: RunOptions) -> list[Guard]:
+        guards = guards_of(options)
+        noted = [NotesAsking(self._timeline)] if guards and self._timeline is not None else []
+        return [*noted, *guards]
 
     def to_the_end(self) -> int:
         """Run all there is to run, tell about it, and return the exit status."""
@@ -226,7 +253,10 @@ class _Run:
         pipeline, checkpoint = self._pipeline, self._checkpoint
         next_sync = self._began + _SYNC
         while not pipeline.wait(_TICK):
-            self._display.update(self._snapshot())
+            now = self._snapshot()
+            self._display.update(now)
+            if self._timeline is not None:
+                self._timeline.look(now.waiting, now.held)
             if interrupts.count > 1:
                 self._quit()
             if checkpoint is not None:
@@ -253,10 +283,10 @@ class _Run:
         """Start nothing new, and say so once that is true."""
         self._executor.shutdown(timeout=0)
         rest = (
-            f"the rest stays in {self._options.checkpoint} for the next time"
-            if self._checkpoint
-            else f"the rest goes to {self._options.failures}"
-            if self._failures
+            f"the rest stays in {short(self._options.checkpoint)} for the next time"
+            if self._options.checkpoint
+            else f"the rest goes to {short(self._options.failures)}"
+            if self._options.failures
             else "the rest is left (--failures FILE would keep it)"
         )
         self._display.say(
@@ -272,6 +302,7 @@ class _Run:
             self._display.say(f"quit: {attempts} running, with an outcome that nobody knows")
             if self._checkpoint is not None:
                 self._checkpoint.close()
+            self._draw()
             sys.stdout.flush()
         finally:  # whatever cannot be written any more
             os._exit(EXIT_INTERRUPTED)
@@ -286,6 +317,8 @@ class _Run:
             total, exact = round(pipeline.records_read * size / pipeline.bytes_read), False
         if self._options.limit is not None and total is not None:
             total = min(total, before + self._options.limit)
+            # Bad records do not count towards the limit: more may have to be read.
+            exact = exact and not pipeline.reading
         return Snapshot(
             seconds=time.monotonic() - self._began,
             done=done,
@@ -316,11 +349,25 @@ class _Run:
             self._display.say(headline(totals, seconds))
         for remark in self._remarks(totals):
             self._display.say(remark)
+        drawn = self._draw()
         as_asked = all_read or pipeline.limited
-        return 0 if totals.all_succeeded and as_asked and pipeline.error is None else 1
+        return 0 if totals.all_succeeded and as_asked and pipeline.error is None and drawn else 1
+
+    def _draw(self) -> bool:
+        """Write the picture, if there is to be one; return whether all is well."""
+        if self._timeline is None or self._drawn is None:
+            return True
+        title = headline(self._stats.totals(), self._timeline.elapsed())
+        try:
+            self._drawn.write(picture(self._timeline, title))
+        except OSError as error:
+            self._display.say(f"retryexec: {self._drawn.path}: {error}")
+            return False
+        return True
 
     def _remarks(self, totals: Totals) -> Iterator[str]:
-        pipeline, options, name = self._pipeline, self._options, self._source.name
+        pipeline, options = self._pipeline, self._options
+        name = short(self._source.name)
         if pipeline.error is not None:
             yield f"retryexec: stopped by {pipeline.error}"
         if pipeline.reading:
@@ -345,7 +392,8 @@ class _Run:
 
     def _remarks_of_checkpoint(self, totals: Totals, checkpoint: Checkpoint) -> Iterator[str]:
         if self._pipeline.error is not None or totals.left or self._pipeline.reading:
-            yield f"{checkpoint.path} knows what is done: the same command goes on with the rest"
+            path = short(checkpoint.path)
+            yield f"{path} knows what is done: the same command goes on with the rest"
         elif checkpoint.complete and totals.records - totals.bad == totals.before:
             yield (
                 f"all of it was done before, by the run that began "

@@ -1,20 +1,18 @@
 """What ``retryexec run`` was asked for, and the command line that asks for it again."""
 
 import shlex
-import shutil
-import sys
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from retryexec import Backoff
+from retryexec.cli.shell import folded, short, width_of_stderr
 
 _NOT_OPTIONS = {"command", "target", "input", "retry_failed"}
-_PATHS = {"failures", "checkpoint"}
+_PATHS = {"failures", "checkpoint", "timeline"}
 # Options that say what this INPUT is, or where this run keeps things: not for another INPUT.
-_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint"}
+_OF_INPUT = {"format", "delimiter", "encoding", "limit", "failures", "checkpoint", "timeline"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,7 @@ class RunOptions:
     limit: int | None
     failures: Path | None
     checkpoint: Path | None
+    timeline: Path | None
     retry_failed: bool
     dry_run: bool
     strict: bool
@@ -72,7 +71,7 @@ class RunOptions:
 
     def command(self, name: str, *more: str, without: Collection[str] = ()) -> str:
         """Return the command with all its options and some *more*, over the file *name*."""
-        units = [f"retryexec run {shlex.quote(self.target)} {shlex.quote(short(name))}"]
+        units = [f"retryexec run {shlex.quote(short(self.target))} {shlex.quote(short(name))}"]
         for option, value in self.as_written.items():
             if option in _NOT_OPTIONS or option in without:
                 continue
@@ -83,7 +82,7 @@ class RunOptions:
                 else:
                     word = shlex.quote(short(text) if option in _PATHS else text)
                     units.append(f"{flag}={word}" if text.startswith("-") else f"{flag} {word}")
-        return _folded([*units, *more])
+        return folded([*units, *more], width_of_stderr())
 
     def command_for_failures(self) -> str:
         """Return the command that runs what failed once more, on the same terms."""
@@ -100,28 +99,6 @@ def _suffix(name: str) -> str:
 
 def _is_csv(name: str) -> bool:
     return _suffix(name) in {".csv", ".tsv"}
-
-
-def short(path: str | Path) -> str:
-    """Return *path* from the current directory, if it is below that."""
-    with suppress(OSError, ValueError):
-        return str(Path(path).relative_to(Path.cwd()))
-    return str(path)
-
-
-def _folded(units: list[str]) -> str:
-    """Return *units* as one command, on lines that a terminal does not break within an option."""
-    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 10**9
-    if len(" ".join(units)) < width // 2:
-        return " ".join(units)
-    lines = ["", f"  {units[0]}"]
-    for unit in units[1:]:
-        if len(lines[-1]) + len(unit) + len("  \\") > width:
-            lines[-1] += " \\"
-            lines.append(f"    {unit}")
-        else:
-            lines[-1] += f" {unit}"
-    return "\n".join(lines)
 
 
 def _next_name(path: Path) -> Path:

@@ -4,13 +4,12 @@ Their size does not grow with INPUT's.
 """
 
 import heapq
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
+from retryexec._shapes import shape_of
 from retryexec.cli.output import counted, format_duration, ordinal
 
 _SLOWEST = 5  # of the slowest jobs that are kept
@@ -19,11 +18,6 @@ _OTHER_ERRORS = "(further errors, each with another text)"
 _COMMONEST = 5  # errors that are shown
 _ROWS = 10  # of attempts at most; the last one then stands for all later ones
 _BAR = 30  # columns of the longest bar
-
-# What differs between errors of one kind: quoted values, addresses, paths, anything with a digit.
-_QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*\"""")
-_WORD = re.compile(r"[^\s,;()\[\]{}]+")
-_VARIES = re.compile(r"[\d@/\\]")
 
 
 @dataclass(slots=True)
@@ -194,16 +188,6 @@ class RunStats:
         count = errors.setdefault(shape, ErrorCount(0, error))
         count.attempts += attempts
         count.alike = count.alike and count.example == error
-
-
-@lru_cache(maxsize=1000)
-def shape_of(error: str) -> str:
-    """Return *error* without what differs between errors of one kind: numbers, names, addresses."""
-    kind, colon, text = error.partition(": ")
-    text = _WORD.sub(
-        lambda word: "…" if _VARIES.search(word[0]) else word[0], _QUOTED.sub("…", text)
-    )
-    return f"{kind}{colon}{text}"
 
 
 # ---- the summary

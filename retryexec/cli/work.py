@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator, Hashable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from retryexec import PermanentError, RetryFuture
 from retryexec.cli.checkpoint import Checkpoint
@@ -77,10 +78,27 @@ class Admission:
             self._changed.notify_all()
 
 
+class NotesAttempts(Protocol):
+    """What wants to know of each attempt."""
+
+    def noted(self, work: "Work") -> AbstractContextManager[None]:
+        """Return what is entered for the time of an attempt."""
+        ...
+
+
 class Work:
     """A record on its way: what the executor runs."""
 
-    __slots__ = ("_admission", "_began", "_checkpoint", "attempts", "future", "key", "record")
+    __slots__ = (
+        "_admission",
+        "_began",
+        "_checkpoint",
+        "_notes",
+        "attempts",
+        "future",
+        "key",
+        "record",
+    )
 
     def __init__(
         self,
@@ -88,7 +106,9 @@ class Work:
         admission: Admission,
         checkpoint: Checkpoint | None,
         key: Hashable = None,
+        notes: NotesAttempts | None = None,
     ) -> None:
+        self._notes = notes
         self.record = record
         self.key = key
         self.future: RetryFuture[None] | None = None  # once it has been submitted
@@ -107,9 +127,10 @@ class Work:
             if self._checkpoint is not None:
                 # Before it runs: a record that kills the process must leave a trace.
                 self._checkpoint.mark_running(self.record.line, self.attempts)
-            result = self.record.job.exec()
-            if isinstance(result, (Coroutine, Generator, AsyncGenerator)):
-                raise PermanentError(_not_run(self.record.job, result))
+            with self._notes.noted(self) if self._notes is not None else nullcontext():
+                result = self.record.job.exec()
+                if isinstance(result, (Coroutine, Generator, AsyncGenerator)):
+                    raise PermanentError(_not_run(self.record.job, result))
         finally:
             self._admission.end()
 

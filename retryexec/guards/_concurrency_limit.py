@@ -7,39 +7,52 @@ from retryexec._typing import override
 from retryexec._validate import whole_number
 from retryexec.guards._guard import AttemptRequest, Outcome
 from retryexec.guards._keyed import GuardState, Key, KeyedGuard
+from retryexec.guards._line import ABSENT
 
 
 class _Permits(GuardState):
     """Who has a permit, and who waits for one."""
 
-    __slots__ = ("_granted", "_limit", "_line")
+    __slots__ = ("_granted", "_limit", "_line", "_unclaimed")
 
     def __init__(self, limit: int, woken: "deque[AttemptRequest]") -> None:
         super().__init__(woken)
         self._limit = limit
         # Those that run, and those that were woken to run: so no newcomer overtakes them.
         self._granted: set[AttemptRequest] = set()
+        # Those of them that have not come yet since they were woken, and when that was.
+        self._unclaimed: OrderedDict[AttemptRequest, float] = OrderedDict()
         self._line: OrderedDict[AttemptRequest, None] = OrderedDict()
 
     @override
-    def admit(self, request: AttemptRequest, now: float) -> float | None:  # noqa: ARG002
-        if request not in self._granted:
+    def admit(self, request: AttemptRequest, now: float) -> float | None:
+        if request in self._granted:
+            self._unclaimed.pop(request, None)
+        else:
             self._line.setdefault(request)
-            self._grant(asking=request)
+            self._grant(now, asking=request)
         return None if request in self._granted else math.inf
 
     @override
     def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002
         self._granted.discard(request)
+        self._unclaimed.pop(request, None)
         self._line.pop(request, None)
-        self._grant()
+        self._grant(now)
 
-    def _grant(self, asking: AttemptRequest | None = None) -> None:
+    def _grant(self, now: float, asking: AttemptRequest | None = None) -> None:
         """Give what permits there are to the first in the line, and have them asked again."""
+        while self._unclaimed:
+            absent = next(iter(self._unclaimed))
+            if now <= self._unclaimed[absent] + ABSENT:
+                break
+            self._granted.discard(absent)  # when it asks after all, it is a newcomer
+            del self._unclaimed[absent]
         while self._line and len(self._granted) < self._limit:
             first = next(iter(self._line))
             if first is not asking:
                 self.woken.append(first)  # before the rest, which an interrupt may prevent
+                self._unclaimed[first] = now
             self._granted.add(first)
             del self._line[first]
 
@@ -56,7 +69,8 @@ class ConcurrencyLimit(KeyedGuard[_Permits]):
     """A guard that lets at most so many attempts run at a time, first come first served.
 
     An attempt that ends gives its permit to the one that has waited longest, and wakes that one
-    alone. The permit is given back however the attempt ends.
+    alone. The permit is given back however the attempt ends. One that is woken and does not come,
+    since all workers of its executor are busy, loses the permit to the next after a second.
 
     This is what other libraries call a bulkhead (resilience4j's default is 25 calls at a time,
     failsafe and Polly have none); here *limit* has to be named.

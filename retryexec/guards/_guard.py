@@ -133,7 +133,7 @@ class Passage:
         self._guards = guards
         self._heard = 0  # how many guards have been asked at least once
         self._held_at: Guard | None = None
-        self._skipped: set[int] = set()  # the places of guards that have raised
+        self._skipped: tuple[int, ...] = ()  # the places of guards that have raised
         self._settled = False
         self._released = False
 
@@ -154,7 +154,8 @@ class Passage:
                 return math.inf
             if told is not None:
                 self._held_at = guard
-                self._give_back_but(i)
+                if self._heard > 1:
+                    self._give_back_but(i)
                 return told
         self._held_at = None
         return None
@@ -164,6 +165,12 @@ class Passage:
         """The name of the guard that holds the attempt back; None if none does."""
         guard = self._held_at
         return None if guard is None else guard_name(guard)
+
+    def settle_attempt(
+        self, exception: BaseException | None, seconds: float, *, succeeded: bool
+    ) -> None:
+        """Give back all that the request holds, and tell the guards how the attempt went."""
+        self.settle(Outcome(exception, succeeded, seconds))
 
     def settle(self, outcome: Outcome | None) -> None:
         """Give back all that the request holds, innermost first; a second call does nothing.
@@ -187,18 +194,22 @@ class Passage:
                 _release(guard, self.request, None)
 
     def _admit(self, i: int, guard: Guard) -> float | None:
-        self._heard = max(self._heard, i + 1)
+        if i >= self._heard:
+            self._heard = i + 1
         try:
+            now = self.request.now()
             told: Any = guard.admit(self.request)
-            if told is None or (isinstance(told, (int, float)) and not math.isnan(told)):
+            if told is None:
+                return None
+            # Somewhat earlier than now: it is asked again at once, as after a rounding error.
+            if type(told) is float and told > now - 1.0:
                 return told
-            msg = f"admit() returns None or the time to ask again (it returned {told!r})"
-            raise TypeError(msg)
+            return _checked_time(told, now)
         except BaseException as error:
             if _is_interrupt(error):
                 raise
             report("%s failed to decide; the attempt goes past it", guard_name(guard))
-            self._skipped.add(i)
+            self._skipped = (*self._skipped, i)
             return None
 
     def _give_back_but(self, i: int) -> None:
@@ -209,6 +220,20 @@ class Passage:
             # reservation of a time can stay, because nobody waits behind it.
             if j < i or (j > i and not getattr(guard, "reserves", False)):
                 _release(guard, self.request, None)
+
+
+def _checked_time(told: Any, now: float) -> float:
+    """Return what a guard has told, if that is a time to ask again at."""
+    if not isinstance(told, (int, float)) or isinstance(told, bool) or math.isnan(told):
+        msg = f"admit() returns None or the time to ask again (it returned {told!r})"
+        raise TypeError(msg)
+    if told < now - 1.0:
+        msg = (
+            "admit() returns the time to ask again, and not how long to wait: request.now() + 0.5, "
+            f"for one (it returned {told!r}, and it is {now!r})"
+        )
+        raise ValueError(msg)
+    return told
 
 
 def _release(guard: Guard, request: AttemptRequest, outcome: Outcome | None) -> None:

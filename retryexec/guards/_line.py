@@ -5,9 +5,9 @@ from collections import OrderedDict, deque
 
 from retryexec.guards._guard import AttemptRequest
 
-# Seconds after which a first that has not asked at its time lets the next one go before it: its
-# executor may be paused, or all its workers busy, and others share the guard.
-_ABSENT = 1.0
+# Seconds after which one that has been woken, and has not asked, lets the next one go before it.
+# All workers of its executor may be busy, and others share the guard.
+ABSENT = 1.0
 
 
 class Line:
@@ -34,7 +34,7 @@ class Line:
             return True
         if self._told == math.inf:
             self._told = now  # it has been woken, and is expected from now on
-        elif now > self._told + _ABSENT:
+        elif now > self._told + ABSENT:
             self.leave(self._first())  # when it asks after all, it is a newcomer
             return not self._line or self._first() is request
         return False

@@ -3,7 +3,6 @@
 import math
 from collections import OrderedDict, deque
 from time import monotonic
-from typing import NamedTuple
 
 from retryexec._typing import override
 from retryexec._validate import Seconds, number_between, seconds, whole_number
@@ -16,17 +15,10 @@ from retryexec.guards._keyed import GuardState, Key, KeyedGuard
 # starts then.
 _PUNCTUAL = 0.1
 
-
-class _Slot(NamedTuple):
-    """A time that is reserved for a start.
-
-    Attributes:
-        arrival: the theoretical arrival time of GCRA that it stands for.
-        at: when the start may be; earlier than *arrival* by up to the burst.
-    """
-
-    arrival: float
-    at: float
+# What a start costs beyond its job is mostly the waking of threads. So by that clock, those that
+# wait in a line are asked in lots: at multiples of so many seconds, or of fewer, and at most an
+# eighth of their wait. So they are a little late, and punctual all the same.
+_LOT = 1 / 32
 
 
 class _Schedule(GuardState):
@@ -39,46 +31,113 @@ class _Schedule(GuardState):
     time. Then it gets a new time, in the order of asking, behind others that are late.
     """
 
-    __slots__ = ("_end_of_late", "_interval", "_late", "_reserved", "_spent", "_started", "_window")
+    __slots__ = (
+        "_end_of_late",
+        "_interval",
+        "_last",
+        "_late",
+        "_reserved",
+        "_spent",
+        "_started",
+        "_window",
+    )
 
     def __init__(self, interval: float, burst: int, woken: "deque[AttemptRequest]") -> None:
         super().__init__(woken)
         self._interval = interval
         self._window = (burst - 1) * interval  # how long before its arrival time a start may be
         self._spent = -math.inf
-        # Of those that have not started, in the order of their times.
-        self._reserved: OrderedDict[AttemptRequest, _Slot] = OrderedDict()
-        self._late: dict[AttemptRequest, _Slot] = {}
+        # Of those that have not started, in the order of their times: the arrival time that each
+        # has reserved, and when it is asked again: once it may start, or at the time of its lot.
+        self._reserved: OrderedDict[AttemptRequest, tuple[float, float]] = OrderedDict()
+        self._last: tuple[float, float] | None = None  # of these
+        self._late: OrderedDict[AttemptRequest, tuple[float, float]] = OrderedDict()
         self._end_of_late = -math.inf  # the arrival time after those
         # Of those that have: what was spent before that start, and after it.
         self._started: dict[AttemptRequest, tuple[float, float]] = {}
 
     @override
     def admit(self, request: AttemptRequest, now: float) -> float | None:
-        if request in self._started:
-            return None
-        slot = self._late.get(request) or self._reserved.get(request)
-        if slot is None and not (request.turns and self in request.turns):
-            arrival = max(now, self._spent, self._end_of_reserved(), self._end_of_late)
-            slot = _Slot(arrival, max(now, arrival - self._window))
-            if now < slot.at:
-                self._reserved[request] = slot
-        if slot is not None and now < slot.at:
-            return slot.at
-        if now < self._spent - self._window:
-            self._forget(request)
-            arrival = max(self._spent, self._end_of_late)
-            self._late[request] = _Slot(arrival, arrival - self._window)
-            self._end_of_late = arrival + self._interval
-            return arrival - self._window
-        is_lenient = self._interval < _PUNCTUAL and request.now is monotonic
-        tolerance = _PUNCTUAL if is_lenient else 0.0
-        start = slot.at if slot is not None and now - slot.at <= tolerance else now
+        slot = self._reserved.get(request)
+        is_late = False
+        if slot is None:
+            if request in self._started:
+                return None
+            slot = self._late.get(request)
+            is_late = slot is not None
+            if slot is None and not (request.turns and self in request.turns):
+                ask = self._reserve(request, now)
+                if ask is not None:
+                    return ask
+        if slot is not None and now < slot[0] - self._window:
+            return slot[1]
+        start, free = now, self._spent
+        if slot is not None and self._is_lenient(request):
+            start = self._punctual_start(request, slot[0] - self._window, now)
+            if not is_late:
+                # Behind those that are late, which have earlier times. They are asked in lots, too,
+                # and would find those times taken again and again.
+                free = max(free, self._end_of_late)
+        if now < free - self._window:
+            return self._reserve_late(request)
         spent = max(self._spent, start) + self._interval
         self._started[request] = self._spent, spent
         self._spent = spent
         self._forget(request)
         return None
+
+    def _is_lenient(self, request: AttemptRequest) -> bool:
+        return self._interval < _PUNCTUAL and request.now is monotonic
+
+    def _reserve(self, request: AttemptRequest, now: float) -> float | None:
+        """Reserve a time behind all others, and return when to ask; None if that is now."""
+        arrival = max(now, self._spent, self._end_of_late)
+        last = self._last
+        if last is not None and last[0] + self._interval > arrival:
+            arrival = last[0] + self._interval
+        at = arrival - self._window
+        ask = self._ask_at(request, at, last, wait=at - now)
+        if ask <= now:
+            return None
+        self._reserved[request] = self._last = arrival, ask
+        return ask
+
+    def _reserve_late(self, request: AttemptRequest) -> float:
+        """Reserve another time for one that was late, behind others that were."""
+        self._forget(request)
+        last = self._late[next(reversed(self._late))] if self._late else None
+        arrival = max(self._spent, self._end_of_late)
+        ask = self._ask_at(request, arrival - self._window, last)
+        self._late[request] = arrival, ask
+        self._end_of_late = arrival + self._interval
+        return ask
+
+    def _ask_at(
+        self,
+        request: AttemptRequest,
+        at: float,
+        last: tuple[float, float] | None,
+        wait: float = math.inf,
+    ) -> float:
+        """Return when to ask one that may start at the time *at*, and stands behind *last*."""
+        if last is None or not self._is_lenient(request):
+            return at
+        if last[1] >= at:
+            return last[1]  # it is of the same lot, or would overtake others
+        # A power of two, of which a float holds each multiple exactly: up to an eighth of the wait.
+        step = _LOT if wait >= 8 * _LOT else 2.0 ** (math.frexp(wait)[1] - 4)
+        return at - at % -step if step > self._interval else at
+
+    def _punctual_start(self, request: AttemptRequest, at: float, now: float) -> float:
+        """Return what counts as the time at which *request* starts, for which *at* was reserved.
+
+        Of a lot, one may ask before another, in another thread. So it is the time of the first that
+        has not started: if it were its own, the earlier ones would be lost.
+        """
+        if request in self._reserved:
+            first = self._reserved[next(iter(self._reserved))][0] - self._window
+            at = first if now - first <= _PUNCTUAL else at
+        return max(at, now - _PUNCTUAL)
 
     @override
     def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002
@@ -93,18 +152,17 @@ class _Schedule(GuardState):
 
     def _forget(self, request: AttemptRequest) -> None:
         """Drop the time that *request* has reserved; what was reserved last can be had again."""
-        self._reserved.pop(request, None)
+        slot = self._reserved.pop(request, None)
+        if slot is not None and slot is self._last:
+            reserved = self._reserved
+            self._last = reserved[next(reversed(reserved))] if reserved else None
+        if not self._late:
+            return
         slot = self._late.pop(request, None)
         if not self._late:
             self._end_of_late = -math.inf
-        elif slot is not None and slot.arrival + self._interval == self._end_of_late:
-            self._end_of_late = slot.arrival
-
-    def _end_of_reserved(self) -> float:
-        """Return the arrival time after the last one that is reserved."""
-        if not self._reserved:
-            return -math.inf
-        return self._reserved[next(reversed(self._reserved))].arrival + self._interval
+        elif slot is not None and slot[0] + self._interval == self._end_of_late:
+            self._end_of_late = slot[0]
 
     @override
     def is_idle(self, now: float) -> bool:
@@ -128,9 +186,12 @@ class RateLimit(KeyedGuard[_Schedule]):
     T = per / rate, each start has a theoretical arrival time, ``tat = max(now, tat) + T``, and
     may be (burst - 1) · T seconds earlier.
 
-    At more than ten starts a second, one that is late by less than 0.1 s counts as punctual,
-    because threads are no more exact than that; so there may be as many more as belong to 0.1 s.
-    Under a clock that tests move, there are not.
+    Threads are no more exact than a few milliseconds, and to wake one costs more than to run a
+    small job. So at more than ten starts a second by the machine's clock, one that is late counts
+    as punctual, up to 0.1 s; there may be as many more as belong to 0.1 s. And of those that wait
+    in a line, all that belong to 1/32 s, or to an eighth of their wait, start at the end of that:
+    31 at a time, at a rate of 1000. The rate is kept all the same, since each start counts for the
+    time that it was reserved for. Under a clock that tests move, all starts are exact.
 
     Args:
         rate: how many attempts may start in *per* seconds; 0.5 is one in two.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from retryexec.journal._errors import JournalError
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._letter_file import LETTERS
-from retryexec.journal._rows import LetterRow, errors_of, read_letter
+from retryexec.journal._rows import LetterRow, read_letter, shown_errors
 from retryexec.journal._sqlite import select
 
 _MIN_PREFIX = 4  # digits of an id that are enough if no other begins so, as git has it
@@ -42,7 +42,7 @@ class Choice(NamedTuple):
     @staticmethod
     def matches(row: LetterRow, error: str) -> bool:
         """Return whether the latest error of *row* is of type *error*, or says it."""
-        latest = errors_of(row.errors)[-1:]
+        latest = shown_errors(row.errors)[-1:]
         return any(error == known.type or error in known.text for known in latest)
 
 

@@ -24,12 +24,24 @@ OPENING_LIMIT = 5.0
 
 
 class Engine:
-    """One opening of a journal, from `start` to `stop`."""
+    """One opening of a journal, from `start` to `stop`.
+
+    Args:
+        follow: called with an id that is to be less than those of jobs yet to be accepted.
+    """
 
     def __init__(
-        self, store: Store, host: Host, name: str, *, poll: float, wall: Callable[[], float]
+        self,
+        store: Store,
+        host: Host,
+        name: str,
+        *,
+        poll: float,
+        wall: Callable[[], float],
+        follow: Callable[[str], object],
     ) -> None:
         self._store = store
+        self._follow = follow
         self._name = name
         self._poll_seconds = poll
         self.host = host
@@ -121,6 +133,9 @@ class Engine:
         count = len({*taken.free, *lane.suspects})
         # Only once those with keys have their places in the lines of these may one have its turn.
         suspects, lane.suspects = lane.suspects, []
+        keyed = [entry.id for entry in taken.free if entry.key is not None]
+        if keyed:
+            self._follow(max(keyed))  # however this process's clock goes
         if taken.free:
             self._recover(taken.free)
         self.writer.command(lambda: self.lanes.hand_out(lane, suspects))

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, Protocol
 from retryexec._typing import override
 from retryexec.journal._errors import JournalError
 from retryexec.journal._keys import EntryKey
-from retryexec.journal._rows import ErrorText, JobRow, LetterRow, errors_json, errors_of, printable
+from retryexec.journal._rows import (
+    TRACE,
+    ErrorText,
+    JobRow,
+    LetterRow,
+    errors_json,
+    errors_of,
+    printable,
+    trace_of,
+)
 
 
 class EntryState(Enum):
@@ -174,6 +183,11 @@ class Entry:
         return () if self.failures is None else self.failures.errors
 
     @property
+    def trace(self) -> str | None:
+        """The ``traceparent`` of the span that the job was submitted in, if that is known."""
+        return trace_of(self.errors)
+
+    @property
     def text(self) -> str:
         """The fields, as JSON."""
         return self.data if isinstance(self.data, str) else self.data.decode()
@@ -234,6 +248,15 @@ class Entry:
             f"<Entry {self.id} of {self.kind!r}: {self.attempts} failed attempts, "
             f"{self.state.value}>"
         )
+
+
+def traced_entry(  # noqa: PLR0917  as Entry's
+    trace: str, name: str, job: Any, kind: str, version: int, data: bytes | str, at: float, /
+) -> Entry:
+    """Return an entry of a job that was submitted within a *trace*, which is to be on disk."""
+    entry = Entry(name, job, kind, version, data, at)
+    entry.failures = FailureRecord(0, None, at, 0.0, (ErrorText(0, at, TRACE, trace),))
+    return entry
 
 
 class Host(Protocol):

@@ -30,11 +30,11 @@ from retryexec.journal._letters import DeadLetter, letter_of
 from retryexec.journal._rows import (
     ErrorText,
     JobRow,
-    errors_of,
     fields_of,
     printable,
     read_job,
     read_letter,
+    shown_errors,
 )
 from retryexec.journal._sqlite import Format, check_version, is_damaged_file, select, size_of
 
@@ -250,7 +250,7 @@ class Inspector:
             row.due_at,
             row.delay,
             row.parked if wrong is None else wrong,
-            errors_of(row.errors),
+            shown_errors(row.errors),
             owner,
             key_or_text(row.key),
         )

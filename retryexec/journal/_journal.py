@@ -122,7 +122,7 @@ class Journal:
         self._codec = codec
         self._poll = poll
         self._wall = place.wall
-        self._new_id = ids()
+        self._new_id, self._follow_id = ids()
         # Guards _engine and _host. Nothing is waited for while it is held.
         self._lock = threading.RLock()
         self._engine: Engine | None = None
@@ -176,7 +176,9 @@ class Journal:
             raise
 
     def _new_engine(self, host: Host) -> Engine:
-        return Engine(self._store, host, self._name, poll=self._poll, wall=self._wall)
+        return Engine(
+            self._store, host, self._name, poll=self._poll, wall=self._wall, follow=self._follow_id
+        )
 
     @property
     def _name(self) -> str:
@@ -224,12 +226,15 @@ class Journal:
 
     # ---- for executors
 
-    def accept(self, job: Any, *, key: Hashable = None, latest: bool = False) -> Entry:
+    def accept(
+        self, job: Any, *, key: Hashable = None, latest: bool = False, make: Any = Entry
+    ) -> Entry:
         """Take *job*, and return it as an entry: on disk, or, with ``accept="async"``, soon.
 
         Args:
             key: None for none; else a str, a number, bytes, a UUID, a date, or a tuple of such.
             latest: whether a newer job of the key replaces this one while it waits.
+            make: makes the entry, as `Entry` does.
 
         Raises:
             TypeError: *key* would not come back as it is.
@@ -238,7 +243,7 @@ class Journal:
         """
         kind, data = self._codec.encode(job)
         now = self._wall()
-        entry = Entry(self._new_id(now), job, kind.name, kind.version, data, now)
+        entry: Entry = make(self._new_id(now), job, kind.name, kind.version, data, now)
         if key is not None:
             entry.key = recorded(key, latest=latest)
         engine = self._engine or self._running_engine()
@@ -409,7 +414,7 @@ class Journal:
         engine, self._engine = self._engine, None
         self._store.forget_after_fork()
         self._lock = threading.RLock()
-        self._new_id = ids()
+        self._new_id, self._follow_id = ids()
         if engine is not None:
             engine.forget_after_fork()
             _forgotten.append(engine)

@@ -26,8 +26,8 @@ from retryexec.journal._rows import (
     ErrorText,
     JobRow,
     LetterRow,
-    errors_of,
     fields_of,
+    shown_errors,
 )
 from retryexec.journal._sqlite_store import SQLiteStore
 from retryexec.journal._store import Lane
@@ -115,6 +115,15 @@ class DeadLetters:
         self._codec = codec
         self._take_over = take_over
         self._redact = redact
+
+    @property
+    def redact(self) -> Redact | None:
+        """What says which fields people may see; None if they may see all."""
+        return self._redact
+
+    def can_edit(self, kind: str) -> bool:
+        """Return whether letters of *kind* can be edited here: whether its class is known."""
+        return kind in self._codec
 
     # ---- looking
 
@@ -370,7 +379,7 @@ def letter_of(row: LetterRow) -> DeadLetter:
         row.crashes,
         row.accepted_at,
         row.died_at,
-        errors_of(row.errors),
+        shown_errors(row.errors),
         key_or_text(row.key),
         bool(row.stale),
     )

@@ -8,6 +8,7 @@ from retryexec.journal import _backup, _check, _letters, _repair
 from retryexec.journal._errors import JournalError
 from retryexec.journal._inspect import Inspector
 from retryexec.journal._open import is_url
+from retryexec.journal._overview import DirectoryOverview, Overview
 
 if TYPE_CHECKING:
     from retryexec.journal.postgres._inspect import PostgresInspector
@@ -27,6 +28,24 @@ def inspector_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") 
         except ValueError as error:
             raise JournalError(str(error)) from error
     return Inspector(where)
+
+
+def overview_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") -> Overview:
+    """Return what tells of the journal in *where*, a directory or a URL, as a whole.
+
+    It is an `Inspector`, too.
+
+    Raises:
+        JournalError: there is none, or it cannot be looked into.
+    """
+    if is_url(where):
+        from retryexec.journal.postgres._overview import PostgresOverview
+
+        try:
+            return PostgresOverview(str(where), schema=schema)
+        except ValueError as error:
+            raise JournalError(str(error)) from error
+    return DirectoryOverview(where)
 
 
 def letters_of(

@@ -77,9 +77,9 @@ class Pages:
             version = Version(frame.transaction, frame.content, frame.is_sound)
             self._versions.setdefault(frame.page, []).insert(0, version)
         self.count = max(self._expected(frames), pages if self._is_likely(pages) else 0)
-        self._free = self._free_pages()
         # How far the pages after some place are from where they were, if bytes have come or gone.
         self._shift = len(content) - self._said(content) * size if self._said(content) else 0
+        self._free = self._free_pages()
         self._overflow: set[int] = set()  # pages that continue a long row
 
     # ---- which pages there are
@@ -130,12 +130,14 @@ class Pages:
             lists = {
                 number: named
                 for number in self._versions
-                if (named := self._named_free(number)) is not None
-                if named or any(self._latest(number)[8:64])  # all zeros is damage
+                if (named := self._named_free(self._latest(number))) is not None
+                # All zeros is damage, and where pages are out of place few zeros tell nothing.
+                if named or (not self._shift and any(self._latest(number)[8:64]))
             }
         free = set(lists)
         for number, named in lists.items():
-            at = self._versions[number][0].transaction
+            versions = self._versions.get(number)
+            at = versions[0].transaction if versions else 0
             free.update(n for n in named if not self._in_log(n, after=at))
         return free
 
@@ -147,17 +149,17 @@ class Pages:
         number, count = struct.unpack_from(">2I", header, 32)
         lists: dict[int, tuple[int, ...]] = {}
         while number:
-            named = self._named_free(number)
-            if named is None or number in lists:
+            found = [(page, self._named_free(page)) for page in self._places(number)]
+            page, named = next((one for one in found if one[1] is not None), (b"", None))
+            if named is None or number in lists or number < 2:
                 return None
             lists[number] = named
-            number = int.from_bytes(self._latest(number)[:4])
+            number = int.from_bytes(page[:4])
         return lists if sum(map(len, lists.values())) + len(lists) == count else None
 
-    def _named_free(self, number: int) -> tuple[int, ...] | None:
-        """Return the pages that page *number* says are free; None if it is not a list of them."""
-        page = self._latest(number)
-        if number < 2 or len(page) < self.size:
+    def _named_free(self, page: bytes) -> tuple[int, ...] | None:
+        """Return the pages that *page* says are free; None if it is not a list of them."""
+        if len(page) < self.size:
             return None
         after, count = struct.unpack_from(">2I", page)
         if after > self.count or count > self.size // 4 - 2:
@@ -166,18 +168,24 @@ class Pages:
         whole = len({*named}) == count and all(2 <= n <= self.count for n in named)
         return named if whole else None
 
-    def _fetch(self, number: int) -> bytes:
-        """Return a page that continues a row; it begins with the number of the next, or 0."""
-        places = [(number - 1) * self.size + self._shift]
-        pages = [
-            self._latest(number),
-            *(self._content[at : at + self.size] for at in places if at > 0),
-        ]
-        for page in pages:
+    def _is_free(self, number: int) -> bool:
+        """Return whether what stands in the place of page *number* is free, for all one knows."""
+        moved, stray = divmod(self._shift, self.size)
+        return number in self._free and (bool(stray) or number - moved in self._free)
+
+    def _places(self, number: int) -> Iterator[bytes]:
+        """Yield what may be page *number*, from where it was and from where it may be now."""
+        yield self._latest(number)
+        at = (number - 1) * self.size + self._shift
+        if at > 0:
+            yield self._content[at : at + self.size]
+
+    def _fetch(self, number: int) -> Iterator[bytes]:
+        """Yield what may continue a row; it begins with the number of the next page, or 0."""
+        for page in self._places(number):
             if len(page) == self.size and int.from_bytes(page[:4]) <= self.count:
                 self._overflow.add(number)
-                return page
-        return b""
+                yield page
 
     # ---- rows
 
@@ -186,7 +194,7 @@ class Pages:
         found = _Rows(shape)
         doubtful: list[int] = []
         for number in sorted(self._versions):
-            if number == 1 or number in self._free:
+            if number == 1 or self._is_free(number):
                 continue
             page = self._latest(number)
             leaf = self._leaf(page, shape)
@@ -196,6 +204,9 @@ class Pages:
         gone = self.count - len({*self._versions} | self._free | self._overflow)
         # What is missing of the log may have held what is new in each page.
         found.lose(0, max(0, gone, min(self._missing, self.count)) * self.size, 0)
+        if self._shift < 0:
+            # Bytes that have gone took with them what the rows before and after them had there.
+            found.lose(2, 0, 0)
         for numbers in self._runs([n for n in doubtful if n not in self._overflow]):
             self._search(numbers, shape, found)
         told = self._latest(1).startswith(_MAGIC)  # else not even how many pages there were
@@ -255,7 +266,9 @@ class Pages:
         for number in numbers:
             page = self._latest(number)
             leaf = self._leaf(page, shape)
-            if leaf.whole or number in self._free or self._is_of_another_kind(page):
+            if leaf.whole or self._is_of_another_kind(page):
+                continue
+            if number in self._free and not self._shift:
                 continue
             if leaf.bad is not None:
                 bad += leaf.bad

@@ -2,7 +2,7 @@
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 _BYTES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # that a value takes, by its type
@@ -13,8 +13,8 @@ _OF_ID = 77  # the type of a text of 32 bytes
 _MOST = 2**27  # bytes of a record; more is a damaged number
 _ID = re.compile(r"[0-9a-f]{32}")
 
-Fetch = Callable[[int], bytes]
-"""Returns a page that continues a row, by its number; nothing if there is none."""
+Fetch = Callable[[int], Iterable[bytes]]
+"""Yields what may be the page of that number, if that page continues a row."""
 
 
 class Shape:
@@ -189,19 +189,34 @@ def _body(content: bytes, at: int, size: int, fetch: Fetch, page_size: int) -> t
     here = least + (size - least) % (page_size - 4)
     if here > most:
         here = least
-    parts = [content[at : at + here]]
     (number,) = struct.unpack_from(">I", content, at + here)
-    left = size - here
-    while left > 0:
-        page = fetch(number)
-        number = int.from_bytes(page[:4])
-        parts.append(page[4 : 4 + min(left, page_size - 4)])
-        if not page:
-            raise ValueError
-        left -= page_size - 4
-    if number:
-        raise ValueError
-    return b"".join(parts), here + 4
+    return content[at : at + here] + _rest(number, size - here, fetch, page_size), here + 4
+
+
+def _rest(number: int, size: int, fetch: Fetch, page_size: int) -> bytes:
+    """Return the *size* bytes of a row that are on other pages, the first of which is *number*.
+
+    Each begins with the number of the next, and the last one with 0. Where pages have moved there
+    are two that may be the next: the right ones are those that lead to the end.
+    """
+    pages = -(-size // (page_size - 4))
+    parts: list[bytes] = []
+    ways = [iter(fetch(number))]
+    for _ in range(4 * pages + 100):  # damage must not make it look for ever
+        page = next(ways[-1], None)
+        if page is None:
+            ways.pop()
+            if not parts:
+                break
+            parts.pop()
+            continue
+        after = int.from_bytes(page[:4])
+        if (after == 0) == (len(ways) == pages):
+            parts.append(page[4:])
+            if not after:
+                return b"".join(parts)[:size]
+            ways.append(iter(fetch(after)))
+    raise ValueError
 
 
 def _types(content: bytes, at: int) -> tuple[list[int], int]:

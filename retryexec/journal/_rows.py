@@ -76,6 +76,11 @@ class LetterRow(msgspec.Struct, array_like=True):
     stale: Flag | None = None
 
 
+TRACE = "(traceparent)"
+"""The type of what stands before the failures of a job that was submitted within a trace.
+
+Few jobs are, so that has no column of its own; what does not know it takes it for a failure."""
+
 JOB_COLUMNS = ",".join(JobRow.__struct_fields__)
 LETTER_COLUMNS = ",".join(LetterRow.__struct_fields__)
 
@@ -183,6 +188,21 @@ def errors_of(text: str | None) -> tuple[ErrorText, ...]:
         return _errors_decoder.decode(text)
     except (ValueError, RecursionError, MemoryError):
         return ()
+
+
+def trace_of(errors: Sequence[ErrorText]) -> str | None:
+    """Return the ``traceparent`` that stands before a job's failures; None if there is none."""
+    return errors[0].text if errors and errors[0].type == TRACE else None
+
+
+def without_trace(errors: Sequence[ErrorText]) -> Sequence[ErrorText]:
+    """Return *errors* without the trace that may stand before them, for those who show them."""
+    return errors if trace_of(errors) is None else errors[1:]
+
+
+def shown_errors(text: str | None) -> tuple[ErrorText, ...]:
+    """Return the failures that JSON tells of, as `errors_of`, without what is no failure."""
+    return tuple(without_trace(errors_of(text)))
 
 
 def fields_of(data: bytes | str) -> Any:

@@ -33,6 +33,13 @@ FIRST_SERIAL = 64
 BURST = 100
 RATE = 100
 
+TRACE_PAUSE = 1.0
+"""Seconds that a job of which a trace is known waits before its first attempt.
+
+An executor takes jobs over as it is made, and can be instrumented only after that, which ends the
+pause.
+"""
+
 # Of the columns of a job of which nothing has become yet.
 _TYPES = (int, str, str, int, str, int, int, int, float, *[NoneType] * 8)
 _is_id = re.compile("[0-9a-f]{32}").fullmatch
@@ -193,27 +200,29 @@ class _Reader:
         entry = Entry(row.id, job, kind, row.ver, row.data, row.accepted_at)
         entry.row, entry.lane, entry.state = row.seq, self._lane, EntryState.STORED
         entry.crashes = row.crashes
-        if key is not None:
-            entry.key = key
-            self._replace_older(entry, key)
         if row.started:
             self.found.marks.append(Mark(row.seq, row.crashes))
         failures = FailureRecord.of_row(row)
         if failures is not None:
             self._recall(entry, failures)
         self._lane.live[row.seq] = entry
+        if key is not None:
+            entry.key = key
+            self._replace_older(entry, key)
 
     def _replace_older(self, entry: Entry, key: EntryKey) -> None:
-        """Forget the job before *entry* of its *key* if it is replaced by it.
+        """Forget the older one of *entry* and the job before it of its *key*, if it is replaced.
 
         It was, or was about to be, when the owner died before the removal was on disk.
         """
-        older = self._last_of_key.get(key.value)
+        newer, older = entry, self._last_of_key.get(key.value)
         if older is not None and older.key is not None and older.key.latest and key.latest:
+            if newer.id < older.id:  # it is another process's, or a dead letter that is rerun
+                newer, older = older, newer
             assert older.row is not None
             del self._lane.live[older.row]
             self.found.gone.append(older.row)
-        self._last_of_key[key.value] = entry
+        self._last_of_key[key.value] = newer
 
     def _recall(self, entry: Entry, failures: FailureRecord) -> None:
         """Tell *entry* where it was."""
@@ -222,6 +231,9 @@ class _Reader:
         entry.due_in = min(max(0.0, failures.due_at - self._now), failures.delay)
         if failures.first_at is not None:
             entry.elapsed = failures.elapsed
+        if failures.attempts == 0 and entry.trace is not None:
+            entry.due_in = TRACE_PAUSE
+            return
         if not entry.due_in:
             self._overdue += 1
             # What failed before would fail again if all of it came at the same moment.
@@ -265,6 +277,8 @@ def sort(
             taken.dead.append(entry)
             continue
         entry.suspect = bool(entry.crashes) or entry in serial
+        if entry.suspect and entry.due_in == TRACE_PAUSE and not entry.attempts:
+            entry.due_in = 0.0  # it waits for its turn, which takes a moment, too
         # One that is not due, or is behind another of its key, holds up nobody: it waits like any
         # other, and is marked when it starts.
         is_first = _is_first(entry, seen)

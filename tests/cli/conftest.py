@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from helpers.command import JOBS, Result, jsonl
+from helpers.journal_kit import FakeHost, opened
 
 from retryexec.cli import main
+from retryexec.journal import Journal
 
 KEPT = ("retryexec.", "rich", "matplotlib", "numpy", "PIL", "msgspec", "psycopg")
 
@@ -22,6 +24,19 @@ def imports_undone() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if not name.startswith(KEPT):
             del sys.modules[name]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def owner(directory: Path) -> Iterator[tuple[Journal, FakeHost]]:
+    """A living owner, of the test's own process."""
+    made = opened(directory)
+    yield made
+    made[0].close()
 
 
 @pytest.fixture

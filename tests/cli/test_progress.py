@@ -105,6 +105,19 @@ def test_a_terminal_gets_a_display_as_wide_as_it_is(width: int) -> None:
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_bar_is_full_at_the_end_and_not_before(exact: bool) -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80, color_system="truecolor")
+    with Live(console) as progress:
+        progress.update(START)
+        progress.update(replace(LATER, done=10_000, exact=exact))
+        bar = file.getvalue().rpartition("━")[0].splitlines()[-1]
+    finished = "\x1b[38;2;114;156;31m" in bar  # the colour that rich gives a bar that is done
+    assert finished == exact
+    assert ("99%" in file.getvalue()) == (not exact)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from helpers.command import Result, jsonl, read_jsonl
 
-from retryexec.cli.stats import RunStats, shape_of, summary
+from retryexec._shapes import shape_of
+from retryexec.cli.stats import RunStats, summary
 from retryexec.cli.work import Admission
 
 Run = Callable[..., Result]
@@ -204,7 +205,7 @@ def test_the_printed_command_works_and_leads_on(
 def test_on_a_terminal_the_command_does_not_break_within_an_option(
     width: int, run: Run, command: Command, monkeypatch: pytest.MonkeyPatch, jobs: Path
 ) -> None:
-    monkeypatch.setattr("retryexec.cli.run_options.sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("retryexec.cli.shell.sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
     options = ("--attempts", "1", "--max-elapsed", "1m", "--retry-on", "sqlite3.OperationalError")
     result = run([{"id": 1, "fails": 9}], *options, "--failures", jobs.parent / "failed.jsonl")

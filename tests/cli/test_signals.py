@@ -234,3 +234,24 @@ def test_a_run_in_another_thread_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_picture_of_an_interrupted_run_is_drawn(
+    times: int, stage: Path, started: Callable[..., Process]
+) -> None:
+    (stage / "in.jsonl").write_bytes(jsonl({"id": 1}, {"id": 2}))
+    process = started("in.jsonl", "--timeline", "run.svg")
+    assert (stage / "began").read_text() == "1\n"
+    process.send_signal(signal.SIGINT)
+    line_with(process.stderr, "stopping")
+    if times == 1:
+        (stage / "gate").write_text("pass")
+    else:
+        process.send_signal(signal.SIGINT)
+    assert outcome(process).status == (1 if times == 1 else 130)
+    picture = (stage / "run.svg").read_text()
+    assert picture.endswith("</svg>\n")
+    assert ("was running at the end" in picture) == (times == 2)
+    assert "line 1, attempt 1" in picture
+    assert "line 2" not in picture

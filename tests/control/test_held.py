@@ -11,6 +11,7 @@ import pytest
 from helpers.jobs import Boom, Fails
 
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy, StopReason
+from retryexec._core.controlled import ControlledJob
 from retryexec.guards import AttemptRequest, ConcurrencyLimit, Outcome, RateLimit
 from retryexec.testing import VirtualClock
 
@@ -65,13 +66,12 @@ def test_a_rate_spaces_attempts_and_costs_none(
     assert {future.attempts for future in futures} == {1}
 
 
-def test_held_by_a_rate_it_says_so(executor: RetryingExecutor) -> None:
+def test_held_by_a_rate_it_says_so(executor: RetryingExecutor, clock: VirtualClock) -> None:
     view = executor.using(guards=[RateLimit(1)])
     first, second = view.submit(int), view.submit(int)
     assert first.result(10) == 0
-    while second.held_by is None:
-        threading.Event().wait(0.001)
-    assert "RateLimit" in second.held_by
+    clock.advance(0.0)  # until the worker has done what holds it
+    assert second.held_by == "RateLimit(1/s)"
     stats = executor.stats()
     assert (stats.held, stats.waiting, stats.queued, stats.oldest_wait) == (1, 0, 0, 0.0)
     (told,) = executor.pending()
@@ -123,6 +123,25 @@ def test_a_held_job_can_be_ended(clock: VirtualClock, how: str) -> None:
     assert future.attempts == 0
     stats = executor.stats()
     assert (stats.held, stats.queued) == (0, 0)
+
+
+def test_one_that_is_cancelled_just_before_asks_no_guard(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it was called with is gone, so a guard's key could not be asked for."""
+    start_asking = ControlledJob.start_asking
+
+    def cancelled_after(job: ControlledJob[Any]) -> bool:
+        may_ask = start_asking(job)
+        job.cancel()
+        return may_ask
+
+    monkeypatch.setattr(ControlledJob, "start_asking", cancelled_after)
+    view = executor.using(guards=[ConcurrencyLimit(1, key=lambda one: one)])
+    view.submit(str, 1)
+    executor.shutdown()
+    assert executor.stats().cancelled == 1
+    assert not caplog.messages
 
 
 def test_held_jobs_hold_no_worker(executor: RetryingExecutor) -> None:

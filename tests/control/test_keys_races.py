@@ -403,7 +403,7 @@ def test_ten_thousand_behind_one_key_are_cancelled_in_a_line_that_stays_short(
     keyed.submit(gate)
     assert gate.reached()
     futures = [keyed.submit(int) for _ in range(10_000)]
-    line = executor._pool.control.keys._lines["user"]
+    line = executor._pool.control.keys.jobs["user"]
     for future in futures[5000:]:
         future.cancel()
     assert line.behind is not None
@@ -454,7 +454,7 @@ def test_a_key_is_compared_under_no_lock(executor: RetryingExecutor) -> None:
     held: list[bool] = []
 
     def compare() -> None:
-        lines = list(executor._pool.control.keys._lines.values())
+        lines = list(executor._pool.control.keys.jobs.values())
         held.extend(InThread(_is_locked, line.lock).result() for line in lines)
 
     gates = [Gate() for _ in range(3)]

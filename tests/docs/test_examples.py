@@ -188,6 +188,27 @@ for failed, succeeded in played.values():
     assert (tmp_path / "outage.svg").read_text().endswith("</svg>\n")
 
 
+def test_jobs_that_wait_hold_a_worker_in_a_pool_and_none_here(tmp_path: Path) -> None:
+    """The two runs behind the picture in the README, in a fraction of the time."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import side_by_side
+side_by_side.LOCKED, side_by_side.WORK = 0.5, 0.01
+side_by_side.FIRST, side_by_side.LONGEST = 0.05, 0.2
+ways = (side_by_side.with_tenacity, side_by_side.with_retryexec)
+runs = {{way.__name__: side_by_side.play(way) for way in ways}}
+open({str(tmp_path / "runs.svg")!r}, "w").write(side_by_side.picture(runs))
+for run in runs.values():
+    kinds = [kind for kind, *_ in run.spans]
+    print(kinds.count("ok"), "failed" in kinds, "asleep" in kinds, len(run.workers))
+"""
+    done = python("-c", program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["40 True True 8", "40 True False 8"]
+    assert (tmp_path / "runs.svg").read_text().endswith("</svg>\n")
+
+
 def test_a_stale_retry_overwrites_a_newer_save_unless_there_is_a_key() -> None:
     done = python(EXAMPLES / "stale_retry.py")
     assert done.returncode == 0, done.stderr

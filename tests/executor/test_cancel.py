@@ -366,10 +366,10 @@ def test_worker_that_passes_a_job_as_it_is_cancelled_leaves_nothing_behind(
     future = executor.submit(len, "")
     remove = pool.remove
 
-    def late(job: Any) -> None:
+    def late(job: Any, cancelled: bool) -> None:
         gate.open()
         executor.submit(len, "").result(10)  # behind the cancelled one
-        remove(job)
+        remove(job, cancelled)
 
     monkeypatch.setattr(pool, "remove", late)
     assert future.cancel()

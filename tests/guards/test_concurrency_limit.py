@@ -50,6 +50,22 @@ def test_a_place_in_the_line_is_kept_when_asked_early() -> None:
     assert asker.woken == [first, second]
 
 
+def test_one_that_is_woken_and_does_not_come_is_passed_by() -> None:
+    """Its executor has no free worker: after a second the next one that asks has the permit."""
+    asker = Asker(ConcurrencyLimit(1))
+    running, absent, waiting = requests = [asker.request() for _ in range(3)]
+    for request in requests:
+        asker.ask(request)
+    asker.guard.release(running, SUCCESS)
+    assert asker.ask_at(1.0) == math.inf
+    assert asker.woken == [absent]
+    assert asker.ask_at(1.1) == math.inf
+    assert asker.woken == [absent, waiting]
+    assert asker.ask(absent) == math.inf
+    assert asker.ask(waiting) is None
+    assert asker.ask_at(10.0) == math.inf  # it has come, and runs for as long as it likes
+
+
 def test_one_that_is_cancelled_leaves_the_line() -> None:
     asker = Asker(ConcurrencyLimit(1))
     running, cancelled, next_one = requests = [asker.request() for _ in range(3)]

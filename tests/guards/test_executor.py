@@ -1,6 +1,5 @@
 """Guards in an executor: schedules on a virtual clock, and a storm of threads."""
 
-import os
 import random
 import threading
 from collections import Counter
@@ -8,76 +7,24 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers.guarded import FOR_EVER, Counting, Service, finish, work
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retryexec import (
-    AttemptRequest,
     CircuitBreaker,
     ConcurrencyLimit,
-    ConstantBackoff,
     Guard,
-    Outcome,
     RateLimit,
     RetryBudget,
     RetryFuture,
     RetryingExecutor,
-    RetryPolicy,
     StopReason,
     ZeroBackoff,
-    retry,
 )
+from retryexec._typing import override
+from retryexec.guards import _rate_limit
 from retryexec.testing import VirtualClock
-
-FOR_EVER = RetryPolicy(backoff=ConstantBackoff(1.0), max_attempts=None, max_elapsed=None)
-
-
-def work(clock: VirtualClock, seconds: float) -> None:
-    """Take so many virtual seconds of a worker's time."""
-    changed = threading.Condition()
-    until = clock.now() + seconds
-    with changed:
-        while clock.now() < until:
-            clock.wait(changed, until)
-
-
-class Service:
-    """What is called: it is down for a time, and keeps a ledger of the attempts."""
-
-    def __init__(self, clock: VirtualClock, *, down: tuple[float, float] = (0.0, 0.0)) -> None:
-        self.clock = clock
-        self.down = down
-        self.attempts: list[float] = []
-
-    def call(self) -> float:
-        now = self.clock.now()
-        self.attempts.append(now)
-        if self.down[0] <= now < self.down[1]:
-            raise ConnectionError("down")
-        return now
-
-    def between(self, begin: float, end: float) -> int:
-        """Return how many attempts there were from *begin* until *end*."""
-        return sum(begin <= time < end for time in self.attempts)
-
-
-def finish(clock: VirtualClock, futures: list[RetryFuture[Any]]) -> None:
-    clock.run_until(lambda: all(future.done() for future in futures))
-
-
-class Counting:
-    """A guard that counts how often another one is asked."""
-
-    def __init__(self, guard: Guard) -> None:
-        self.guard = guard
-        self.asked = 0
-
-    def admit(self, request: AttemptRequest) -> float | None:
-        self.asked += 1
-        return self.guard.admit(request)
-
-    def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:
-        self.guard.release(request, outcome)
 
 
 def test_a_rate_is_kept_exactly_and_nothing_polls() -> None:
@@ -88,6 +35,35 @@ def test_a_rate_is_kept_exactly_and_nothing_polls() -> None:
         finish(clock, futures)
     assert sorted(service.attempts) == pytest.approx([n / 1000 for n in range(2000)])
     assert rate.asked == 2 * 2000 - 1
+
+
+def test_by_the_machines_clock_a_long_line_takes_few_wake_ups(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    woken = Counter[str]()
+
+    class Clock(VirtualClock):
+        """Taken for the machine's by the guard; counts how often a thread stops waiting by it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.now = super().now  # type: ignore[method-assign]  # one object
+            monkeypatch.setattr(_rate_limit, "monotonic", self.now)
+
+        @override
+        def wait(self, changed: threading.Condition, until: float) -> None:
+            super().wait(changed, until)
+            woken[threading.current_thread().name] += 1
+
+    clock = Clock()
+    service, rate = Service(clock), Counting(RateLimit(1024))
+    with RetryingExecutor(1, clock=clock, guards=[rate]) as executor:
+        futures = [executor.submit(service.call) for _ in range(4097)]
+        finish(clock, futures)
+    assert service.attempts[-1] == 4.0
+    assert all(at >= n / 1024 for n, at in enumerate(service.attempts))
+    assert rate.asked == 2 * 4097 - 1
+    assert sum(woken.values()) < 4097 / 16
 
 
 def test_after_workers_were_busy_there_is_no_burst() -> None:
@@ -122,6 +98,27 @@ def test_a_limit_wakes_one_at_a_time() -> None:
     assert clock.now() == 100.0
     assert most["at once"] == 1
     assert limit.asked <= 2 * 100
+
+
+def test_a_probe_that_an_inner_limit_holds_back_lets_others_ask_but_not_go() -> None:
+    """A thousand parked jobs, each of which would find the limit full: each asks a few times."""
+    clock = VirtualClock()
+    service = Service(clock, down=(0.0, 60.0))
+    breaker = Counting(CircuitBreaker(minimum_attempts=1, open_for=10.0))
+    limit = Counting(ConcurrencyLimit(5))
+    with RetryingExecutor(8, clock=clock, policy=FOR_EVER) as executor:
+        limited, guarded = (executor.using(guards=[*g, limit]) for g in ([], [breaker]))
+        futures = [guarded.submit(service.call)]
+        clock.advance(2.0)
+        futures += [guarded.submit(service.call) for _ in range(1000)]
+        blockers = [limited.submit(work, clock, 20.0) for _ in range(5)]
+        clock.advance(15.0)  # half open, and the limit is full
+        assert len(service.attempts) == 1
+        clock.advance(40.0)
+        assert len(service.attempts) == 1 + 4  # a probe each ten seconds
+        finish(clock, [*futures, *blockers])
+    assert breaker.asked < 8 * 1000
+    assert limit.asked < 8 * 1000
 
 
 def test_a_breaker_spares_what_is_down_and_the_jobs_their_attempts() -> None:
@@ -207,61 +204,6 @@ def test_retries_stay_within_the_budget() -> None:
         assert service.between(0.0, seconds) <= 1000 + 0.2 * 1000 + 5.0 * seconds + 1
 
 
-def test_guards_of_views_and_executors_may_be_the_same() -> None:
-    clock = VirtualClock()
-    service, rate = Service(clock), RateLimit(1)
-    with RetryingExecutor(1, clock=clock) as one, RetryingExecutor(1, clock=clock) as two:
-        views = [one.using(guards=[rate]), two.using(guards=[rate])]
-        futures = [view.submit(service.call) for view in views * 5]
-        finish(clock, futures)
-    assert service.attempts == [float(n) for n in range(10)]
-
-
-def test_a_paused_executor_does_not_keep_others_from_a_shared_breaker() -> None:
-    clock = VirtualClock()
-    service = Service(clock, down=(0.0, 1.0))
-    breaker = CircuitBreaker(minimum_attempts=1, open_for=10.0)
-    with RetryingExecutor(1, clock=clock, policy=FOR_EVER, guards=[breaker]) as paused:
-        parked = paused.submit(service.call)
-        clock.advance(5.0)
-        paused.pause()
-        with RetryingExecutor(1, clock=clock, policy=FOR_EVER, guards=[breaker]) as other:
-            waiting = other.submit(service.call)
-            clock.advance(10.0)
-            later = other.submit(service.call)
-            clock.advance(10.0)
-            finish(clock, [waiting, other.submit(service.call), later])
-        paused.resume()
-        clock.run_until(parked.done)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_forked_child_waits_for_no_attempt_of_its_parent() -> None:
-    limit = ConcurrencyLimit(1)
-    running, release = threading.Event(), threading.Event()
-
-    def first() -> None:
-        running.set()
-        release.wait(10)
-
-    with RetryingExecutor(1, guards=[limit]) as executor:
-        futures = [executor.submit(first), executor.submit(int)]
-        running.wait(10)
-        child = os.fork()
-        if not child:
-            try:
-                assert executor.submit(lambda: 7).result(10) == 7
-                retry(int, guards=[limit])
-                os._exit(0)
-            finally:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
-        release.set()
-        assert futures[1].result(10) == 0
-
-
 # ---- a model
 
 
@@ -273,6 +215,7 @@ GUARDS: list[Callable[[], Guard]] = [
     lambda: CircuitBreaker(minimum_attempts=2, open_for=5.0, window=10.0),
     lambda: RetryBudget(0.2, reserve=1.0),
 ]
+
 
 JOBS = st.tuples(
     st.sampled_from("ab"),  # its key
@@ -382,16 +325,17 @@ def test_a_storm_of_threads_on_few_keys() -> None:
     ]
     policy = FOR_EVER.replace(backoff=ZeroBackoff())
     futures: list[RetryFuture[None]] = []
-    cancelled = Counter[str]()
+    asked_to_cancel: list[RetryFuture[None]] = []
 
     def submit(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(300):
             failures = [None] * chance.choice([0, 0, 0, 1, 2])
             future = executor.submit(attempt, chance.randrange(4), failures)
-            if chance.random() < 0.1 and future.cancel():
-                cancelled[""] += 1
             futures.append(future)
+            if chance.random() < 0.1:
+                asked_to_cancel.append(future)
+                future.cancel()
 
     with RetryingExecutor(8, policy=policy, guards=guards) as executor:
         threads = [threading.Thread(target=submit, args=(seed,)) for seed in range(6)]
@@ -400,8 +344,10 @@ def test_a_storm_of_threads_on_few_keys() -> None:
         for thread in threads:
             thread.join()
     assert len(futures) == 1800
-    assert all(future.done() for future in futures)
-    assert done.total() == 1800 - cancelled[""]
+    ends = Counter(future.stop_reason for future in futures)
+    # Cancelled at once, or during an attempt that failed, so that no other followed.
+    cancelled = sum(f.stop_reason is StopReason.CANCELLED for f in asked_to_cancel)
+    assert ends == {StopReason.SUCCEEDED: done.total(), StopReason.CANCELLED: cancelled}
     assert max(most.values()) <= 2
     assert limit.states() == []
     for guard in guards:

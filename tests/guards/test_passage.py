@@ -108,7 +108,7 @@ def test_a_request_that_is_settled_while_it_is_asked_holds_nothing() -> None:
     assert way.ask() == math.inf
 
 
-@pytest.mark.parametrize("answer", [ValueError("broken"), "soon", math.nan])
+@pytest.mark.parametrize("answer", [ValueError("broken"), "soon", math.nan, True, -5.0])
 def test_a_guard_that_fails_is_logged_once_and_passed(
     answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -106,24 +106,87 @@ def test_one_that_a_later_guard_held_back_does_not_queue_again() -> None:
     assert asker.ask_at(3.0, held) is None
 
 
+class ByTheMachine(Asker):
+    """Asks by a clock that the guard takes for the machine's."""
+
+    def __init__(self, guard: RateLimit, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(guard)
+        self._now = self.clock.now  # one object, as the machine's clock is
+        monkeypatch.setattr(_rate_limit, "monotonic", self._now)
+
+    def request(self, *args: Any, **options: Any) -> AttemptRequest:
+        request = super().request(*args, **options)
+        request.now = self._now
+        return request
+
+
 def test_by_the_machines_clock_a_start_may_be_a_little_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Or each millisecond would put off all that follow, and the rate would be missed."""
-    clock = SetClock()
-    now = clock.now
-    monkeypatch.setattr(_rate_limit, "monotonic", now)
-    rate = RateLimit(1000)
-    requests = [AttemptRequest(1, print, now=now, wake=print) for _ in range(200)]
-    assert [rate.admit(request) for request in requests[:3]] == [None, 0.001, 0.002]
-    clock.time = 0.05
-    assert [rate.admit(request) for request in requests[:3]] == [None, None, None]
-    assert rate.admit(requests[3]) is None
-    clock.time = 1.0
-    told = [rate.admit(request) for request in requests[4:]]
-    clock.time = 1.15  # too late: from here on they keep their distance
-    assert told[:2] == [None, 1.001]
-    assert [rate.admit(request) for request in requests[5:7]] == [None, pytest.approx(1.151)]
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    requests = [asker.request() for _ in range(3)]
+    assert asker.ask(requests[0]) is None
+    for request in requests[1:]:
+        assert asker.ask(request) is not None
+    assert [asker.ask_at(0.05, request) for request in requests] == [None] * 3
+    assert asker.ask() is None
+    assert asker.ask_at(0.05) == 0.05 + 1 / 1024
+
+
+def test_one_that_is_later_than_that_counts_as_so_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After all workers were busy, no more start at once than belong to a tenth of a second."""
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    requests = [asker.request() for _ in range(1000)]
+    for request in requests:
+        asker.ask(request)
+    told = [asker.ask_at(0.9, request) for request in requests[1:]]
+    assert told[:103] == [None] * 103
+    assert None not in told[103:]
+
+
+def test_those_that_wait_long_are_asked_in_lots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wake-up for each thirty of them, none of them early, each in its turn, and no rate lost."""
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    requests = [asker.request() for _ in range(20_000)]
+    told = [asker.ask(request) or 0.0 for request in requests]
+    assert told == sorted(told)
+    for n, at in enumerate(told):
+        assert n / 1024 <= at <= n / 1024 + min(1 / 32, n / 8192)
+    assert len(set(told)) < 20_000 / 30
+    for request, at in zip(requests, told, strict=True):
+        assert asker.ask_at(at, request) is None
+
+
+def test_one_that_waits_alone_is_asked_when_it_may_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    assert [asker.ask(), asker.ask()] == [None, 1 / 1024]
+    asker = ByTheMachine(RateLimit(20), monkeypatch)  # and where a lot would be of one
+    assert [asker.ask() or 0.0 for _ in range(100)] == pytest.approx([n / 20 for n in range(100)])
+
+
+def test_a_newcomer_does_not_overtake_a_lot(monkeypatch: pytest.MonkeyPatch) -> None:
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    requests = [asker.request() for _ in range(1000)]
+    lot = [asker.ask(request) for request in requests][-1]
+    assert lot is not None
+    asker.clock.time = lot - 0.0001
+    assert asker.ask() == lot
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_in_which_a_lot_asks_costs_no_time(
+    order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs are drawn by many workers."""
+    asker = ByTheMachine(RateLimit(1024), monkeypatch)
+    lots: dict[float, list[AttemptRequest]] = {}
+    for _ in range(1025):
+        request = asker.request()
+        lots.setdefault(asker.ask(request) or 0.0, []).append(request)
+    for at, requests in lots.items():
+        told = [asker.ask_at(at, request) for request in requests[::order]]
+        assert told == [None] * len(requests)
 
 
 def test_by_any_other_clock_it_may_not() -> None:
@@ -240,9 +303,9 @@ SCHEDULES = st.lists(st.tuples(STEPS, st.sampled_from([0.0, 0.1, 0.3, 1.0, 2.5])
 class Played:
     """Requests of one guard, and what becomes of them."""
 
-    def __init__(self, guard: RateLimit) -> None:
-        self.clock = SetClock()
-        self.asker = Asker(guard, self.clock)
+    def __init__(self, asker: Asker) -> None:
+        self.clock = asker.clock
+        self.asker = asker
         self.waiting: dict[AttemptRequest, float] = {}
         self.held: list[AttemptRequest] = []
         self.starts: list[float] = []
@@ -290,21 +353,36 @@ class Played:
             assert told > self.clock.time
             self.waiting[request] = told
 
+    def play(self, steps: list[tuple[str, float]]) -> list[float]:
+        """Take *steps*, let all who wait go then, and return when attempts started."""
+        for step, pause in steps:
+            getattr(self, step)()
+            self.clock.time += pause
+        asks = 0
+        while self.waiting:
+            self.due()
+            asks += 1
+            assert asks < 10_000
+        return self.starts
+
 
 @given(SCHEDULES, st.integers(1, 4), st.sampled_from([0.5, 1.0, 3.0]))
 def test_never_faster_than_the_rate_in_any_window(
     steps: list[tuple[str, float]], burst: int, rate: float
 ) -> None:
-    played = Played(RateLimit(rate, burst=burst))
-    for step, pause in steps:
-        getattr(played, step)()
-        played.clock.time += pause
-    asks = 0
-    while played.waiting:  # all who wait go in the end
-        played.due()
-        asks += 1
-        assert asks < 10_000
-    starts = played.starts
+    starts = Played(Asker(RateLimit(rate, burst=burst))).play(steps)
     for i, begin in enumerate(starts):
         for j in range(i, len(starts)):
             assert j - i + 1 <= burst + rate * (starts[j] - begin) + 1e-9
+
+
+@given(SCHEDULES, st.integers(1, 4), st.sampled_from([0.05, 0.5, 2.0]))
+def test_by_the_machines_clock_no_more_than_belong_to_a_tenth_of_a_second(
+    steps: list[tuple[str, float]], burst: int, hurry: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        asker = ByTheMachine(RateLimit(64, burst=burst), patched)
+        starts = Played(asker).play([(step, pause * hurry) for step, pause in steps])
+    for i, begin in enumerate(starts):
+        for j in range(i, len(starts)):
+            assert j - i + 1 <= burst + 64 * (starts[j] - begin + 0.1) + 1e-9

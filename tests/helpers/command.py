@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -136,3 +137,13 @@ def start(*arguments: object, **options: Any) -> "subprocess.Popen[bytes]":
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         **options,
     )
+
+
+def documents(result: Result) -> list[dict[str, Any]]:
+    """Return the lines of JSON that a command has printed."""
+    return [json.loads(line) for line in result.out.splitlines()]
+
+
+def modes(directory: Path) -> set[int]:
+    """Return the permissions of the files in *directory*."""
+    return {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}

@@ -92,6 +92,20 @@ def left_by(directory: Path, **options: Any) -> list[Any]:
     return host.jobs
 
 
+def die(journal: Journal, *jobs: Any) -> list[str]:
+    """Let *jobs* fail for good, one after the other; return their ids."""
+    ids = []
+    for job in jobs:
+        entry = journal.accept(job)
+        try:
+            raise ConnectionError(f"no {job}")
+        except ConnectionError as error:
+            journal.died(entry, "max_attempts", 3, error)
+        assert journal.flush(10)
+        ids.append(entry.id)
+    return ids
+
+
 class Process:
     """A process with an open journal, which runs a script and then waits to be killed."""
 
@@ -118,7 +132,7 @@ class Process:
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", source, str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONFAULTHANDLER": "1"},
         )
         self.lines: list[str] = []
         if wait:
@@ -138,8 +152,16 @@ class Process:
         return self.end()
 
     def end(self) -> list[str]:
-        """Let it come to its end, and return what it has said."""
-        out, _ = self.popen.communicate(timeout=30)
+        """Let it come to its end, and return what it has said.
+
+        Where that takes longer than the test may, it says where its threads are.
+        """
+        try:
+            out, _ = self.popen.communicate()
+        except BaseException:
+            with self.popen:
+                self.popen.send_signal(signal.SIGABRT)
+            raise
         return self.lines + out.decode().splitlines()
 
 

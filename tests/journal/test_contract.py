@@ -417,3 +417,30 @@ def test_a_key_that_cannot_be_kept_is_refused(journal: AnyJournal, host: FakeHos
     with pytest.raises(TypeError, match="cannot be kept"):
         journal.accept(Save("x"), key=frozenset({1}))
     assert reopened(journal).jobs == []
+
+
+def test_a_letter_that_is_rerun_replaces_no_newer_job_of_its_key(
+    journal: AnyJournal, host: FakeHost
+) -> None:
+    old = journal.accept(Save("old"), key="k", latest=True)
+    journal.died(old, "permanent", 1, OSError("no"))
+    assert journal.flush(10)
+    journal.accept(Save("new"), key="k", latest=True)
+    journal.dead.rerun(old.id)
+    assert host.next().id == old.id
+    assert Save("new") in reopened(journal).jobs
+
+
+def test_a_newer_job_has_the_greater_id_though_the_clock_is_set_back(
+    journal: AnyJournal, host: FakeHost, wall: Wall
+) -> None:
+    """Also if the older one was accepted by another process."""
+    ids = []
+    for _ in range(3):
+        for _ in range(2):
+            ids.append(journal.accept(Save("", len(ids)), key=len(ids)).id)
+            wall.time -= 1000.0
+        reopened(journal)
+    assert ids == sorted(ids)
+    journal.accept(Save("newest"), key=0, latest=True)
+    assert Save("newest") in reopened(journal).jobs

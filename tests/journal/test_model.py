@@ -70,7 +70,6 @@ class Side:
         self.hands: dict[str, Entry] = {}  # what it may work on
         self.seen = 0
         self.wishes: dict[str, str] = {}  # ended, and where to; not flushed yet
-        self.last_of_key: dict[str, Entry] = {}  # accepted here, whatever has become of it
         # By successes that are not flushed yet: letters that are stale after that.
         self.outdated: dict[str, set[str]] = {}
 
@@ -124,7 +123,7 @@ class TwoProcesses(RuleBasedStateMachine):
     @rule(
         number=side,
         count=st.integers(1, 3),
-        key=st.none(),  # what becomes of keys at a takeover, this model does not know yet
+        key=st.sampled_from((None, "a", "a", "b")),
         latest=st.booleans(),
         replaces=st.booleans(),
     )
@@ -142,17 +141,18 @@ class TwoProcesses(RuleBasedStateMachine):
                 for known in self.known.values():  # whoever has taken them over since
                     known.replaced = known.replaced or (known.latest and known.key == key)
             self.known[entry.id] = Known(self.count, key=key, latest=latest)
+            # The last one of the key that it may work on, which may have come by a takeover.
+            older = None if key is None else self.last_of_key(side, key)
             side.hands[entry.id] = entry
-            older = side.last_of_key.get(key) if key is not None else None
-            if key is not None:
-                side.last_of_key[key] = entry
-            if older is None or older.id not in side.hands or not (older.key.latest and latest):
+            if older is None or not (older.key.latest and latest):
                 continue
-            if replaces:
+            if replaces:  # else it is at work, say; after a crash of both the newer one remains
                 self.ended(side, older, OVER)
                 side.journal.superseded(older, entry)
-            else:  # it is at work, say; after a crash of both the newer one remains
-                self.known[older.id].replaced = True
+
+    def last_of_key(self, side: Side, key: str) -> Entry | None:
+        found = [e for e in side.hands.values() if e.key is not None and e.key.value == key]
+        return found[-1] if found else None
 
     @rule(number=side, pick=pick, how=st.sampled_from(["succeeded", "cancelled", "died"]))
     def end(self, number: int, pick: int, how: str) -> None:
@@ -239,7 +239,6 @@ class TwoProcesses(RuleBasedStateMachine):
         side.open = False
         side.hands.clear()
         side.wishes.clear()
-        side.last_of_key.clear()
         side.outdated.clear()
 
     @rule(number=side)

@@ -227,7 +227,7 @@ def test_one_process_takes_over_a_share_only(
 
 
 def test_ids_of_many_threads_are_all_different() -> None:
-    new, found, gate = ids(), [], threading.Barrier(4)
+    (new, _), found, gate = ids(), [], threading.Barrier(4)
 
     def make() -> None:
         gate.wait()

@@ -281,7 +281,7 @@ def test_a_lane_is_kept_while_a_transaction_may_still_add_to_it(
         assert host.jobs == [Save("", 1)]
         assert second.poll() == 0
         late.commit()
-    assert second.poll() == 1
+    until(lambda: second.poll() == 1)
     assert host.jobs == [Save("", 1), Save("", 2)]
     until(lambda: second.poll() == 0 and schema.query("SELECT FROM {s}.owner WHERE dead") == [])
 

@@ -164,12 +164,15 @@ class Told(NamedTuple):
 def read(ledger: Path) -> Told:  # noqa: C901  one branch for each word
     told = Told(set(), set(), Counter(), Counter(), [], [])
     at_work: dict[str, str] = {}
+    doomed = set[str]()  # what they still begin until the signal arrives is anybody's
     for line in ledger.read_text().splitlines():
         what, job, pid, at = line.split()
         told.events[what] += 1
         if what in {"stopped", "killed"}:  # others may have what it had in its hands
             for known in [known for known, owner in at_work.items() if owner == pid]:
                 del at_work[known]
+            if what == "killed":
+                doomed.add(pid)
         elif what == "lost":
             told.lost.append((pid, float(at)))
         elif what == "accepted":
@@ -177,7 +180,8 @@ def read(ledger: Path) -> Told:  # noqa: C901  one branch for each word
         elif what == "starts":
             if at_work.get(job, pid) != pid:
                 told.overlaps.append((job, at_work[job], float(at)))
-            at_work[job] = pid
+            if pid not in doomed:
+                at_work[job] = pid
             told.runs[job] += 1
         elif what in {"fails", "ends"}:
             if at_work.get(job) == pid:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 from typing import Any
 
 import psycopg
 import pytest
-from helpers.journal_kit import JOBS, FakeHost, Save
+from helpers.journal_kit import JOBS, FakeHost, Save, crash_on_server
 from helpers.postgres import Schema, until
 
 from retryexec.journal import Journal
+from retryexec.journal.postgres import _taker
 from retryexec.journal.postgres._connection import Connection
 
 COUNT = 10_000
@@ -151,4 +153,38 @@ def test_an_open_transaction_does_not_make_batches_dearer(schema: Schema) -> Non
     # Whole looks for what was put come across all dead entries, and are rationed.
     assert sum(spent[4:]) <= 1.3 * sum(spent[:4]), spent
     producer.close()
+    journal.close()
+
+
+def test_what_dead_owners_have_left_behind_is_not_looked_through_each_time(
+    schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a transaction is open their entries stay, and a look comes across all of them."""
+    ticks = count()
+    monkeypatch.setattr(_taker, "monotonic", lambda: next(ticks) / 1000)
+    looked: list[int] = []
+    rows = _taker.Taker._rows
+
+    def looks(self: _taker.Taker, connection: Any, lane: Any, source: int, seen: Any) -> Any:
+        looked.append(source)
+        return rows(self, connection, lane, source, seen)
+
+    with psycopg.connect(schema.url) as held:
+        held.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        held.execute("SELECT txid_current()")
+        gone = opened(schema)[0]
+        gone.accept(Save(""))
+        assert gone.flush(10)
+        life = crash_on_server(gone)
+        schema.expire(life)
+        journal, host = opened(schema)
+        until(lambda: host.jobs == [Save("")])
+        monkeypatch.setattr(_taker.Taker, "_rows", looks)
+        for _ in range(30):
+            journal.poll()
+        assert 1 <= looked.count(life) <= 30  # two for each time, and not all 30 times
+        assert schema.query("SELECT FROM {s}.owner WHERE id=%s", life) == [()]
+    for _ in range(30):  # then there is nothing to keep it for
+        journal.poll()
+    assert schema.query("SELECT FROM {s}.owner WHERE id=%s", life) == []
     journal.close()

@@ -272,6 +272,27 @@ def busy() -> Iterator[Left]:
         yield Left(path, {key: entry.job for key, entry in live.items()}, set(), False)
 
 
+@pytest.mark.parametrize("size", [1, 100, SECTOR, PAGE, PAGE + 100, 2 * PAGE])
+def test_pages_that_have_moved_are_not_taken_for_free_ones(
+    busy: Left, tmp_path: Path, size: int
+) -> None:
+    """Only what stands at the number of a free page is free, not what has moved there."""
+    (source,) = (path for path in busy.path.glob("*.db") if path.name != "dead.db")
+    content = source.read_bytes()
+    assert int.from_bytes(content[36:40]) > 20  # free pages
+    saved, lost = ids_saved(
+        tmp_path / "x.db", content[: 3 * PAGE] + bytes(size) + content[3 * PAGE :]
+    )
+    assert busy.jobs.keys() <= {*saved}
+    assert lost is not None
+    first = content.index(min(busy.jobs).encode()) // PAGE + 1  # its page is the only one that goes
+    saved, lost = ids_saved(
+        tmp_path / "y.db", content[: first * PAGE] + content[first * PAGE + size :]
+    )
+    assert lost is not None
+    assert lost >= len(busy.jobs.keys() - {*saved})
+
+
 @pytest.mark.parametrize("place", ["the header", "the list of free pages", "the root", "a row"])
 def test_jobs_that_have_ended_do_not_come_back_from_free_pages(
     busy: Left, tmp_path: Path, place: str

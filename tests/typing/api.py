@@ -63,6 +63,8 @@ from retryexec import (
 )
 from retryexec.engines import Engine, dask, interpreters, processes
 from retryexec.journal import DeadLetter, Inspector, Journal, JournalStats, MemoryJournal
+from retryexec.telemetry.opentelemetry import instrument, uninstrument
+from retryexec.telemetry.prometheus import Collector
 from retryexec.testing import InstantClock, VirtualClock
 
 
@@ -388,6 +390,16 @@ assert_type(journal.dead.list(limit=3), list[DeadLetter])
 assert_type(journal.dead.edit(kept.job_id, activity="y"), DeadLetter)
 assert_type(journal.dead.rerun_all("save"), int)
 assert_type(Inspector("var/saves").stats().unfinished, int)
+
+# ---- telemetry
+
+collector = Collector(journaled, RetryingExecutor(), per_job=True, buckets=[0.1, 1])
+collector.add(RetryingExecutor(), name="another")
+Collector(journal)  # type: ignore[arg-type]
+Collector(journaled, per_job="yes")  # type: ignore[arg-type]
+instrument(journaled, tracer_provider=None)
+instrument(journal)  # type: ignore[arg-type]
+uninstrument(journaled)
 
 # ---- guards
 

@@ -136,6 +136,21 @@ _TEXTS = {
     "job_counts": "SELECT owner,kind,count(*),count(parked),min(accepted_at) FROM {s}.job "
     "GROUP BY owner,kind",
     "letter_counts": "SELECT kind,count(*) FROM {s}.dead GROUP BY kind",
+    # ---- the whole at one look
+    "job_states": "SELECT owner,count(*),count(parked),min(accepted_at),"
+    "count(*) FILTER (WHERE parked IS NULL AND due_at>%(now)s),"
+    "count(key) FILTER (WHERE parked IS NULL)-count(DISTINCT key) FILTER (WHERE parked IS NULL) "
+    "FROM {s}.job GROUP BY owner",
+    "latest_row": "SELECT max(seq) FROM {s}.job WHERE owner=%s AND seq BETWEEN %s AND %s",
+    "latest_free": "SELECT pg_sequence_last_value('{t}.free_seq'::regclass)",
+    "due_next": f"SELECT owner,{JOB_COLUMNS} FROM {{s}}.job WHERE due_at>%(now)s AND parked IS NULL "
+    "ORDER BY due_at LIMIT %(most)s",
+    "died_since": "SELECT count(*) FROM {s}.dead WHERE died_at>=%s",
+    "job_errors": "SELECT kind,errors,accepted_at,encode(uuid_send(id),'hex') FROM {s}.job "
+    "WHERE attempts>0 AND parked IS NULL AND errors IS NOT NULL LIMIT %s",
+    "letter_errors": "SELECT kind,errors,died_at,encode(uuid_send(id),'hex') FROM {s}.dead "
+    "WHERE (died_at,id)<(%s,%s::text::uuid) ORDER BY died_at DESC,dead.id DESC LIMIT %s",
+    "letters_version": "SELECT count(*),max(died_at) FROM {s}.dead",
     "sizes": "SELECT pg_total_relation_size('{t}.job'),pg_total_relation_size('{t}.dead')",
 }
 

@@ -26,6 +26,7 @@ logger = logging.getLogger("retryexec.journal")
 
 LOT = 1000  # rows in one transaction
 ENOUGH = 10_000  # jobs in hand with which a process takes over no more, for now
+_RATION = 20  # times as long as a look has taken that found nothing, until the next one
 FEW, MANY = 64, 5000  # put jobs that a process has in hand, at least and at most
 _AHEAD = 0.5  # seconds of work that it takes
 
@@ -69,6 +70,11 @@ class Taker:
         self._judge_after = 0.0
         self._water = -1  # the highest row of those put that was taken here
         self._full_after = 0.0
+        # When to look again at what dead processes have had, and nothing is left of. They are kept
+        # while somebody's transaction is open, and so are the entries that a look comes across.
+        self._again_after: dict[int, float] = {}
+        # Up to which row each of them has been taken over; none for a look from the first row on.
+        self._reached: dict[int, int] = {}
         self._parked_after: int | None = 0  # where to go on among parked rows; None once through
         self._claimed_at = monotonic()
         self._claimed_runs = 0
@@ -137,7 +143,10 @@ class Taker:
         if any(not dead for _, _, dead in found) and monotonic() >= self._judge_after:
             self._declare_dead(connection, lane)
             found = connection.execute(self._sql["gone"], values).fetchall()
-        sources = [(life, crashes) for life, crashes, dead in found if dead]
+        now = monotonic()
+        again = {life: self._again_after.get(life, 0.0) for life, _, dead in found if dead}
+        self._again_after = again
+        sources = [(life, crashes) for life, crashes, _ in found if again.get(life, now + 1) <= now]
         if self._parked_after is not None:
             sources.append((PARKED, 0))
         return [*sources, (FREE, 0)]
@@ -192,6 +201,7 @@ class Taker:
                 # Told before any of them may end this process, too.
                 lane.inherit(crashes)
                 connection.execute(self._sql["inherit"], [crashes, lane.life])
+            began = monotonic()
             rows = self._rows(connection, lane, source, seen)
             if source == PARKED:
                 if len(rows) < LOT:
@@ -200,12 +210,16 @@ class Taker:
                 seen.add(f"{source} keyed")
                 if not rows:
                     return None  # it has none with keys; the others come next
-            elif len(rows) < LOT:
+            elif len(rows) == LOT:
+                self._reached[source] = max(row[0] for row in rows)
+            elif self._reached.pop(source, None) is None:
                 seen.add(str(source))
         if not rows:
             lane.inherit(0)
-            if source > FREE:
+            if source > FREE and str(source) in seen:
                 connection.execute(self._sql["forget"], [source])
+                now = monotonic()
+                self._again_after[source] = now + _RATION * (now - began)
             return None
         rows.sort(key=lambda row: row[0])
         taken = self._joined(connection, lane, rows, put=source == FREE)
@@ -215,7 +229,8 @@ class Taker:
     def _rows(
         self, connection: Connection, lane: PostgresLane, source: int, seen: set[str]
     ) -> list[Any]:
-        values: dict[str, Any] = {"me": lane.life, "lane": source, "after": -1, "most": LOT}
+        values: dict[str, Any] = {"me": lane.life, "lane": source, "most": LOT}
+        values["after"] = self._reached.get(source, -1)
         name = "take" if f"{source} keyed" in seen else "take_keyed"
         if source == PARKED:
             name, values["kinds"] = "take_parked", self._codec.kinds
@@ -289,7 +304,7 @@ class Taker:
             # Over entries that no vacuum may remove yet this takes its time, and must not take
             # much of all time.
             now = monotonic()
-            self._full_after = now + 20 * (now - began)
+            self._full_after = now + _RATION * (now - began)
         if rows:
             self._water = max(self._water, *(row[0] for row in rows))
         if len(rows) < most:

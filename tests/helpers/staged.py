@@ -1,0 +1,21 @@
+"""Staging: something happens just before a method runs."""
+
+from typing import Any
+
+import pytest
+
+from retryexec import RetryPolicy
+
+TENS = RetryPolicy(backoff=[10.0] * 3)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Any) -> None:
+    """Let something happen just before a method of *owner* runs, once."""
+    method = getattr(owner, name)
+
+    def staged(*args: Any) -> Any:
+        monkeypatch.undo()
+        happens()
+        return method(*args)
+
+    monkeypatch.setattr(owner, name, staged)
