@@ -241,8 +241,7 @@ class RetryingExecutor(Executor):
     def _accept(self, job: Job[Any]) -> None:
         """Accept *job* where more is to be done than to put it into the pool."""
         control = None
-        if self._settings.controlled:
-            assert type(job) is ControlledJob
+        if isinstance(job, ControlledJob):
             control = self._pool.control
             job.key = key_of(self._key, job)
         if self._link is None:

@@ -62,6 +62,7 @@ class Control:
                 (type(key) in BUILTIN or is_builtin(key))
                 and due is None
                 and not job.held_back
+                and not self.keys.compared_by_users
                 and self.keys.jobs.setdefault(key, job) is job
             )
             if alone:

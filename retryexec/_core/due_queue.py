@@ -105,6 +105,7 @@ class DueQueue(Generic[E]):
 
     def clear(self) -> None:
         """Forget all entries; the `due` of each becomes None. A second call does no harm."""
+        self._inbox.extend(())  # as in _absorb
         arrived, waiting = len(self._inbox), list(self)
         dropped = len(self._lane) + len(self._heap) + arrived - len(waiting)
         forget = chain(
@@ -134,6 +135,7 @@ class DueQueue(Generic[E]):
     def _absorb(self) -> None:
         """Give the entries in the inbox their places."""
         inbox = self._inbox
+        inbox.extend(())  # takes the deque's own lock: see docs/free-threading.md
         while inbox:
             entry = inbox[0]
             due = entry.due

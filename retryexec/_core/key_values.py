@@ -18,12 +18,18 @@ def is_builtin(key: Hashable) -> bool:
 
 
 class HashedKey:
-    """A key of a user's own type, with its hash at hand: no code of the user's runs to ask it."""
+    """A key with its hash at hand: no code of the user's runs to ask it.
 
-    __slots__ = ("_hash", "key")
+    Attributes:
+        is_new: whether it is being put into a dict that is known to have no such key. Meanwhile no
+            code of the user's runs to compare it: it is equal to no key of a user's own type.
+    """
+
+    __slots__ = ("_hash", "is_new", "key")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
+        self.is_new = False
         self._hash = hash(key)
 
     @override
@@ -32,7 +38,12 @@ class HashedKey:
 
     @override
     def __eq__(self, other: object) -> bool:
-        return bool(self.key == (other.key if isinstance(other, HashedKey) else other))
+        mine, its, is_new = self.key, other, self.is_new
+        if isinstance(other, HashedKey):
+            its, is_new = other.key, is_new or other.is_new
+        if is_new and not (is_builtin(mine) and is_builtin(its)):
+            return False
+        return bool(mine == its)
 
 
 class Exactly(HashedKey):

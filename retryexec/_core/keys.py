@@ -8,6 +8,7 @@ too. So a thread that is interrupted in between strands nobody.
 
 from collections import deque
 from collections.abc import Hashable
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from retryexec._core.controlled import ControlledJob
@@ -34,6 +35,10 @@ class Keys:
         self._unfinished = control.pool.unfinished
         self.jobs: dict[Hashable, Any] = {}  # a ControlledJob or a Line
         self.compared_by_users = False
+        # Held while a line is made where keys are compared by users, which takes more than one
+        # call into C; and how many were.
+        self._making = RLock()
+        self._made = 0
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -137,11 +142,21 @@ class Keys:
         # No lock is held: to compare keys may run code of the user's.
         key = self._hashed(key)
         while True:
+            seen = self._made
             line = self._find_line(key)
-            if line is None:
-                self.jobs.setdefault(key, Line(key))
-            else:
+            if line is not None:
                 return line
+            if not isinstance(key, HashedKey):
+                self.jobs.setdefault(key, Line(key))  # one call into C
+                continue
+            with self._making:
+                if self._made == seen:  # else one may have been made while keys were compared
+                    key.is_new = True
+                    try:
+                        self.jobs.setdefault(key, Line(key))
+                    finally:
+                        key.is_new = False
+                        self._made += 1  # last: whoever has seen it finds the line
 
     def _find_line(self, key: Hashable) -> Line | None:
         """Return the line of *key*; one is made if it has a job that is alone. None if it has none.
@@ -364,7 +379,7 @@ class Keys:
 
     def _hashed(self, key: Hashable) -> Hashable:
         """Return *key* as it stands in the dict: to hash it runs no code of the user's."""
-        if is_builtin(key):
+        if is_builtin(key) and not self.compared_by_users:
             return key
         self.compared_by_users = True
         return HashedKey(key)

@@ -113,7 +113,7 @@ class Timekeeper(Generic[E]):
         """Do the second part of `schedule`, after `add`."""
         # The entry is added before this look at the thread's sleep, and the thread writes until
         # when it sleeps before its last look into the queue: so one of the two sees the other.
-        # (With the GIL; without it, that needs a lock in between, too.) Likewise with close().
+        # (Without the GIL by the lock that the inbox has of its own.) Likewise with close().
         if due < self._asleep_until:
             self.recheck()
         return not self._closed or self._refuse(entry)

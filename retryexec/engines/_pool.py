@@ -148,14 +148,26 @@ class ProcessPool(Executor):
         return child
 
     def _start_process(self, pipe: "Connection[Any, Any]") -> Any:
-        process = self._context.Process(
-            target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
-        )
-        try:
-            process.start()
-        except RuntimeError as error:  # in the midst of the main script's import by another process
-            raise PermanentError(error) from None
-        return process
+        for last in (False, True):
+            process = self._context.Process(
+                target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
+            )
+            try:
+                process.start()
+            except RuntimeError as error:  # amid the main script's import by another process
+                raise PermanentError(error) from None
+            except (ConnectionError, EOFError) as error:
+                # The server that forks has ended. Another one may do better, unless it is the main
+                # script that ends it, which Python 3.14 imports there.
+                if last:
+                    msg = (
+                        "the server that starts processes ends at once; its errors are on stderr. "
+                        "A script needs if __name__ == '__main__': around what starts processes"
+                    )
+                    raise PermanentError(BrokenProcessPool(msg)) from error
+            else:
+                return process
+        raise AssertionError
 
     def _write(self, child: Child, message: bytes) -> None:
         # A process that has ended is found out by the reader.

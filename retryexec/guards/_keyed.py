@@ -108,8 +108,6 @@ class KeyedGuard(ABC, Generic[S]):
 
     def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:
         """Take back what *request* holds here; see `Guard.release`."""
-        if request not in self._held:
-            return
         now = request.now()
         with self._lock:
             state = self._held.get(request)

@@ -26,7 +26,7 @@ from retryexec.journal._job_table import (
     UPDATE,
 )
 from retryexec.journal._reserve import SMALLEST, Reserve
-from retryexec.journal._rows import JOB_COLUMNS, JobRow, errors_json, values_of
+from retryexec.journal._rows import JOB_COLUMNS, JobRow, errors_json, ranges_of, values_of
 from retryexec.journal._sqlite import (
     check_content,
     columns_of,
@@ -177,7 +177,7 @@ class JournalFile:
             if changes.deletes:
                 rows = [row for entry in changes.deletes if (row := entry.row) is not None]
                 missing = len({*rows})  # some may have been shown twice
-                missing -= sql.executemany(DELETE, _runs(rows)).rowcount
+                missing -= sql.executemany(DELETE, ranges_of(rows)).rowcount
             # As late as can be: to a file that was unlinked, SQLite goes on writing happily.
             self.verify_path()
         if changes.inserts and self._new_bytes * 2 > self._reserve.size:
@@ -409,17 +409,3 @@ def _update(entry: Entry) -> tuple[Any, ...]:
     assert failures is not None  # else there would be nothing to update
     attempts, first_at, due_at, delay, errors = failures
     return attempts, first_at, due_at, delay, errors_json(errors), entry.row
-
-
-def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
-    """Return *rows* as ranges: what was accepted together mostly ends together."""
-    ordered = sorted(rows)
-    runs: list[tuple[int, int]] = []
-    first = last = ordered[0]
-    for row in ordered:
-        if row > last + 1:
-            runs.append((first, last))
-            first = row
-        last = row
-    runs.append((first, last))
-    return runs

@@ -122,7 +122,7 @@ class DeadLetters:
         return self._redact
 
     def can_edit(self, kind: str) -> bool:
-        """Return whether letters of *kind* can be edited here: whether its class is known."""
+        """Return whether letters of *kind* can be edited here."""
         return kind in self._codec
 
     # ---- looking

@@ -7,7 +7,7 @@ with harmless values in the place of the wrong ones and the reason in words: it 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -216,6 +216,20 @@ def fields_of(data: bytes | str) -> Any:
 def bounded(seconds: float) -> float:
     """Return a delay as it can be kept."""
     return min(MAX_DELAY, seconds) if math.isfinite(seconds) else MAX_DELAY
+
+
+def ranges_of(rows: Iterable[int]) -> list[tuple[int, int]]:
+    """Return numbers of rows as ranges: what was accepted together mostly ends together."""
+    ordered = sorted(rows)
+    ranges: list[tuple[int, int]] = []
+    first = last = ordered[0]
+    for row in ordered:
+        if row > last + 1:
+            ranges.append((first, last))
+            first = row
+        last = row
+    ranges.append((first, last))
+    return ranges
 
 
 def values_of(row: JobRow | LetterRow) -> tuple[Any, ...]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from retryexec import RetryFuture
 from retryexec.journal import JournalError
-from retryexec.web._desk import Desk, Line
+from retryexec.web._desk import Desk
 from retryexec.web._filter import Filter
+from retryexec.web._lines import Line
 
 logger = logging.getLogger("retryexec.web")
 
@@ -88,7 +89,8 @@ class Actions:
         self, verb: str, filter_: Filter, *, who: str, expected: int, force: bool = False
     ) -> Action:
         """Rerun or discard all letters that are meant."""
-        what = f"all that match {filter_.in_words()}" if filter_ else "all dead letters"
+        words = filter_.in_words()
+        what = f"all that match {words}" if words else "all dead letters"
         return self._start(
             self._action(verb, what, who, expected),
             lambda action: self._all(action, filter_, force=force),
@@ -177,18 +179,25 @@ class Actions:
         action.over.set()
 
     def _all(self, action: Action, filter_: Filter, *, force: bool) -> None:
-        batch: list[str] = []
+        batch: list[Line] = []
         for lines in self._desk.chosen(filter_):
             for line in lines:
                 if line.stale and action.verb == "rerun" and not force:
                     action.left += 1
                 else:
-                    batch.append(line.id)
+                    batch.append(line)
             if len(batch) >= _BATCH:
-                self._change(action, batch, force=force)
+                self._change_lines(action, batch, force=force)
                 batch = []
-        if batch:
-            self._change(action, batch, force=force)
+        self._change_lines(action, batch, force=force)
+
+    def _change_lines(self, action: Action, lines: Sequence[Line], *, force: bool) -> None:
+        if not lines:
+            return
+        before = action.done
+        self._change(action, [line.id for line in lines], force=force)
+        if action.done - before == len(lines):
+            self._desk.look_again(lines)
 
     def _change(self, action: Action, ids: Sequence[str], *, force: bool) -> None:
         letters = self._desk.letters()

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from retryexec import PendingJob, RetryFuture, RetryingExecutor
-from retryexec.journal import DeadLetter, JournalError, Owner, UnfinishedJob
+from retryexec import PendingJob, RetryingExecutor
+from retryexec.journal import DeadLetter, JournalError, UnfinishedJob
 from retryexec.journal._browse import Browser, OwnerCounts, browser_of
-from retryexec.journal._keys import key_or_text
 from retryexec.journal._letters import DeadLetters
 from retryexec.journal._look import letters_of
-from retryexec.journal._rows import DAMAGED, LetterRow, errors_of
-from retryexec.web._causes import Cause, cause_of, shape_of
-from retryexec.web._filter import Filter, key_text
+from retryexec.web._filter import Filter
+from retryexec.web._lines import Line, job_line, letter_line, live_line
 from retryexec.web._tally import OTHER, Counter, Tally
 
 PAGE = 50
@@ -31,37 +29,6 @@ _REST = 20.0  # times what it took to look at all jobs, until all are looked at 
 _SHORT = 0.02  # seconds; what takes no longer is done each time
 
 Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A job as a list shows it.
-
-    Attributes:
-        id, kind, key, state: what it is called, and where it is.
-        attempts, crashes: how many there were.
-        since: when it was accepted, or died; seconds of the wall clock, None if nobody knows.
-        due: seconds until its next attempt; None if it waits for no time.
-        cause: what its latest attempt failed of.
-        note: what holds it, why it is parked, or that it is stale.
-        owner: whose it is, in words.
-        future: of a live executor's job, by which it can be steered.
-        stale: whether a later job of its key has succeeded since.
-    """
-
-    id: str
-    kind: str
-    key: str
-    state: str
-    attempts: int
-    crashes: int
-    since: float | None
-    due: float | None
-    cause: Cause
-    note: str
-    owner: str
-    future: RetryFuture[Any] | None = None
-    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +175,16 @@ class Desk:
         with self._io:
             return self.browser.job_counts(self.wall())
 
-    def look_again(self) -> None:
-        """Let what follows see what has just been changed."""
+    def look_again(self, gone: Sequence[Line] = ()) -> None:
+        """Let what follows see what has just been changed: *gone* are dead letters no more."""
         self._live.forget()
         self._disk.forget()
         if self.counter is not None:
-            self.counter.refresh()
+            self.counter.refresh([(one.kind, one.cause, one.since or 0.0) for one in gone])
 
     def live_lines(self, filter_: Filter) -> list[Line]:
         """Return those of the live jobs that are meant."""
-        lines = [_live_line(job) for job in self.live()]
+        lines = [live_line(job) for job in self.live()]
         return [line for line in lines if self._is_meant(line, filter_)]
 
     def _is_meant(self, line: Line, filter_: Filter) -> bool:
@@ -235,7 +202,7 @@ class Desk:
         def read(place: Any, size: int) -> _Found:
             with self._io:
                 page = self.browser.job_page(place, size, filter_.kind)
-            return [(_job_line(job), place) for job, place in page.found], page.more
+            return [(job_line(job), place) for job, place in page.found], page.more
 
         return self._page(read, filter_, after)
 
@@ -266,7 +233,7 @@ class Desk:
     def _letter_lines(self, filter_: Filter, place: Any, size: int) -> "_Found":
         with self._io:
             page = self.browser.letter_page(place, size, filter_.kind)
-        return [(_letter_line(row), place) for row, place in page.found], page.more
+        return [(letter_line(row), place) for row, place in page.found], page.more
 
     def _page(
         self,
@@ -336,66 +303,3 @@ def close(browser: Browser | None, counter: Counter | None) -> None:
 
 
 _Found = tuple[list[tuple[Line, Any]], bool]
-
-
-def _letter_line(row: LetterRow) -> Line:
-    note = "stale: a later job of its key has succeeded since" if row.stale else ""
-    if row.reason.startswith(DAMAGED):
-        note = row.reason
-    return Line(
-        row.id,
-        row.kind,
-        key_text(key_or_text(row.key)),
-        "dead",
-        row.attempts,
-        row.crashes,
-        row.died_at,
-        None,
-        cause_of(errors_of(row.errors), row.reason),
-        note,
-        "",
-        stale=bool(row.stale),
-    )
-
-
-def _job_line(job: UnfinishedJob) -> Line:
-    due = None if job.due_at is None else max(0.0, job.due_at - time.time())
-    return Line(
-        job.id,
-        job.kind,
-        key_text(job.key),
-        job.state,
-        job.attempts,
-        job.crashes,
-        job.accepted_at,
-        due if job.state == "waiting" else None,
-        cause_of(job.errors, ""),
-        job.parked or "",
-        owner_text(job.owner),
-    )
-
-
-def _live_line(job: PendingJob) -> Line:
-    type_, _, text = (job.last_error or "").partition(": ")
-    text = " ".join(text.split())
-    return Line(
-        job.future.job_id,
-        job.name,
-        key_text(job.key),
-        job.state,
-        job.attempts,
-        0,
-        None,
-        job.due_in,
-        Cause(type_, text, shape_of(text)),
-        f"held by {job.held_by}" if job.held_by is not None else "",
-        "this process",
-        job.future,
-    )
-
-
-def owner_text(owner: Owner) -> str:
-    """Return whose a job is: ``process 7``, ``a process that ended``."""
-    if owner.alive:
-        return "a process" if owner.pid is None else f"process {owner.pid}"
-    return {"0": "nobody yet", "-1": "nobody"}.get(owner.name, "a process that has ended")

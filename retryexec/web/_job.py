@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from retryexec.journal import DeadLetter, UnfinishedJob
 from retryexec.web._causes import cause_of
-from retryexec.web._desk import Desk, Line, owner_text
+from retryexec.web._desk import Desk
 from retryexec.web._filter import key_text
+from retryexec.web._lines import Line, owner_text
 from retryexec.web._words import as_json, shown_fields
 
 _REASONS = {

@@ -7,7 +7,7 @@ gone are noticed by their number; then all are counted anew, and no sooner than 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -66,6 +66,19 @@ class Tally:
         """Return the groups, the largest first."""
         return sorted(self.groups.values(), key=lambda group: (-group.count, group.kind))
 
+    def remove(self, kind: str, cause: Cause, died: float) -> None:
+        """Count a letter no more."""
+        name = (kind, cause.type, cause.shape)
+        group, minute = self.groups.get(name), int(died // 60)
+        if group is None:
+            return
+        group.count -= 1
+        self.total -= 1
+        if minute in self.minutes:
+            self.minutes[minute] -= 1
+        if group.count <= 0:
+            del self.groups[name]
+
     def add(self, sight: Sight) -> None:
         """Count a letter."""
         cause = cause_of_json(sight.errors, sight.reason)
@@ -84,6 +97,10 @@ class Tally:
         self.total += 1
         minute = int(died // 60)
         self.minutes[minute] = self.minutes.get(minute, 0) + 1
+
+
+Gone = tuple[str, Cause, float]
+"""Of a letter that has gone: its kind, its cause, and when it died."""
 
 
 class Counter:
@@ -110,7 +127,7 @@ class Counter:
         self._changed = threading.Condition()
         self._shown = Tally()
         self._counting = False
-        self._stale = False
+        self._gone: list[Gone] = []
         self._version: object = None
         self._looked = float("-inf")
         self._anew = float("-inf")  # until then, nothing is counted anew
@@ -134,10 +151,11 @@ class Counter:
             self._changed.wait_for(lambda: not self._counting, wait)
             return self._shown
 
-    def refresh(self) -> None:
-        """Let the next `get` count anew: letters have gone, as is known for sure."""
+    def refresh(self, gone: Sequence[Gone] = ()) -> None:
+        """Let the next `get` look at once, and count anew if more have gone than *gone*."""
         with self._changed:
-            self._stale, self._anew = True, float("-inf")
+            self._gone += gone
+            self._looked = self._anew = float("-inf")
 
     def close(self) -> None:
         """Let go of connections, once nothing is counted any more."""
@@ -148,9 +166,7 @@ class Counter:
             browser.close()
 
     def _is_due(self) -> bool:
-        if self._stale or not self._shown.complete:
-            return True
-        return self._clock() >= self._looked + _FRESH
+        return not self._shown.complete or self._clock() >= self._looked + _FRESH
 
     def _count(self) -> None:
         try:
@@ -170,13 +186,15 @@ class Counter:
         browser.unreadable.clear()
         version = browser.letter_version()
         with self._changed:
-            stale, self._stale = self._stale, False
-            known = version is not None and version == self._version
-            if known and not stale and self._shown.complete:
-                return
+            gone, self._gone = self._gone, []
+        known = version is not None and version == self._version
+        if known and self._shown.complete:
+            return
+        for one in gone:
+            self._tally.remove(*one)
         self._version = version
         began = self._clock()
-        if not stale and self._shown.complete:
+        if self._shown.complete:
             self._go_on(browser)
             exact = self._tally.total == browser.letter_count()
             if exact or began < self._anew:

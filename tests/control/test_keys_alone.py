@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
-from helpers.jobs import Boom, Gate
+from helpers.jobs import Boom, Gate, InThread
 from helpers.scripted import until
 
-from retryexec import RetryingExecutor
+from retryexec import RetryFuture, RetryingExecutor
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.line import LEFT, Line
 
@@ -116,3 +117,51 @@ def test_a_third_one_comes_in_between(
     assert second.held_by == "key"
     gates[1].open()
     assert second.result(10) == 0
+
+
+class Compared(UserKey):
+    """A key that is equal to those of its name, and calls something as it is compared."""
+
+    def __init__(self, name: str, on_compare: Callable[[], object] = bool) -> None:
+        super().__init__(7)
+        self.name, self.on_compare = name, on_compare
+
+    __hash__ = UserKey.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        self.on_compare()
+        return isinstance(other, Compared) and self.name == other.name
+
+
+@pytest.mark.parametrize("comparison", [1, 2, 3])
+def test_two_threads_come_with_one_key_while_it_is_compared(
+    executor: RetryingExecutor, comparison: int
+) -> None:
+    """To compare a key is code of a user's, in which another thread has its turn.
+
+    In the dict the one thread then finds a free place before, and the other one after the key that
+    both are compared with.
+    """
+    gates, seen = [Gate() for _ in range(3)], count(1)
+    rivals: list[RetryFuture[object]] = []
+
+    def come_in_between() -> None:
+        if next(seen) == comparison:
+            rivals.append(InThread(by_key["c"].submit, gates[2]).result())
+            assert gates[2].reached()
+
+    by_key = {name: executor.using(key=Compared(name)) for name in "ac"}
+    by_key["b"] = executor.using(key=Compared("b", come_in_between))
+    first, second = by_key["a"].submit(gates[0]), by_key["b"].submit(gates[1])
+    assert gates[0].reached()
+    assert gates[1].reached()
+    gates[0].open()
+    first.result(10)
+    until(lambda: len(executor._pool.control.keys) == 1)
+    last = by_key["c"].submit(int)
+    if rivals:
+        assert last.held_by == "key"
+    for gate in gates:
+        gate.open()
+    for future in [second, last, *rivals]:
+        future.result(10)

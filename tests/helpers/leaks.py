@@ -156,6 +156,9 @@ def left_behind(item: pytest.Item) -> list[str]:
     deadline = time.monotonic() + GRACE
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
+    if threads and alive(item):  # one of them may have held a cycle until now
+        with contextlib.redirect_stderr(io.StringIO()):
+            gc.collect()
     leaks = sorted(repr(thread) for thread in threads if thread.is_alive())
     return leaks + sorted(repr(thing) for thing in alive(item))
 

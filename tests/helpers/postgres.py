@@ -93,7 +93,7 @@ def _from_pypi() -> Path | None:
         folder: Path = package.bin()  # which unpacks them
     try:  # they may be where only root can go
         subprocess.run(
-            [folder / "initdb", "--version"], check=True, capture_output=True, **_as_user()
+            [folder / "postgres", "--version"], check=True, capture_output=True, **_as_user()
         )
     except (OSError, subprocess.CalledProcessError):
         return None

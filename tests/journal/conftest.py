@@ -1,4 +1,4 @@
-"""Journals that are closed after the test, and whose files are only its own."""
+"""Journals that are closed after the test, and whose files and tables are only its own."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from helpers.journal_faults import Faulty
-from helpers.journal_kit import FakeHost, opened
+from helpers.journal_kit import JOBS, FakeHost, opened
+from helpers.postgres import Schema
 
 from retryexec.journal import Journal, _sqlite
 
@@ -42,6 +43,23 @@ def open_journal(tmp_path: Path) -> Iterator[Open]:
         made = opened(directory or tmp_path / "journal", **options)
         journals.append(made[0])
         return made
+
+    yield open_one
+    for journal in journals:
+        journal.close()
+
+
+@pytest.fixture
+def on_server(schema: Schema) -> Iterator[Open]:
+    """Opens journals on a server that look for the dead only when they are asked to."""
+    journals = []
+
+    def open_one(**options: Any) -> tuple[Journal, FakeHost]:
+        host = FakeHost()
+        journal = host.journal = schema(**{"jobs": JOBS, "poll": 3600, **options})
+        journals.append(journal)
+        journal.open(host)
+        return journal, host
 
     yield open_one
     for journal in journals:

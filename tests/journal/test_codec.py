@@ -211,7 +211,8 @@ TRAPS = {
 
 @pytest.mark.parametrize("job", TRAPS.values(), ids=TRAPS)
 def test_what_json_would_change_is_refused(job: Any) -> None:
-    with pytest.raises(JobRefused, match=r"(?s)'trap'.*value"):
+    # From Python 3.14 on, what is nested deep overflows the stack only as it is read back.
+    with pytest.raises(JobRefused, match=r"(?s)'trap'.*(value|Stack overflow)"):
         codec(trap=type(job)).encode(job)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from helpers.jobs import Gate, InThread
-from helpers.journal_kit import JOBS, FakeHost, Save, crash_on_server
+from helpers.journal_kit import FakeHost, Save, crash_on_server
 from helpers.postgres import Schema, until
 from journal.test_executor import Save as Work
 
@@ -19,29 +18,13 @@ from retryexec.journal.postgres import _taker
 Open = Callable[..., tuple[Journal, FakeHost]]
 
 
-@pytest.fixture
-def opened(schema: Schema) -> Iterator[Open]:
-    journals = []
-
-    def open_one(**options: Any) -> tuple[Journal, FakeHost]:
-        host = FakeHost()
-        journal = host.journal = schema(**{"jobs": JOBS, "poll": 3600, **options})
-        journals.append(journal)
-        journal.open(host)
-        return journal, host
-
-    yield open_one
-    for journal in journals:
-        journal.close()
-
-
-def test_keys_come_back_in_the_order_of_acceptance(opened: Open, schema: Schema) -> None:
-    first, _ = opened()
+def test_keys_come_back_in_the_order_of_acceptance(on_server: Open, schema: Schema) -> None:
+    first, _ = on_server()
     keys = [("user", 1), None, "ana", ("user", 1), 7, "ana"]
     for n, key in enumerate(keys):
         first.accept(Save("", n), key=key)
     schema.expire(crash_on_server(first))
-    _, host = opened()
+    _, host = on_server()
     until(lambda: len(host.recovered) == 6)
     keyed = [entry for entry in host.recovered if entry.key is not None]
     assert [(e.job.n, e.key.value) for e in keyed] == [  # type: ignore[union-attr]
@@ -49,15 +32,17 @@ def test_keys_come_back_in_the_order_of_acceptance(opened: Open, schema: Schema)
     ]
 
 
-def test_of_latest_jobs_of_a_key_the_newest_alone_comes_back(opened: Open, schema: Schema) -> None:
-    first, _ = opened()
+def test_of_latest_jobs_of_a_key_the_newest_alone_comes_back(
+    on_server: Open, schema: Schema
+) -> None:
+    first, _ = on_server()
     entries = [first.accept(Save("", n), key="k", latest=True) for n in range(3)]
     other = first.accept(Save("", 3), key="other", latest=True)
     first.superseded(entries[0], entries[1])
     assert first.flush(10)
     assert schema.query("SELECT count(*) FROM {s}.job") == [(3,)]
     schema.expire(crash_on_server(first))
-    _, host = opened()
+    _, host = on_server()
     until(lambda: len(host.recovered) == 2)
     assert [entry.id for entry in host.recovered] == [entries[2].id, other.id]
     assert schema.query("SELECT count(*) FROM {s}.job") == [(2,)]
@@ -81,11 +66,11 @@ def test_the_newest_of_a_key_remains_though_its_process_is_the_older(
 
 
 def test_one_process_takes_over_all_jobs_with_keys(
-    opened: Open, schema: Schema, monkeypatch: pytest.MonkeyPatch
+    on_server: Open, schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_taker, "LOT", 5)
-    first, _ = opened()
-    others = [opened(), opened()]
+    first, _ = on_server()
+    others = [on_server(), on_server()]
     for n in range(100):
         first.accept(Save("", n), key=n % 3 if n % 2 else None)
     schema.expire(crash_on_server(first))
@@ -101,9 +86,9 @@ def test_one_process_takes_over_all_jobs_with_keys(
 
 
 def test_a_letter_is_stale_once_a_later_job_of_its_key_has_succeeded(
-    opened: Open, schema: Schema
+    on_server: Open, schema: Schema
 ) -> None:
-    journal, host = opened()
+    journal, host = on_server()
     old, new = journal.accept(Save("", 1), key="k"), journal.accept(Save("", 2), key="k")
     other = journal.accept(Save("", 3), key="other")
     for entry in (old, other):

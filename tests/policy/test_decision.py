@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.jobs import busy_for
 from helpers.played import play
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retryexec import (
@@ -171,6 +171,7 @@ def test_the_end_of_the_sequence_is_the_end_of_the_job(backoff: Any, started: li
     assert (played.started, played.reason) == (started, StopReason.BACKOFF_EXHAUSTED)
 
 
+@settings(deadline=None)
 @given(delays=st.lists(st.integers(0, 100), max_size=8))
 def test_attempts_start_when_the_delays_add_up(delays: list[int]) -> None:
     played = play(RetryPolicy(max_elapsed=None, backoff=delays), Flaky)

@@ -35,7 +35,7 @@ from retryexec import (
 from retryexec._core.pool import Pool
 from retryexec._core.process import pool_of
 from retryexec.engines import processes
-from retryexec.journal import Journal
+from retryexec.journal import Journal, MemoryJournal
 from retryexec.telemetry.opentelemetry import instrument, uninstrument
 from retryexec.telemetry.prometheus import Collector
 from retryexec.testing import VirtualClock
@@ -376,7 +376,7 @@ import json, os, sys, time
 from helpers.remote import Save
 from opentelemetry.sdk.trace import TracerProvider
 from retryexec import RetryingExecutor
-from retryexec.journal import Journal
+from retryexec.journal import Journal, MemoryJournal
 from retryexec.telemetry.opentelemetry import instrument
 where, schema = sys.argv[1:]
 journal = Journal(where, jobs={"save": Save}, schema=schema, lease=1.0, poll=0.1)
@@ -435,6 +435,50 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < until:
         time.sleep(0.02)
     return condition()
+
+
+def left_behind(journal: Journal, spans: Spans) -> None:
+    """Leave a job in *journal* that was submitted in a span, by an executor that has gone."""
+    with RetryingExecutor(1, journal=journal) as executor:
+        instrument(executor, tracer_provider=spans.provider)
+        executor.pause()
+        with spans.tracer.start_as_current_span("request"):
+            executor.submit(remote.Save(1))
+        executor.shutdown(timeout=0)
+
+
+def test_a_job_with_a_trace_waits_until_it_is_instrumented(spans: Spans) -> None:
+    """By a clock that nobody moves, so it would wait for ever."""
+    journal = MemoryJournal(jobs={"save": remote.Save})
+    left_behind(journal, spans)
+    with RetryingExecutor(1, journal=journal, clock=VirtualClock()) as executor:
+        assert executor.stats().waiting == 1
+        instrument(executor, tracer_provider=spans.provider)
+        assert executor.recovered.wait(10)
+    assert [len(span.links) for span in spans.attempts] == [1]
+
+
+def test_where_nothing_is_instrumented_a_job_with_a_trace_waits_a_moment(spans: Spans) -> None:
+    journal = MemoryJournal(jobs={"save": remote.Save})
+    left_behind(journal, spans)
+    clock = VirtualClock()
+    with RetryingExecutor(1, journal=journal, clock=clock) as executor:
+        clock.advance(0.99)
+        assert executor.recovered.unfinished == 1
+        clock.advance(0.01)
+        assert executor.recovered.wait(10)
+    assert not spans.attempts
+
+
+def test_an_instrumented_executor_takes_over_without_a_pause(tmp_path: Path, spans: Spans) -> None:
+    options: dict[str, Any] = {"jobs": {"save": remote.Save}, "poll": 3600}
+    journal = Journal(tmp_path, **options)
+    with RetryingExecutor(1, journal=journal, clock=VirtualClock()) as executor:
+        instrument(executor, tracer_provider=spans.provider)
+        left_behind(Journal(tmp_path, **options), spans)
+        assert journal.poll() == 1
+        assert executor.recovered.wait(10)
+    assert [len(span.links) for span in spans.attempts] == [1]
 
 
 def test_in_the_process_that_accepted_it_a_job_is_a_child_and_not_linked(

@@ -59,7 +59,7 @@ def open_page(chrome: Any) -> Iterator[Callable[..., Any]]:
             stack.callback(context.close)
             context.set_default_timeout(30_000)
             page = context.new_page()
-            page.on("console", lambda said: wrong.append(said.text))
+            page.on("console", lambda said: wrong.append(f"{said.text} ({said.location})"))
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.on(
                 "request",
@@ -69,7 +69,7 @@ def open_page(chrome: Any) -> Iterator[Callable[..., Any]]:
             return page
 
         yield open_page
-    assert wrong == []
+    assert sorted(set(wrong)) == []
 
 
 def look(page: Any, name: str) -> None:

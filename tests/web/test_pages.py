@@ -124,7 +124,7 @@ def test_pages_of_a_list_follow_each_other_without_gap_or_repetition(
     visitor, found, path = visit(), list[str](), "/dead"
     for _ in range(10):
         page = visitor.get(path)
-        found += re.findall(r'name="id" value="(\w+)"', page)
+        found += re.findall(r'name="id" id="c(\w+)"', page)
         follow = re.search(r'rel="next" href="([^"]+)"', page)
         if follow is None:
             break

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.letters import letter
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retryexec.journal import ErrorText, JournalError
@@ -140,6 +140,22 @@ def test_after_an_action_all_is_counted_at_once() -> None:
     assert counting.get(wait=10).total == 7
 
 
+def test_what_is_known_to_have_gone_costs_no_further_look() -> None:
+    shelf, hands = Shelf(), Hands()
+    shelf.add(*range(10))
+    shelf.add(20, error="ValueError")
+    counting = counter(shelf, hands)
+    counting.get(wait=10)
+    gone = [
+        (row.kind, cause_of_json(row.errors, ""), row.died_at) for row in shelf.letters.values()
+    ]
+    shelf.remove(3, 4, 20)
+    shelf.looked = 0
+    counting.refresh([one for one in gone if one[2] in {3.0, 4.0, 20.0}])
+    found = counting.get(wait=10)
+    assert (counts(found), shelf.looked) == ({("save", "ConnectionError"): 8}, 0)
+
+
 def test_counting_many_makes_pauses() -> None:
     shelf, hands = Shelf(), Hands()
     shelf.add(*range(20_000))
@@ -169,6 +185,7 @@ def test_a_reader_does_not_wait_for_the_count() -> None:
     assert counting.get(wait=10).total == 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=20))
 def test_whatever_comes_and_goes_the_counts_are_right_in_the_end(
     steps: list[tuple[bool, int]],
@@ -207,6 +224,7 @@ def test_without_an_error_the_reason_is_the_cause() -> None:
     assert cause_of_json('[{"at', "max_attempts") == Cause("(max_attempts)", "", "")
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(min_size=1))
 def test_any_text_has_a_cause(text: str, name: str) -> None:
     found = cause_of([ErrorText(1, 0.0, name, text)], "")

@@ -36,17 +36,3 @@ def failures_of(entries: Iterable[Entry]) -> tuple[Any, ...]:
         Float8s.of([failures.delay for _, failures in known]),
         Texts.of([errors_json(failures.errors) for _, failures in known]),
     )
-
-
-def runs(rows: Iterable[int]) -> list[tuple[int, int]]:
-    """Return *rows* as ranges: what was accepted together mostly ends together."""
-    ordered = sorted(rows)
-    found: list[tuple[int, int]] = []
-    first = last = ordered[0]
-    for row in ordered:
-        if row > last + 1:
-            found.append((first, last))
-            first = row
-        last = row
-    found.append((first, last))
-    return found

@@ -19,10 +19,10 @@ import psycopg
 from retryexec._typing import override
 from retryexec.journal._entry import Entry
 from retryexec.journal._errors import Fenced, JournalError
-from retryexec.journal._rows import JobRow, values_of
+from retryexec.journal._rows import JobRow, ranges_of, values_of
 from retryexec.journal._store import Changes
 from retryexec.journal.postgres._arrays import Int8s, Texts, UUIDs
-from retryexec.journal.postgres._columns import columns_of, failures_of, runs
+from retryexec.journal.postgres._columns import columns_of, failures_of
 from retryexec.journal.postgres._connection import Away, Connection, Database, Link, is_passing
 from retryexec.journal.postgres._schema import LIFE_BITS
 from retryexec.journal.postgres._statements import Statements
@@ -215,7 +215,7 @@ class PostgresLane:
             failed = {entry.row: entry for entry in changes.updates}.values()
             writes.append(("update", (*failures_of(failed), self.life)))
         if rows:
-            ranges = runs(rows)
+            ranges = ranges_of(rows)
             if len(ranges) <= _RANGES:
                 writes += [("delete", (self.life, first, last)) for first, last in ranges]
             else:

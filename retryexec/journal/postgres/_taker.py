@@ -26,7 +26,7 @@ logger = logging.getLogger("retryexec.journal")
 
 LOT = 1000  # rows in one transaction
 ENOUGH = 10_000  # jobs in hand with which a process takes over no more, for now
-_RATION = 20  # times as long as a look has taken that found nothing, until the next one
+_RATION = 30  # times as long as a look has taken that found nothing, until the next one
 FEW, MANY = 64, 5000  # put jobs that a process has in hand, at least and at most
 _AHEAD = 0.5  # seconds of work that it takes
 
@@ -70,9 +70,10 @@ class Taker:
         self._judge_after = 0.0
         self._water = -1  # the highest row of those put that was taken here
         self._full_after = 0.0
-        # When to look again at what dead processes have had, and nothing is left of. They are kept
-        # while somebody's transaction is open, and so are the entries that a look comes across.
-        self._again_after: dict[int, float] = {}
+        # Dead lives of which nothing is left, and when to look again. While somebody's transaction
+        # is open they are kept, and so are their entries, which a look comes across.
+        self._emptied = set[int]()
+        self._emptied_after = 0.0
         # Up to which row each of them has been taken over; none for a look from the first row on.
         self._reached: dict[int, int] = {}
         self._parked_after: int | None = 0  # where to go on among parked rows; None once through
@@ -143,10 +144,10 @@ class Taker:
         if any(not dead for _, _, dead in found) and monotonic() >= self._judge_after:
             self._declare_dead(connection, lane)
             found = connection.execute(self._sql["gone"], values).fetchall()
-        now = monotonic()
-        again = {life: self._again_after.get(life, 0.0) for life, _, dead in found if dead}
-        self._again_after = again
-        sources = [(life, crashes) for life, crashes, _ in found if again.get(life, now + 1) <= now]
+        sources = [(life, crashes) for life, crashes, dead in found if dead]
+        self._emptied.intersection_update(life for life, _ in sources)
+        if monotonic() < self._emptied_after:
+            sources = [source for source in sources if source[0] not in self._emptied]
         if self._parked_after is not None:
             sources.append((PARKED, 0))
         return [*sources, (FREE, 0)]
@@ -190,6 +191,7 @@ class Taker:
         seen: set[str],
     ) -> Taken | None:
         """Take rows of *source*; None if none of them is for this process, or there are none."""
+        began = monotonic()
         if source == FREE:
             rows = self._claim(connection, lane, seen)
         elif len(lane.live) >= ENOUGH:
@@ -201,7 +203,6 @@ class Taker:
                 # Told before any of them may end this process, too.
                 lane.inherit(crashes)
                 connection.execute(self._sql["inherit"], [crashes, lane.life])
-            began = monotonic()
             rows = self._rows(connection, lane, source, seen)
             if source == PARKED:
                 if len(rows) < LOT:
@@ -219,7 +220,8 @@ class Taker:
             if source > FREE and str(source) in seen:
                 connection.execute(self._sql["forget"], [source])
                 now = monotonic()
-                self._again_after[source] = now + _RATION * (now - began)
+                self._emptied.add(source)
+                self._emptied_after = max(now, self._emptied_after) + _RATION * (now - began)
             return None
         rows.sort(key=lambda row: row[0])
         taken = self._joined(connection, lane, rows, put=source == FREE)
