@@ -69,7 +69,7 @@ def test_waits_and_holds_are_drawn(run: Run, tmp_path: Path) -> None:
     assert "held by its key or a guard" in texts
     assert len([shape for shape in shapes("held") if shape.get("width") != "18"]) == 1
     assert len(shapes("wait")) == 2  # one of them in the legend
-    run(records[1:], "--timeline", "run.svg", "--rate", "2")
+    run(records[1:], "--timeline", "run.svg", "--rate", "1")
     texts, shapes = drawn((tmp_path / "run.svg").read_text())
     assert "held by its key or a guard" in texts
     assert len([shape for shape in shapes("held") if shape.get("width") != "18"]) == 1
