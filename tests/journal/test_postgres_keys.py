@@ -49,19 +49,19 @@ def test_of_latest_jobs_of_a_key_the_newest_alone_comes_back(
 
 
 def test_the_newest_of_a_key_remains_though_its_process_is_the_older(
-    opened: Open, schema: Schema
+    on_server: Open, schema: Schema
 ) -> None:
-    elder, _ = opened(wall_clock=lambda: 2000.0)
-    younger, _ = opened(wall_clock=lambda: 1000.0)
+    elder, _ = on_server(wall_clock=lambda: 2000.0)
+    younger, _ = on_server(wall_clock=lambda: 1000.0)
     old = younger.accept(Save("old"), key="k", latest=True)
     new = elder.accept(Save("new"), key="k", latest=True)
     for journal in (elder, younger):
         schema.expire(crash_on_server(journal))
-    third, host = opened()
+    third, host = on_server()
     until(lambda: {entry.id for entry in host.recovered} == {old.id, new.id})
     assert third.flush(10)
     schema.expire(crash_on_server(third))
-    _, host = opened()
+    _, host = on_server()
     assert host.next().id == new.id
 
 

@@ -22,7 +22,7 @@ from retryexec.journal import Inspector, Journal
 
 pytestmark = [
     pytest.mark.leaks("the browser's driver lives as long as the tests of this file"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),
 ]
 
 BOX = "td input[name=id]"  # what chooses a job
@@ -57,7 +57,7 @@ def open_page(chrome: Any) -> Iterator[Callable[..., Any]]:
             address = stack.enter_context(serving(app))
             context = chrome.new_context(base_url=address, **options)
             stack.callback(context.close)
-            context.set_default_timeout(30_000)
+            context.set_default_timeout(60_000)
             page = context.new_page()
             page.on("console", lambda said: wrong.append(f"{said.text} ({said.location})"))
             page.on("pageerror", lambda error: wrong.append(str(error)))
