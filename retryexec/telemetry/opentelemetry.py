@@ -132,9 +132,11 @@ class _Tracing:
         span, before = told
         if job.context is not None and end.delay is not None:
             job.context = before
-        if span.is_recording():
-            _describe_end(span, end)
-        span.end()
+        try:
+            if span.is_recording():
+                _describe_end(span, end)
+        finally:
+            span.end()
 
 
 def _describe_end(span: Span, end: AttemptEnd) -> None:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from helpers.markdown_blocks import blocks_to_run
@@ -35,7 +36,10 @@ def test_the_code_of_a_page_runs(
     page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The blocks of a page run in order, as one program in an empty directory."""
-    program = ModuleType("documented")
+    loader = SourceFileLoader("documented", str(page))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    program = module_from_spec(spec)
     monkeypatch.setitem(sys.modules, program.__name__, program)  # dataclasses look it up there
     monkeypatch.chdir(tmp_path)
     for block in blocks_to_run(page.read_text(encoding="utf-8"), "python"):
