@@ -9,11 +9,14 @@ _WORD = re.compile(r"[^\s,;()\[\]{}]+")
 _VARIES = re.compile(r"[\d@/\\]")
 
 
-@lru_cache(maxsize=1000)
 def shape_of(error: str) -> str:
     """Return *error* without what differs between errors of one kind: numbers, names, addresses."""
     kind, colon, text = error.partition(": ")
-    text = _WORD.sub(
-        lambda word: "…" if _VARIES.search(word[0]) else word[0], _QUOTED.sub("…", text)
-    )
-    return f"{kind}{colon}{text}"
+    return f"{kind}{colon}{text_shape(text)}"
+
+
+@lru_cache(maxsize=4096)
+def text_shape(text: str) -> str:
+    """Return what an exception said without what differs between errors of one kind."""
+    shape = _QUOTED.sub("…", text)
+    return _WORD.sub(lambda word: "…" if _VARIES.search(word[0]) else word[0], shape)

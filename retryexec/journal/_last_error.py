@@ -23,7 +23,7 @@ def last_error(errors: Sequence[ErrorText]) -> str:
 
 
 def _end_of(traceback: str, name: str) -> str:
-    """Return the line of *traceback* that tells the exception, and what follows of its text."""
+    """Return the line of *traceback* that tells the exception."""
     lines = traceback.splitlines()
     return next((line for line in reversed(lines) if _names(line, name)), lines[-1])
 

@@ -1,23 +1,16 @@
 """What a job failed of, in one line, and without what differs from job to job."""
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 
+from retryexec._shapes import text_shape
 from retryexec.journal import ErrorText
 from retryexec.journal._rows import without_trace
 
 _TAIL = 1200  # characters of a traceback in which its last line is looked for
 _LINE_LIMIT, _SHAPE_LIMIT = 300, 200  # characters
-_UNIQUE_LINES = 4096
-
-# What differs between errors of one kind: quoted values, addresses, paths, anything with a digit.
-_QUOTED = re.compile(r"""(?<!\w)'[^']*'(?!\w)|"[^"]*\"""")
-_WORD = re.compile(r"[^\s,;()\[\]{}]+")
-_VARIES = re.compile(r"[\d@/\\]")
 
 
 class Cause(NamedTuple):
@@ -55,7 +48,7 @@ def cause_of(errors: Sequence[ErrorText], reason: str) -> Cause:
         return Cause(f"({reason})" if reason else "", "", "")
     latest = errors[-1]
     text = _message(latest.text, latest.type)[:_LINE_LIMIT]
-    return Cause(latest.type, text, shape_of(text))
+    return Cause(latest.type, text, text_shape(text[:_SHAPE_LIMIT]))
 
 
 def _message(text: str, name: str) -> str:
@@ -70,10 +63,3 @@ def _message(text: str, name: str) -> str:
             rest = [said, *lines[number + 1 :]] if colon else lines[number + 1 :]
             return " ".join(" ".join(rest).split())
     return " ".join((lines[-1] if text.startswith("Traceback ") else " ".join(lines)).split())
-
-
-@lru_cache(_UNIQUE_LINES)
-def shape_of(text: str) -> str:
-    """Return *text* without what differs between errors of one kind: numbers, names, addresses."""
-    shape = _QUOTED.sub("…", text[:_SHAPE_LIMIT])
-    return _WORD.sub(lambda word: "…" if _VARIES.search(word[0]) else word[0], shape)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from retryexec import PendingJob, RetryFuture
+from retryexec._shapes import text_shape
 from retryexec.journal import Owner, UnfinishedJob
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._rows import DAMAGED, LetterRow, errors_of
-from retryexec.web._causes import Cause, cause_of, shape_of
+from retryexec.web._causes import Cause, cause_of
 from retryexec.web._filter import key_text
 
 
@@ -95,7 +96,7 @@ def live_line(job: PendingJob) -> Line:
         0,
         None,
         job.due_in,
-        Cause(type_, text, shape_of(text)),
+        Cause(type_, text, text_shape(text)),
         f"held by {job.held_by}" if job.held_by is not None else "",
         "this process",
         job.future,
