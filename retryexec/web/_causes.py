@@ -10,6 +10,7 @@ from retryexec.journal import ErrorText
 from retryexec.journal._rows import without_trace
 
 _TAIL = 1200  # characters of a traceback in which its last line is looked for
+_OUR_NOTE = "retryexec: gave up after "  # follows what the exception said, in its traceback
 _LINE_LIMIT, _SHAPE_LIMIT = 300, 200  # characters
 
 
@@ -61,5 +62,6 @@ def _message(text: str, name: str) -> str:
         kind, colon, said = lines[number].partition(": ")
         if kind.rstrip(":").rpartition(".")[2] == short:
             rest = [said, *lines[number + 1 :]] if colon else lines[number + 1 :]
+            rest = [line for line in rest if not line.startswith(_OUR_NOTE)]
             return " ".join(" ".join(rest).split())
     return " ".join((lines[-1] if text.startswith("Traceback ") else " ".join(lines)).split())

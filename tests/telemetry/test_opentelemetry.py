@@ -413,7 +413,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(schema.url, schema.name, schema)
 
 
-def test_what_was_taken_over_is_linked_to_its_submitters_span(place: Place, spans: Spans) -> None:
+def test_what_was_taken_over_is_linked_to_its_submitters_span(
+    place: Place, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retryexec.journal._takeover.TRACE_PAUSE", 60.0)  # for a slow machine
     traced, keyed, trace_of_request, span_of_request = run(DYING, place.where, place.schema)
     journal = place.open(jobs={"save": remote.Save}, poll=0.1)
     with RetryingExecutor(1, journal=journal) as executor:

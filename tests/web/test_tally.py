@@ -211,6 +211,10 @@ def test_whatever_comes_and_goes_the_counts_are_right_in_the_end(
         ("two\n lines", "two lines"),
         ("Traceback (most recent call last):\n  x\nlib.Wrong: no\nnot\n", "no not"),
         ("Traceback (most recent call last):\n  x\nWrong\n", ""),
+        (
+            "Traceback …\nWrong: no\nretryexec: gave up after 1 attempt over 0.000 s: permanent",
+            "no",
+        ),
         ("Traceback (most recent call last):\n  x\nOther: y\n", "Other: y"),
         ("Wrong: of itself", "Wrong: of itself"),
     ],
