@@ -196,12 +196,14 @@ class ObservedPool(Pool):
             raise
 
     @override
-    def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
+    def start_taken_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
+        # Here they are among the unfinished, so those that come while a pool gets its first
+        # observer are adopted here, or by `observe`, or twice, which does no harm.
         for job, _ in jobs:
             self.adopt(job)
         if any(observer.wants_traces for observer in self.attempt_observers):
             jobs = [(job, None if _waits_for_telemetry(job) else due) for job, due in jobs]
-        super().take_over(jobs)
+        super().start_taken_over(jobs)
 
     @override
     def remove(self, job: AnyJob, cancelled: bool) -> None:

@@ -209,10 +209,7 @@ class Pool:
         return self.refusal is None and len(self.unfinished) >= most
 
     def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
-        """Take *jobs* that have been accepted before, each with when it is due, or None for now.
-
-        They come in whether there is room or not. A pool that takes no more jobs leaves them.
-        """
+        """Take *jobs* that were accepted before, each with when it is due, or None; room or not."""
         for job, _ in jobs:
             self.unfinished.add(job)
         if self.refusal is not None:  # looked at only now, as in `accept`
@@ -220,12 +217,15 @@ class Pool:
                 job.expire(ShutdownError("the executor was shut down before it took this job over"))
                 job.resume_end()
             return
-        put = self.queue.put
+        self.start_taken_over(jobs)
+
+    def start_taken_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
+        """Queue *jobs*, which are among the unfinished, or let them wait."""
         for job, due in jobs:
             if isinstance(job, ControlledJob):
                 self.control.place(job, due, taken_over=True)
             elif due is None:
-                put(job)
+                self.queue.put(job)
             else:
                 self.enqueue(job, due)
         with self.lock:

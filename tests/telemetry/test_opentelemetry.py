@@ -484,6 +484,24 @@ def test_an_instrumented_executor_takes_over_without_a_pause(tmp_path: Path, spa
     assert [len(span.links) for span in spans.attempts] == [1]
 
 
+def test_an_executor_may_be_instrumented_while_it_takes_over(
+    tmp_path: Path, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"jobs": {"save": remote.Save}, "poll": 3600}
+    journal, take_over = Journal(tmp_path, **options), Pool.take_over
+    with RetryingExecutor(1, journal=journal, clock=VirtualClock()) as executor:
+
+        def after_a_while(pool: Pool, jobs: Any) -> None:
+            instrument(executor, tracer_provider=spans.provider)
+            take_over(pool, jobs)
+
+        left_behind(Journal(tmp_path, **options), spans)
+        monkeypatch.setattr(Pool, "take_over", after_a_while)
+        assert journal.poll() == 1
+        assert executor.recovered.wait(10)
+    assert [len(span.links) for span in spans.attempts] == [1]
+
+
 def test_in_the_process_that_accepted_it_a_job_is_a_child_and_not_linked(
     tmp_path: Path, spans: Spans
 ) -> None:
