@@ -93,7 +93,7 @@ class RetryingExecutor(Executor):
         clock: where the time comes from.
         attempts_on: where attempts run, if not on the executor's own threads: one of
             `retryexec.engines`, another Executor, or a callable that makes one. An attempt there
-            holds no thread here. At most as many attempts are there as it has workers, and at most
+            holds no thread here. As many attempts run there as it has workers, but at most
             *max_workers*, if that is given.
         journal: a `retryexec.journal.Journal`, so that jobs survive the process. The executor opens
             it, which takes over the jobs of dead processes, and closes it when all jobs have ended.
@@ -273,7 +273,7 @@ class RetryingExecutor(Executor):
         Args:
             fn: called with one item of each iterable.
             timeout: seconds from this call until the last result must be there.
-            chunksize: accepted for compatibility and ignored; threads need no chunks.
+            chunksize: accepted for compatibility, but not used; threads need no chunks.
             buffersize: the most jobs submitted ahead of the results taken; None submits all
                 items at once, and so cannot take an endless iterable.
 
