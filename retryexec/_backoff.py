@@ -32,7 +32,7 @@ _set = object.__setattr__  # how a frozen dataclass fills its fields
 
 
 class Backoff(ABC):
-    """A delay sequence with combinators; subclass it, or bring any re-iterable instead."""
+    """A sequence of delays with combinators; subclass it, or use any re-iterable instead."""
 
     __slots__ = ()
 
@@ -41,11 +41,11 @@ class Backoff(ABC):
         """Start the sequence: the delays before the first retry, the second, and so on."""
 
     def take(self, n: int) -> "Backoff":
-        """Return this sequence, ended after *n* delays: at most *n* retries."""
+        """Return this sequence, cut off after *n* delays, which allows at most *n* retries."""
         return _Take(self, n)
 
     def then(self, other: Delays) -> "Backoff":
-        """Return this sequence followed by *other*; an endless one never gets that far."""
+        """Return this sequence followed by *other*; an endless sequence never gets that far."""
         return _Then(self, other)
 
     def jittered(self, fraction: float, *, random: Random = _random.random) -> "Backoff":
@@ -223,17 +223,17 @@ def _random_field() -> Random:
 
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class ExponentialBackoff(_Geometric):
-    """Wait about *initial_interval* seconds, then *multiplier* times longer each time.
+    """Wait about *initial_interval* seconds, then *multiplier* times as long each time.
 
     The n-th delay is uniform in interval·(1 ± *randomization_factor*), where interval is
-    ``min(max_interval, initial_interval · multiplier**(n - 1))``; names, defaults and formula
+    ``min(max_interval, initial_interval · multiplier**(n - 1))``. Names, defaults and formula
     are those of cenkalti/backoff.
 
     Args:
         initial_interval, max_interval: seconds, or timedeltas.
         multiplier: 1 or more.
         randomization_factor: 0 (exact) to 1.
-        random: gives floats in [0, 1).
+        random: returns floats in [0, 1).
     """
 
     initial_interval: float = 0.5
@@ -299,7 +299,7 @@ class _Jitter(_Geometric):
 
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class FullJitterBackoff(_Jitter):
-    """Wait anything between 0 and an interval that grows *multiplier* times each time.
+    """Wait any time between 0 and an interval that grows by *multiplier* each time.
 
     ``uniform(0, min(max_interval, base · multiplier**(n - 1)))``; *base* and *max_interval* in
     seconds. Source: AWS Architecture Blog, "Exponential Backoff And Jitter" (Full Jitter).
@@ -312,7 +312,7 @@ class FullJitterBackoff(_Jitter):
 
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class EqualJitterBackoff(_Jitter):
-    """Wait between half and all of an interval that grows *multiplier* times each time.
+    """Wait between half and all of an interval that grows by *multiplier* each time.
 
     ``v/2 + uniform(0, v/2)`` with ``v = min(max_interval, base · multiplier**(n - 1))``; *base*
     and *max_interval* in seconds. Source: AWS Architecture Blog, as above (Equal Jitter).
@@ -325,11 +325,11 @@ class EqualJitterBackoff(_Jitter):
 
 @dataclass(frozen=True, slots=True, init=False, repr=False, eq=False)
 class DecorrelatedJitterBackoff(Randomized, _Stepped[float]):
-    """Wait anything between *base* and three times the wait before.
+    """Wait any time between *base* and three times the previous wait.
 
-    ``uniform(base, min(max_interval, 3 · previous))``, in seconds, with *base* as the first
-    previous. Source: AWS Architecture Blog, as above (Decorrelated Jitter), but with the range
-    clamped rather than the draw, so that draws do not pile up at *max_interval*.
+    ``uniform(base, min(max_interval, 3 · previous))``, in seconds, where the first *previous* is
+    *base*. Source: AWS Architecture Blog, as above (Decorrelated Jitter), but with the range
+    clamped instead of the draw, so that draws do not pile up at *max_interval*.
     """
 
     base: float

@@ -69,44 +69,44 @@ _NO_KWARGS: dict[str, Any] = {}
 
 
 class RetryingExecutor(Executor):
-    """A `concurrent.futures.Executor` that tries each job again until it succeeds or must fail.
+    """A `concurrent.futures.Executor` that retries each job until it succeeds or fails for good.
 
-    Used as `ThreadPoolExecutor` is, ``with`` included. A job between two attempts holds no
-    thread, so *max_workers* bounds the attempts at one time and nothing else.
+    Use it like `ThreadPoolExecutor`, ``with`` included. A job between two attempts holds no
+    thread, so *max_workers* limits only the attempts that run at the same time.
 
     Args:
         max_workers: the most threads, started as they are needed; by default as many as
-            ThreadPoolExecutor would take.
+            ThreadPoolExecutor would use.
         thread_name_prefix: how the threads' names begin.
         initializer, initargs: called as ``initializer(*initargs)`` in each new thread. If it
             raises, the executor is broken: pending jobs fail, and so does `submit`.
-        policy: when to try again; `using` gives another one to some of the jobs.
+        policy: when to try again; `using` gives some jobs another policy.
         max_pending: the most unfinished jobs at a time; `submit` blocks until there is room.
             None for no limit.
         on_retry: called with a `Retry` before each wait, in the worker and the job's context.
         on_success: called with a `Success` when a job has succeeded, after its future has ended.
         on_give_up: called with a `GiveUp` when a job fails for good, before its future does.
             Without on_retry and on_give_up, the first retry after each type of error is logged,
-            and so is a failure that nobody reads off the future.
+            and so is a failure that nobody reads from the future.
         exit_timeout: seconds (or a timedelta) that the interpreter's exit waits for unfinished
-            jobs, before it abandons them and logs their names. None waits for all of them.
+            jobs before it abandons them and logs their names. None waits for all of them.
         clock: where the time comes from.
         attempts_on: where attempts run, if not on the executor's own threads: one of
-            `retryexec.engines`, another Executor, or a callable that makes one. An attempt that is
-            away holds no thread here. As many are away as it has workers, and at most
+            `retryexec.engines`, another Executor, or a callable that makes one. An attempt there
+            holds no thread here. As many attempts run there as it has workers, but at most
             *max_workers*, if that is given.
-        journal: a `retryexec.journal.Journal`, where jobs survive the process. It is opened here,
-            which takes over what dead processes have left, and closed when all jobs have ended.
-        key: of the jobs that have the same key, one runs at a time. A hashable that they all have,
-            or a callable that returns one; it is called with what the attempts are called with, a
-            `Retriable` itself first. None is no key.
+        journal: a `retryexec.journal.Journal`, so that jobs survive the process. The executor opens
+            it, which takes over the jobs of dead processes, and closes it when all jobs have ended.
+        key: of the jobs that have the same key, one runs at a time. Give one hashable for all jobs,
+            or a callable that returns a job's key; it is called with the arguments of the attempts,
+            with a `Retriable` itself first. None means no key.
         keep: "all" runs the jobs of a key in the order they were accepted. With "latest", a newer
-            job replaces one that waits, whose future then ends as the newer one's does.
-        guards: what each attempt has to pass, outermost first: a `RateLimit`, for one. A job that a
-            guard holds back waits without a thread, and spends no attempt.
+            job replaces the one that waits, whose future then ends as the newer one's does.
+        guards: what each attempt has to pass, outermost first, such as a `RateLimit`. A job that a
+            guard holds back waits without a thread and spends no attempt.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
         retryexec.journal.JournalError: the journal cannot be opened.
     """
 
@@ -210,17 +210,17 @@ class RetryingExecutor(Executor):
     ) -> RetryFuture[T]: ...
     @override
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> RetryFuture[Any]:
-        """Take a job and return its future at once.
+        """Accept a job and return its future at once.
 
         Args:
-            fn: a `Retriable`, run by its ``exec()``, or a callable.
-            args, kwargs: what it is called with, each time.
+            fn: a `Retriable`, whose ``exec()`` is run, or a callable.
+            args, kwargs: the arguments of each call.
 
         Raises:
             TypeError: *fn* is neither.
             ExecutorShutdownError: the executor is shut down.
             BrokenThreadPool: an initializer has failed.
-            PendingLimitError: `max_pending` is reached and this is one of its own workers.
+            PendingLimitError: `max_pending` is reached, and the caller is one of its own workers.
         """
         if fn.__class__ is FunctionType:  # the common case, checked quickly
             if fn.__code__.co_flags & inspect.CO_COROUTINE:
@@ -273,13 +273,13 @@ class RetryingExecutor(Executor):
         Args:
             fn: called with one item of each iterable.
             timeout: seconds from this call until the last result must be there.
-            chunksize: taken for the sake of other executors; threads need no chunks.
+            chunksize: accepted for compatibility, but not used; threads need no chunks.
             buffersize: the most jobs submitted ahead of the results taken; None submits all
                 items at once, and so cannot take an endless iterable.
 
         Raises:
             TimeoutError: from the iterator, when *timeout* has passed.
-            Exception: from the iterator, what a call finally failed with.
+            Exception: from the iterator, the exception with which a call finally failed.
         """
         whole_number("chunksize", chunksize, least=1)
         check_buffersize(buffersize)
@@ -304,15 +304,15 @@ class RetryingExecutor(Executor):
 
         Args:
             policy: the view's policy; by default this executor's own.
-            cancel: cancelling this token cancels the view's jobs that are queued or waiting, at
-                once; a running one can see it as ``current_attempt().cancelled``.
+            cancel: cancelling this token at once cancels the view's jobs that are queued or
+                waiting; a running job can see it as ``current_attempt().cancelled``.
             key, keep, guards: as for the constructor; by default this executor's own. Views share
-                the keys of their executor: jobs of one key go one after the other, whichever view
+                the keys of their executor: jobs of one key run one after the other, whichever view
                 they were submitted to.
             changes: changes to the policy, as in ``using(max_attempts=3)``.
 
         Raises:
-            TypeError, ValueError: a change cannot be right; the message names it.
+            TypeError, ValueError: an argument is invalid; the message names it.
         """
         view = object.__new__(RetryingExecutor)
         view._whole = self._whole or self
@@ -337,19 +337,19 @@ class RetryingExecutor(Executor):
         cancel_futures: bool = False,
         timeout: Seconds | None = None,
     ) -> ShutdownReport:
-        """Take no more jobs, and let the accepted ones finish.
+        """Accept no more jobs, and let the accepted ones finish.
 
         Args:
-            wait: whether to return only when all jobs have ended, those in backoff included,
-                and the threads too.
+            wait: whether to return only when all jobs have ended, including those in backoff,
+                and all threads too.
             cancel_futures: cancel the jobs that are queued or in backoff; a running attempt
-                is its job's last.
-            timeout: seconds (or a timedelta) after which no further attempt starts: jobs still
-                queued or in backoff end with `ShutdownError`. Attempts that run on are not
-                waited for.
+                is the last of its job.
+            timeout: seconds (or a timedelta) after which no further attempt starts. Jobs still
+                queued or in backoff end with `ShutdownError`. It does not wait for attempts
+                that are still running.
 
         Returns:
-            what became of all the jobs this executor ever accepted.
+            what became of all the jobs that this executor accepted.
 
         Raises:
             RuntimeError: called with *wait* from one of the executor's own jobs.
@@ -378,19 +378,19 @@ class RetryingExecutor(Executor):
         self.shutdown(wait=True)
 
     def stats(self) -> Stats:
-        """Return how many jobs are where, and what became of the others, at this moment."""
+        """Return how many jobs are in each state now, and how many have ended in which way."""
         return stats(self._pool)
 
     def pending(self) -> list[PendingJob]:
         """Return the unfinished jobs: running, queued, held, and waiting ones, soonest due first.
 
-        It looks at every one of them. Their futures have what steers them:
+        It looks at every one of them. To control a job, use the methods of its future:
         `RetryFuture.retry_now`, `RetryFuture.postpone` and `RetryFuture.cancel`.
         """
         return pending(self._pool)
 
     def pause(self) -> None:
-        """Let no attempt start until `resume`; running ones go on, and jobs are accepted.
+        """Let no attempt start until `resume`; running ones go on, and jobs are still accepted.
 
         A shutdown ends the pause, since the jobs that it waits for would never end.
         """
@@ -402,7 +402,7 @@ class RetryingExecutor(Executor):
 
     @property
     def recovered(self) -> Recovered:
-        """The jobs taken over from dead processes, by way of the journal; none without one."""
+        """The jobs taken over from dead processes through the journal; none without a journal."""
         return Recovered() if self._link is None else self._link.recovered
 
     @property

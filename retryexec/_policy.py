@@ -55,27 +55,27 @@ class PolicyChanges(TypedDict, total=False):
 class RetryPolicy:
     """When a failed job is tried again, after what wait, and when it is given up.
 
-    A frozen value, shared by any number of jobs and threads.
+    A frozen value, which any number of jobs and threads may share.
 
     Args:
-        max_attempts: the most attempts, the first try included; None for no limit.
-        max_elapsed: seconds (or a timedelta) from the start of the first attempt; no retry
-            starts later, and one that would is not waited for: the job fails at once. None for
+        max_attempts: the most attempts, including the first; None for no limit.
+        max_elapsed: seconds (or a timedelta) from the start of the first attempt, after which no
+            retry starts. If the next retry would start later, the job fails at once. None for
             no limit.
         backoff: the delays between attempts: any re-iterable of seconds or timedeltas.
-        retry_on: which errors are worth another try: an exception type, a tuple of types, or a
-            callable ``exception -> bool | seconds | timedelta`` (a number is the delay to use).
-            Control flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) never is. An
-            ExceptionGroup is if it is of such a type itself, or if all its members are (see
-            "Groups of exceptions" in the docs); a callable is given the group.
-        retry_on_result: ``value -> bool``, asked of returned values: True tries again. When
+        retry_on: which errors to retry: an exception type, a tuple of types, or a callable
+            ``exception -> bool | seconds | timedelta`` (a number is the delay to use). Control
+            flow (`KeyboardInterrupt`, `SystemExit`, `CancelledError`) is never retried. An
+            ExceptionGroup is retried if it is of such a type itself, or if all its members are
+            (see "Groups of exceptions" in the docs); a callable is given the group.
+        retry_on_result: ``value -> bool``, called with each returned value; True means retry. If
             attempts run out on such a value, that value is the result.
-        attempt_timeout: seconds (or a timedelta) that an attempt may take, which it can read
-            as ``current_attempt().remaining()``. Nothing interrupts a thread: an attempt that
-            ends late still counts.
+        attempt_timeout: seconds (or a timedelta) that an attempt may take. The attempt can read
+            the rest as ``current_attempt().remaining()``. Nothing interrupts a thread: an attempt
+            that ends late still counts.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     max_attempts: int | None
@@ -125,14 +125,14 @@ class RetryPolicy:
 
     @classmethod
     def never(cls) -> "RetryPolicy":
-        """Return the policy that tries once."""
+        """Return a policy that never retries: each job has one attempt."""
         return cls(max_attempts=1)
 
     def replace(self, **changes: Unpack[PolicyChanges]) -> "RetryPolicy":
-        """Return this policy with *changes*, by the names of the constructor.
+        """Return this policy with *changes*, named like the arguments of the constructor.
 
         Raises:
-            TypeError: a name is not one of them.
+            TypeError: an argument has another name.
         """
         names = [f.name for f in dataclasses.fields(self) if f.init]
         for name in changes:

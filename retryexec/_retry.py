@@ -204,17 +204,17 @@ def retry(
     timer: Timer | None = None,
     guards: "Iterable[Guard]" = (),
 ) -> T:
-    """Call ``fn()`` in this thread until it succeeds or the policy stops; return what it returns.
+    """Call ``fn()`` in this thread until it succeeds or the policy stops; return its result.
 
     Args:
         fn: called for each attempt, at least once.
         policy: when to try again.
-        on_retry: called with a `Retry` before each wait, and not for the final failure.
+        on_retry: called with a `Retry` before each wait, but not for the final failure.
         on_success: called with a `Success` when an attempt has succeeded, before the return.
-        cancel: a token that ends the retries; an attempt that runs is not interrupted.
+        cancel: a token that ends the retries; a running attempt is not interrupted.
         clock: where the time comes from.
-        timer: what to wait by; stopped at the end.
-        guards: what to ask before each attempt, outermost first, such as a `RateLimit`.
+        timer: the timer used for the waits; it is stopped at the end.
+        guards: what each attempt has to pass, outermost first, such as a `RateLimit`.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.
@@ -237,12 +237,12 @@ async def retry_async(
     timer: Timer | None = None,
     guards: "Iterable[Guard]" = (),
 ) -> T:
-    """Await ``fn()`` until it succeeds or the policy stops; as `retry`, on asyncio or trio.
+    """Await ``fn()`` until it succeeds or the policy stops: `retry` for asyncio and trio.
 
     Args:
-        fn: called for each attempt, at least once; what it returns is awaited.
-        policy, on_retry, on_success, cancel, clock, timer, guards: as for `retry`. A *timer* is
-            waited for on another thread.
+        fn: called for each attempt, at least once; the awaitable it returns is awaited.
+        policy, on_retry, on_success, cancel, clock, timer, guards: as for `retry`. With a *timer*,
+            the waits happen on another thread.
 
     Raises:
         Exception: what the last attempt raised; its note says why no other followed.

@@ -47,7 +47,7 @@ class LastCall:
 
     Attributes:
         attempts: how many attempts it took.
-        elapsed: seconds from the start of its first attempt to its end.
+        elapsed: seconds from the start of its first attempt to the end of the call.
         stop_reason: why no further attempt followed.
         failure: its latest failed attempt; None if none failed.
     """
@@ -60,16 +60,16 @@ class LastCall:
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """What became of the calls of one decorated function, as `fn.stats()` tells it.
+    """Statistics of the calls of one decorated function, as returned by `fn.stats()`.
 
-    Calls that are going on do not count yet.
+    Calls that are still running do not count yet.
 
     Attributes:
-        calls: calls that have ended.
-        attempts: the attempts of all of them.
-        failures: calls that failed for good: cancelled ones too, and those that returned a value
-            which `retry_on_result` refuses.
-        last: the latest call to end; None before the first one has.
+        calls: how many calls have ended.
+        attempts: how many attempts these calls made.
+        failures: how many calls failed for good, including cancelled calls and calls that returned
+            a value that `retry_on_result` refuses.
+        last: the latest call to end; None if no call has ended yet.
     """
 
     calls: int = 0
@@ -91,7 +91,7 @@ class RetryChanges(TypedDict, total=False):
 
 
 class RetriedFunction(Protocol[P, T_co]):
-    """A function made by `retrying`: called as the one it decorates."""
+    """A function made by `retrying`; call it like the function it decorates."""
 
     __name__: str
     __qualname__: str
@@ -112,12 +112,12 @@ class RetriedFunction(Protocol[P, T_co]):
         """Return the same function with other options, and with statistics of its own.
 
         Args:
-            changes: arguments of `retrying`, in place of those this one was made with.
+            changes: arguments of `retrying` that replace those of this function.
         """
         ...
 
     def stats(self) -> CallStats:
-        """Return what became of the calls so far, in all threads."""
+        """Return statistics of the calls so far, in all threads."""
         ...
 
 
@@ -168,13 +168,13 @@ def retrying(
 ) -> Any:
     """Decorate a function, or a coroutine function, so that each call of it is retried.
 
-    Used as ``@retrying``, ``@retrying(policy)`` or with the options of `retry`. What is decorated
-    has two methods: ``fn.using(clock=…, policy=…)`` is the same function with other options, and
-    ``fn.stats()`` tells what became of the calls.
+    Use it as ``@retrying``, as ``@retrying(policy)``, or with the options of `retry`. The decorated
+    function has two methods: ``fn.using(clock=…, policy=…)`` returns the same function with other
+    options, and ``fn.stats()`` returns statistics of its calls.
 
     Raises:
-        TypeError: what is decorated is a generator function, whose body runs only when somebody
-            iterates, and cannot be begun again; or an argument is not one of these.
+        TypeError: the decorated function is a generator function, whose body runs only when
+            somebody iterates over it, and cannot be restarted; or an argument is unknown.
     """
     if not isinstance(policy, RetryPolicy) and callable(policy):
         return retrying()(policy)

@@ -30,7 +30,7 @@ RAMP_SECONDS = 60.0
 
 
 class BreakerState(StrEnum):
-    """What a `CircuitBreaker` does."""
+    """The state of a `CircuitBreaker`."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -211,43 +211,45 @@ class _Circuit(GuardState):
 
 
 class CircuitBreaker(KeyedGuard[_Circuit]):
-    """A guard that parks attempts while what they call is down, and lets a few probe it.
+    """A guard that parks attempts while the service they call is down, and lets a few probe it.
 
-    *Closed*, it lets attempts go, and counts those that ended in the last *window* seconds. Once
-    they are at least *minimum_attempts*, and at least the share *failure_rate* of them has
-    failed, it is *open*: attempts are parked, first come first served, and none is spent. After
-    *open_for* seconds it is *half open*: *probes* attempts go. When all of them have succeeded it
-    is closed; when one has failed it is open again.
+    While *closed*, it lets attempts through, and counts those that ended in the last *window*
+    seconds. Once there are at least *minimum_attempts*, and at least the share *failure_rate* of
+    them has failed, it becomes *open*: attempts are parked, first come first served, and none is
+    spent. After *open_for* seconds it becomes *half open*, and lets *probes* attempts through. When
+    all of them have succeeded, it is closed; when one has failed, it is open again.
 
-    What was parked then follows at a ramp, so that what has just come up is not knocked down:
-    100 a second, twice as many every 5 seconds, and after a minute all that are left.
+    After it has closed, parked attempts follow at a growing rate, so that they do not knock down a
+    service that has just come up: 100 a second, doubling every 5 seconds, and all the rest after a
+    minute.
 
-    A probe's permit is given back whatever becomes of it. If it does not end, another one may go
-    in its place after *open_for* seconds, or after the attempt's own timeout if that is longer.
-    The outcome of an attempt that began before the latest change counts for nothing, and neither
-    does one that was cancelled or interrupted.
+    A probe's permit is given back whatever becomes of it. If a probe does not end, another may
+    replace it after *open_for* seconds, or after the attempt's own timeout if that is longer. An
+    attempt that began before the latest change of state does not count, and neither does one that
+    was cancelled or interrupted.
 
-    Defaults elsewhere: resilience4j opens at 50 % of at least 100 calls, for 60 s, and lets 10 go
-    half open; Polly at 10 % of at least 100 in 30 s, for 5 s, and lets 1 go.
+    Defaults elsewhere: resilience4j opens at 50 % of at least 100 calls, for 60 s, and lets 10
+    through when half open; Polly at 10 % of at least 100 in 30 s, for 5 s, and lets 1 through.
 
-    Each change of state is logged. A breaker's `name` can be set, for the log and `held_by`.
+    Each change of state is logged. You can set a breaker's `name`, for the log and `held_by`.
 
     Args:
         failure_rate: the share of failed attempts that opens it, above 0 and at most 1.
         minimum_attempts: how many attempts there must be in the window before it opens.
-        window: seconds (or a timedelta) that attempts count for.
-        open_for: seconds (or a timedelta) for which it is open.
-        probes: how many attempts have to succeed for it to close, and may go to that end.
-        trips_on: the exceptions that are failures: a type, a tuple of types, or a callable
-            exception -> bool. With any other, what was called has answered, which is a success;
-            so is a refused result. ``trips_on=(ConnectionError, TimeoutError)`` leaves out what a
-            faulty job raises.
-        key: called with what the attempt is called with (a `Retriable` itself first), it returns
-            the hashable whose breaker counts: ``key=lambda save: save.host``. Without it, one
-            breaker counts for all attempts. A key of which nothing is known any more is forgotten.
+        window: seconds (or a timedelta) for which attempts count.
+        open_for: seconds (or a timedelta) for which it stays open.
+        probes: how many attempts it lets through when half open; all must succeed to close it.
+        trips_on: the exceptions that count as failures: a type, a tuple of types, or a callable
+            exception -> bool. Any other exception shows that the service has answered, and counts
+            as a success; so does a refused result. ``trips_on=(ConnectionError, TimeoutError)``
+            leaves out what a faulty job raises.
+        key: a callable that returns the hashable for which a separate breaker is kept, as in
+            ``key=lambda save: save.host``. It is called with the arguments of the attempt, with a
+            `Retriable` itself first. Without it, there is one breaker for all attempts. A key is
+            forgotten once nothing is known about it any more.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
@@ -283,7 +285,7 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
     def state(self) -> BreakerState:
         """Whether it is closed, open or half open: "closed", "open" or "half_open".
 
-        With keys: open if it is for any key, else half open if it is for any, else closed.
+        With keys: open if it is open for any key, else half open if it is for any, else closed.
         """
         now = self._time()
         with self._lock:
@@ -296,7 +298,7 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
         return BreakerState.CLOSED
 
     def open(self) -> None:
-        """Open it by hand, for all keys: no attempt starts, nor any probe, until `close`."""
+        """Open it by hand, for all keys: no attempt starts, not even a probe, until `close`."""
         with self._lock:
             self._is_forced = True
             for state in self.states():
@@ -305,7 +307,7 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
         self._wake()
 
     def close(self) -> None:
-        """Close it by hand, for all keys, and forget the failures: the parked go at a ramp."""
+        """Close it by hand, for all keys; forget the failures, and release the parked gradually."""
         now = self._time()
         with self._lock:
             self._is_forced = False

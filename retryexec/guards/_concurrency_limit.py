@@ -66,20 +66,21 @@ class _Permits(GuardState):
 
 
 class ConcurrencyLimit(KeyedGuard[_Permits]):
-    """A guard that lets at most so many attempts run at a time, first come first served.
+    """A guard that limits how many attempts run at the same time, first come first served.
 
-    An attempt that ends gives its permit to the one that has waited longest, and wakes that one
-    alone. The permit is given back however the attempt ends. One that is woken and does not come,
-    since all workers of its executor are busy, loses the permit to the next after a second.
+    When an attempt ends, however it ends, its permit goes to the attempt that has waited longest,
+    and only that one is woken. If it does not start within a second, since all workers of its
+    executor are busy, it loses the permit to the next.
 
-    This is what other libraries call a bulkhead (resilience4j's default is 25 calls at a time,
-    failsafe and Polly have none); here *limit* has to be named.
+    Other libraries call this a bulkhead (resilience4j's default is 25 calls at a time, failsafe
+    and Polly have no default); here *limit* is required.
 
     Args:
-        limit: how many attempts may run at a time, from 1 up; with *key*, for each key.
-        key: called with what the attempt is called with (a `Retriable` itself first), it returns
-            the hashable whose limit counts: ``key=lambda save: save.tenant``. Without it, one
-            limit counts for all attempts. A key is forgotten once nothing of it runs or waits.
+        limit: how many attempts may run at a time, 1 or more; with *key*, for each key.
+        key: a callable that returns the hashable for which a separate limit is kept, as in
+            ``key=lambda save: save.tenant``. It is called with the arguments of the attempt, with
+            a `Retriable` itself first. Without it, there is one limit for all attempts. A key is
+            forgotten once no attempt of it runs or waits.
 
     Raises:
         TypeError, ValueError: *limit* is not a whole number from 1 up.

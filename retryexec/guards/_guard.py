@@ -16,11 +16,11 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt went, as a guard is told.
+    """How an attempt went, as reported to a guard.
 
     Attributes:
         exception: what it raised; None if it returned.
-        succeeded: whether the policy takes it as a success; a refused result is none.
+        succeeded: whether the policy takes it as a success; a refused result is not one.
         seconds: how long it ran.
     """
 
@@ -36,10 +36,10 @@ class AttemptRequest:
         number: the attempt's number: 1 for a job's first attempt, more for a retry.
         job: what was submitted: a `Retriable` or a callable.
         args, kwargs: what it is called with.
-        now: the clock it goes by, which returns seconds.
-        wake: has the guards asked again. A guard may call it from any thread and any number of
-            times, but under no lock.
-        attempt_timeout: the policy's, in seconds; None if it has none.
+        now: a callable that returns the time of the attempt's clock, in seconds.
+        wake: makes the guards be asked again. A guard may call it from any thread and any number
+            of times, but not while holding a lock.
+        attempt_timeout: that of the policy, in seconds; None if it has none.
     """
 
     __slots__ = (
@@ -80,7 +80,7 @@ class AttemptRequest:
         self.turns: set[object] | None = None
 
     def key_by(self, key: Callable[..., Hashable]) -> Hashable:
-        """Call *key* with what the attempt is called with, a `Retriable` itself first."""
+        """Call *key* with the arguments of the attempt, with a `Retriable` itself first."""
         if self.by_exec:
             return key(self.job, *self.args, **self.kwargs)
         return key(*self.args, **self.kwargs)
@@ -91,31 +91,31 @@ class AttemptRequest:
 
 
 class Guard(Protocol):
-    """What is asked before each attempt, and told how it went.
+    """An object that is asked before each attempt, and told how it went.
 
-    Both methods are called under no lock, from any thread, and have to return soon. What they
-    raise is logged, and lets the attempt go.
+    Both methods are called from any thread, without a lock held, and must return quickly. If one
+    raises, this is logged, and the attempt may start.
     """
 
     def admit(self, request: AttemptRequest) -> float | None:
-        """Let the attempt go, or say when to ask again.
+        """Let the attempt start, or say when to ask again.
 
         Returns:
-            None if the attempt may go: it holds a permit then, until `release`. Otherwise the
-            time to ask again, in the seconds of ``request.now()``, and later than that;
-            `math.inf` to be asked when the guard calls ``request.wake()``. It may be asked
-            earlier.
+            None if the attempt may start; it then holds a permit until `release`. Otherwise the
+            time to ask again, in the seconds of ``request.now()``, which must be later than now;
+            or `math.inf`, to be asked when the guard calls ``request.wake()``. The guard may be
+            asked earlier.
         """
         ...
 
     def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:
-        """Take back what *request* holds here: its permit, or its place among those who wait.
+        """Take back what *request* holds here: its permit, or its place among those that wait.
 
         It may hold nothing, or be released twice.
 
         Args:
-            outcome: how the attempt went; None if it did not start. It may ask again even so:
-                a permit is released while a later guard holds the attempt back.
+            outcome: how the attempt went; None if it did not start. In that case the request may
+                ask again: a permit is released while a later guard holds the attempt back.
         """
         ...
 

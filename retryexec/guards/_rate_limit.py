@@ -175,35 +175,35 @@ class _Schedule(GuardState):
 
 
 class RateLimit(KeyedGuard[_Schedule]):
-    """A guard that lets attempts start at most at a rate.
+    """A guard that limits the rate at which attempts start.
 
-    In any *t* seconds, at most ``burst + rate * t / per`` of them start. An attempt that has to
-    wait reserves its time once, first come first served, and is asked again at that time. One
-    that is cancelled gives its time back if no later one is reserved. What is counted are starts:
-    if an attempt starts late, because all workers are busy, those behind it keep their distance.
+    In any *t* seconds, at most ``burst + rate * t / per`` attempts start. An attempt that has to
+    wait reserves a time once, first come first served, and asks again at that time. If it is
+    cancelled, it gives its time back, unless a later time is reserved. The limit counts starts: if
+    an attempt starts late, because all workers are busy, those behind it keep their distance.
 
     This is GCRA, the generic cell rate algorithm of ITU-T I.371, in its reserving form: with
     T = per / rate, each start has a theoretical arrival time, ``tat = max(now, tat) + T``, and
     may be (burst - 1) · T seconds earlier.
 
-    Threads are no more exact than a few milliseconds, and to wake one costs more than to run a
-    small job. So at more than ten starts a second by the machine's clock, one that is late counts
-    as punctual, up to 0.1 s; there may be as many more as belong to 0.1 s. And of those that wait
-    in a line, all that belong to 1/32 s, or to an eighth of their wait, start at the end of that:
-    31 at a time, at a rate of 1000. The rate is kept all the same, since each start counts for the
-    time that it was reserved for. Under a clock that tests move, all starts are exact.
+    Threads are only exact to a few milliseconds, and waking one costs more than running a small
+    job. So with the machine's clock and more than ten starts a second, a start that is up to 0.1 s
+    late counts as punctual; there may be as many extra starts as belong to 0.1 s. Attempts that
+    wait in a line start in batches: all that belong to 1/32 s, or to an eighth of their wait, start
+    at the end of it, which is 31 at a time at a rate of 1000. The rate is still kept, since each
+    start counts for its reserved time. Under a clock that tests move, all starts are exact.
 
     Args:
-        rate: how many attempts may start in *per* seconds; 0.5 is one in two.
-        per: the seconds (or timedelta) that *rate* counts for.
+        rate: how many attempts may start in *per* seconds; 0.5 is one in two seconds.
+        per: the seconds (or timedelta) to which *rate* refers.
         burst: how many may start at once after a time without any.
-        key: called with what the attempt is called with (a `Retriable` itself first), it returns
-            the hashable whose rate counts: ``key=lambda save: save.tenant``. Without it, one
-            rate counts for all attempts. A key takes a kilobyte; once it is idle, it is forgotten
-            as others come.
+        key: a callable that returns the hashable for which a separate rate is kept, as in
+            ``key=lambda save: save.tenant``. It is called with the arguments of the attempt, with
+            a `Retriable` itself first. Without it, there is one rate for all attempts. A key takes
+            a kilobyte; once it is idle, it is forgotten when others arrive.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     reserves = True  # see Passage

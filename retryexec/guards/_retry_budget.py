@@ -144,25 +144,27 @@ class _Deposits:
 
 
 class RetryBudget(KeyedGuard[_Budget]):
-    """A guard that keeps retries to a share of first attempts, so that they cannot pile up.
+    """A guard that limits retries to a share of first attempts, so that they cannot pile up.
 
-    First attempts always go. Retries may be *ratio* of those of the last *window* seconds, and
-    *reserve* more per second, for times of little traffic. Beyond that a retry is put off, first
-    come first served; it does not fail. So when everything fails, what is called gets 1.2 times
-    as many attempts as there are jobs, and not as many times more as the policy has attempts.
+    First attempts always start. The number of retries may be *ratio* times the first attempts of
+    the last *window* seconds, plus *reserve* per second, for times of little traffic. A retry
+    beyond that is postponed, first come first served; it does not fail. So if everything fails, the
+    service gets 1.2 times as many attempts as there are jobs, and not the policy's *max_attempts*
+    times as many.
 
-    The form is that of Finagle's RetryBudget (there 0.2, 10 per second, 10 s): a bucket to which
+    The design is that of Finagle's RetryBudget (there 0.2, 10 per second, 10 s): a bucket to which
     each first attempt adds *ratio*, which counts for *window* seconds or until it is spent, and
-    from which each retry takes 1. Unlike there, a reserve that is not needed does not add up to
-    more than one retry. Shared by executors, it counts the attempts of all.
+    from which each retry takes 1. Unlike there, an unused reserve does not add up to more than one
+    retry. If several executors share the guard, it counts the attempts of all of them.
 
     Args:
-        ratio: retries per first attempt, from 0 up; 0.2 is one for every five.
-        reserve: retries per second on top. With 0, a retry may wait for ever for first attempts.
+        ratio: retries per first attempt, 0 or more; 0.2 is one for every five.
+        reserve: additional retries per second. With 0, a retry may wait for ever for first
+            attempts.
         window: seconds (or a timedelta) for which a first attempt counts.
 
     Raises:
-        TypeError, ValueError: an argument cannot be right; the message names it.
+        TypeError, ValueError: an argument is invalid; the message names it.
     """
 
     def __init__(
