@@ -97,7 +97,9 @@ class RetryingBackend(BaseTaskBackend):  # type: ignore[misc]
                 executor = _executors[self.alias] = _make_executor(self.alias, self._settings)
             return executor
 
-    def enqueue(self, task: Task, args: Any, kwargs: Any) -> TaskResult:
+    def enqueue(  # pyright: ignore[reportIncompatibleMethodOverride]  Django has no types
+        self, task: Task, args: Any, kwargs: Any
+    ) -> TaskResult:
         """Queue a task, now or after the commit of the transaction that this is called in."""
         self.validate_task(task)
         result = new_result(task, get_random_string(32), args, kwargs, None)

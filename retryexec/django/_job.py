@@ -87,6 +87,7 @@ class TaskJob:
 def job_of(result: TaskResult) -> TaskJob:
     """Return the job for a task that was enqueued just now."""
     run_after = result.task.run_after
+    assert result.enqueued_at is not None
     return TaskJob(
         id=result.id,
         task=result.task.module_path,

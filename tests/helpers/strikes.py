@@ -91,7 +91,9 @@ class Strike:
             self._latest[frame] = None
         elif event == "opcode":
             latest, self._latest[frame] = self._latest.get(frame, 0), frame.f_lasti
-            if latest is not None and is_moment(frame.f_code, latest, frame.f_lasti):
+            # What has no line is Python's own, as for a generator that is closed: it swallows it.
+            lined = frame.f_lineno is not None
+            if lined and latest is not None and is_moment(frame.f_code, latest, frame.f_lasti):
                 self.left -= 1
                 if self.left < 0 and self.where is None:
                     if self.twice:

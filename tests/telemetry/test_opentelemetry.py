@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider, SpanKind, StatusCode
 
 from retryexec import (
+    CircuitBreaker,
     GiveUp,
     PermanentError,
     Retry,
@@ -442,9 +443,10 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 def left_behind(journal: Journal, spans: Spans) -> None:
     """Leave a job in *journal* that was submitted in a span, by an executor that has gone."""
-    with RetryingExecutor(1, journal=journal) as executor:
+    breaker = CircuitBreaker()
+    breaker.open()  # nothing paused: a shutdown resumes that, and a worker may be quick
+    with RetryingExecutor(1, journal=journal, guards=[breaker]) as executor:
         instrument(executor, tracer_provider=spans.provider)
-        executor.pause()
         with spans.tracer.start_as_current_span("request"):
             executor.submit(remote.Save(1))
         executor.shutdown(timeout=0)
