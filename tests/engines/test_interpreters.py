@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
 def test_attempts_run_in_interpreters_of_this_process() -> None:
     with RetryingExecutor(attempts_on=interpreters(2)) as executor:
         assert executor.submit(remote.pid).result(30) == os.getpid()
-        remote.VARIABLE.set("only here")
-        assert executor.submit(remote.swap_variable, "there").result(30) == "unset"
+        context = copy_context()
+        context.run(remote.VARIABLE.set, "only here")
+        future = context.run(executor.submit, remote.swap_variable, "there")
+        assert future.result(30) == "unset"
 
 
 @needs_interpreters
