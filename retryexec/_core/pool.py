@@ -268,7 +268,8 @@ class Pool:
                 self._workers.append(worker)
                 worker.start()
             except BaseException as failure:
-                if worker.dismiss() and worker in self._workers:  # it may have started all the same
+                # The thread may have started all the same; it will ask whether it is registered.
+                if worker in self._workers:
                     self._workers.remove(worker)
                 if not isinstance(failure, Exception):
                     raise
@@ -298,6 +299,11 @@ class Pool:
         """Return the workers started so far."""
         with self.lock:
             return list(self._workers)
+
+    def is_registered(self, worker: Worker) -> bool:
+        """Return whether *worker*, whose thread has just begun, is one of the pool's."""
+        with self.lock:  # held by whoever starts it
+            return worker in self._workers
 
     def initialize_worker(self) -> bool:
         """Run the user's initializer in a new worker; one that fails breaks the pool."""

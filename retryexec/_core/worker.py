@@ -55,19 +55,12 @@ class Worker(StartableThread):
         # Whether it is still busy with a job that has left `unfinished`: with callbacks, say.
         self.finishing = False
         self.exited = False  # whether it runs no more jobs
-        self._runs: dict[str, bool] = {}  # decided once, by whoever comes first
-
-    def dismiss(self) -> bool:
-        """Return whether the thread, whose start has failed, will do nothing; it may be running."""
-        return not self._runs.setdefault("runs", False)
 
     @override
     def run(self) -> None:
         """Run jobs until the pool is closed and no more are to come."""
         pool = self._pool
-        # No lock of the pool's: whoever starts this thread holds it, and would have submitted, and
-        # perhaps cancelled, very many jobs before the first one begins.
-        if not self._runs.setdefault("runs", True):
+        if not pool.is_registered(self):
             return
         try:
             if pool.initialize_worker():
