@@ -34,6 +34,9 @@ EXCLUDED = {
     "<RetryFuture ...>, and tests/future asks for that",
     "FutureTests.test_multiple_set_result": "as test_multiple_set_exception",
     "FutureTests.test_repr": "wants <Future ...>, the class's name; ours is RetryFuture",
+    "ThreadPoolShutdownTest.test_cancel_futures": "wants one of 50 jobs to have begun before the "
+    "shutdown that cancels them, which comes right after them; ours are submitted so fast that "
+    "from 3.14 on it is a matter of luck, and tests/executor has tests of our own",
     "ThreadPoolShutdownTest.test_thread_names_default": "wants ThreadPoolExecutor-0_0; our "
     "threads are named for what they belong to, RetryingExecutor-0_0",
 }
