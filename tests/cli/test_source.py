@@ -96,7 +96,7 @@ def test_another_encoding_is_hinted_at_once_and_can_be_named(run: Run, ran: Ran)
     assert result.err.count("note: --encoding names another encoding, as cp1252") == 1
     assert [job.id for job in ran()] == [2]
     assert run(data, "--encoding", "cp1252", name="in.csv").status == 0
-    assert [job.name for job in ran()][-3:] == ["Müller", "x", "été"]
+    assert sorted(job.name for job in ran()[-3:]) == ["Müller", "x", "été"]
 
 
 def test_what_an_encoding_cannot_decode_is_one_bad_record(run: Run, ran: Ran) -> None:

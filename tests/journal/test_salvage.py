@@ -216,7 +216,7 @@ STRUCTURE: dict[str, tuple[Callable[[bytes], bytes], int]] = {
     "an end within a page, and no header": (lambda c: bytes(PAGE) + c[PAGE : len(c) // 2 + 9], 800),
     "a byte more": (lambda c: c[: 20 * PAGE + 99] + b"x" + c[20 * PAGE + 99 :], 2),
     "a byte less": (lambda c: c[: 20 * PAGE + 99] + c[20 * PAGE + 100 :], 26),
-    "a sector more": (lambda c: c[: 20 * PAGE] + bytes(SECTOR) + c[20 * PAGE :], 0),
+    "a sector more": (lambda c: c[: 20 * PAGE] + bytes(SECTOR) + c[20 * PAGE :], 2),
     "a sector less": (lambda c: c[: 20 * PAGE] + c[20 * PAGE + SECTOR :], 26),
     "a page more": (lambda c: c[: 20 * PAGE] + bytes(PAGE) + c[20 * PAGE :], 0),
     "a page less": (lambda c: c[: 20 * PAGE] + c[21 * PAGE :], 26),
