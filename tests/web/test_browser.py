@@ -159,6 +159,7 @@ def test_chosen_letters_are_discarded(
     page.get_by_role("button", name="Rerun 28").click()
     page.get_by_text("No dead letters.").wait_for()
     page.get_by_role("link", name="Log").click()
+    page.locator("tbody tr").nth(1).wait_for()
     assert page.locator("tbody tr").count() == 2
 
 
