@@ -28,9 +28,10 @@ from retryexec.journal._errors import JournalError
 from retryexec.journal._failures import death, failed
 from retryexec.journal._ids import ids
 from retryexec.journal._keys import recorded
-from retryexec.journal._letters import DeadLetters, Redact
+from retryexec.journal._letters import DeadLetters
 from retryexec.journal._open import Place, one_of, open_place, positive
 from retryexec.journal._put import Putter
+from retryexec.journal._redact import Redact
 from retryexec.journal._stats import JournalStats, stats_of
 
 

@@ -32,12 +32,6 @@ from retryexec.journal._job_table import JOBS as JOB_FORM
 from retryexec.journal._keys import key_of_text, recorded
 from retryexec.testing import VirtualClock
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 # ---- keys as text
 
 parts = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.uuids()

@@ -23,11 +23,6 @@ from retryexec.journal._file import JournalFile
 from retryexec.journal._sqlite import is_damaged
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def databases(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.db") if path.name != "dead.db")
 

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from helpers.broken import Moody, raiser
 from helpers.jobs import busy_for
 from helpers.played import play
 from hypothesis import given
@@ -44,20 +45,6 @@ class Custom:
         self.runs += 1
         # A policy may try it once when it is made.
         return self.start() if self.runs > 1 else iter(())
-
-
-class Moody:
-    """What cannot be asked whether it is true."""
-
-    def __bool__(self) -> bool:
-        raise OverflowError("do not ask")
-
-
-def raiser(exception: type[BaseException]) -> Any:
-    def fail(*_: Any) -> Any:
-        raise exception
-
-    return fail
 
 
 # ---- the value

@@ -38,11 +38,6 @@ from retryexec.testing import VirtualClock
 TENS = RetryPolicy(max_attempts=4, backoff=ConstantBackoff(10))
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 @pytest.mark.parametrize("bad", [None, 5, "fn"])
 def test_only_a_callable_can_be_retried(bad: Any) -> None:
     with pytest.raises(TypeError, match="fn takes a callable"):
