@@ -152,7 +152,7 @@ def simulate(spec: str, *, attempts: int, max_elapsed: float | None = None, seed
         msg = f"--attempts {attempts} is too much to look at: {_MOST_ATTEMPTS} at most"
         raise UsageError(msg)
     # A plan is repeatable on purpose, and guards no secret.
-    made = backoff(spec, random.Random(seed).random)  # noqa: S311
+    made = backoff(spec, random.Random(seed).random)  # noqa: S311  no secret
     runs = [_delays(made, attempts - 1, max_elapsed) for _ in range(2)]
     if runs[0] == runs[1]:
         del runs[1]

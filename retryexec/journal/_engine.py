@@ -120,7 +120,7 @@ class Engine:
             taken = self._store.take(seen, self.lanes.left)
         except OSError as error:
             if not self._unreachable:
-                logger.error("the journal in %s cannot be looked into: %s", self._name, error)  # noqa: TRY400
+                logger.error("the journal in %s cannot be looked into: %s", self._name, error)  # noqa: TRY400  no traceback: it says it all
             self._unreachable = True
             return None
         self._unreachable = False
@@ -167,7 +167,7 @@ class Engine:
 
     def _pause(self) -> float:
         # Later rather than sooner, and not all processes at once.
-        return self._poll_seconds * random.uniform(1.0, 1.3)  # noqa: S311
+        return self._poll_seconds * random.uniform(1.0, 1.3)  # noqa: S311  to spread processes
 
     def poll(self) -> None:
         """Look after everything; the disk is written to only if there is something to write."""

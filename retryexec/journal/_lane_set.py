@@ -82,5 +82,5 @@ class LaneSet:
         try:
             lane.leave()
         except Exception as error:
-            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
+            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400  no traceback: it says it all
             lane.abandon()

@@ -320,7 +320,7 @@ class Pages:
         number = (place + at - self._shift) // self.size + 1
         return number in self._free or self._in_log(number)
 
-    def _carve_records(  # noqa: PLR0917
+    def _carve_records(  # noqa: PLR0917  private
         self, content: bytes, start: int, end: int, place: int | None, shape: Shape, found: "_Rows"
     ) -> int:
         done, explained = start, 0

@@ -322,7 +322,7 @@ def test_a_server_that_goes_away_is_waited_for(
         found = answers.pop(0)
         if isinstance(found, Exception):
             raise found
-        return found  # type: ignore[no-any-return]
+        return found
 
     monkeypatch.setattr(watch, "look_at", answer)
     looks = watch.Looks(overview_of(tmp_path), look(), interval=0.01)

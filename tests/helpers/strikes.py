@@ -42,9 +42,9 @@ def is_moment(code: CodeType, latest: int, now: int) -> bool:
     handlers = [
         [
             entry.target
-            for entry in dis._parse_exception_table(code)
+            for entry in dis._parse_exception_table(code)  # type: ignore[attr-defined]
             if entry.start <= at < entry.end
-        ]  # type: ignore[attr-defined]
+        ]
         for at in (latest, now)
     ]
     return not latest or handlers[0] == handlers[1]

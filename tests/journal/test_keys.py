@@ -122,7 +122,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     for known in (Store.ran, Store.gates, Store.errors):
-        known.clear()  # type: ignore[attr-defined]
+        known.clear()
     yield
     for gate in Store.gates.values():
         gate.open()

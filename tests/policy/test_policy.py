@@ -68,7 +68,7 @@ def test_is_a_frozen_value() -> None:
 
 def test_takes_keywords_only() -> None:
     with pytest.raises(TypeError):
-        RetryPolicy(3)  # type: ignore[misc]
+        RetryPolicy(3)  # type: ignore[call-arg]
 
 
 def test_keeps_a_list_of_delays_as_it_was() -> None:

@@ -175,9 +175,9 @@ def test_decorated_function_uses_the_default_clock_of_its_call(clock: VirtualClo
 def test_what_it_does_not_take_is_refused_with_what_to_write() -> None:
     for name, call in [("retrying", retrying), ("using", retrying(list).using)]:
         with pytest.raises(TypeError, match=rf"^{name} does not take 'max_attempts'.*=RetryPolicy"):
-            call(max_attempts=3)  # type: ignore[call-overload]
+            call(max_attempts=3)
         with pytest.raises(TypeError, match="did you mean on_success="):
-            call(on_sucess=print)  # type: ignore[call-overload]
+            call(on_sucess=print)
 
 
 # ---- what became of the calls
