@@ -416,4 +416,4 @@ def _checked(random: Any) -> Random:
     if not callable(random):
         msg = f"random takes a callable that gives floats from 0 to below 1 (got {random!r})"
         raise TypeError(msg)
-    return random  # type: ignore[no-any-return]  checked above
+    return random  # type: ignore[no-any-return]  # checked above

@@ -382,9 +382,9 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
 def _checked_trips_on(value: Any) -> TripsOn:
     kinds = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else None
     if kinds is None and callable(value):
-        return value  # type: ignore[no-any-return]  checked above
+        return value  # type: ignore[no-any-return]  # checked above
     if kinds and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        return value  # type: ignore[no-any-return]  checked above
+        return value  # type: ignore[no-any-return]  # checked above
     msg = (
         "trips_on takes an exception type, a tuple of types, or a callable exception -> bool "
         f"(got {value!r})"

@@ -57,7 +57,7 @@ class _Permits(GuardState):
             del self._line[first]
 
     @override
-    def is_idle(self, now: float) -> bool:  # noqa: ARG002  StateOfKey
+    def is_idle(self, now: float) -> bool:  # noqa: ARG002  GuardState's
         return not self._granted and not self._line
 
     def counts(self) -> tuple[int, int]:

@@ -71,7 +71,7 @@ class Engine:
     # ---- taking over
 
     def take_over(self, *, within: float | None = None) -> int:
-        """Take over what dead processes have left, hand it to the host, and return how many.
+        """Take over the jobs of dead processes, hand them to the host, and return how many.
 
         Args:
             within: seconds after which nothing further is begun.
@@ -195,7 +195,7 @@ class Engine:
         return done.wait(timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Write what there is, and leave the lanes to whoever comes.
+        """Write what there is, and leave the lanes to the next process.
 
         Args:
             timeout: seconds after which it is left to itself, and what is unwritten runs again.

@@ -159,7 +159,7 @@ class Journal:
     # ---- opening and closing
 
     def open(self, host: Host) -> None:
-        """Begin to write, for *host*; what dead processes have left is handed to it at once.
+        """Start writing for *host*, and hand it the jobs that dead processes have left.
 
         Raises:
             JournalError: it is open already.
@@ -186,7 +186,7 @@ class Journal:
         return self._place.name
 
     def close(self, timeout: float | None = None) -> bool:
-        """Write down what has ended, and leave the rest to whoever opens the directory next.
+        """Write down what has ended, and leave the rest to the next process that opens the journal.
 
         Args:
             timeout: seconds after which that is given up; what is not written down runs again.

@@ -176,7 +176,7 @@ class LetterFile:
     # ---- for the writer, and for whoever takes over
 
     def insert(self, letters: Sequence[LetterRow]) -> None:
-        """Write *letters*; of those that are there already, the latest counts."""
+        """Write *letters*, in place of those of the same id."""
 
         def insert() -> None:
             with self.transaction() as sql:
@@ -253,11 +253,11 @@ class LetterFile:
         unfinished = [(id_,) for id_, to in found if to == owner and id_ not in ids]
         if rerun or unfinished:
 
-            def settle(sql: sqlite3.Connection) -> None:
+            def reconcile(sql: sqlite3.Connection) -> None:
                 sql.executemany("DELETE FROM dead WHERE id=?", rerun)
                 sql.executemany("UPDATE dead SET rerun_to=NULL WHERE id=?", unfinished)
 
-            self.change(settle, None)
+            self.change(reconcile, None)
         return {id_ for id_, to in found if to != owner and id_ in ids}
 
     def _mending(self, do: Callable[[], T]) -> T:

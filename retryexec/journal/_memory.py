@@ -86,7 +86,7 @@ class MemoryStore:
         return None
 
     def set_aside(self, lane: Lane, error: Exception) -> None:
-        """Do nothing: there is nobody else in whose way it is."""
+        """Do nothing: no other process sees it."""
 
     def is_rerun_pending(self, owner: str) -> bool:  # noqa: ARG002  Store's
         """Return False: a rerun is never cut off."""
