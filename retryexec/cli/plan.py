@@ -10,7 +10,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from retryexec import Backoff
-from retryexec.cli.options import UsageError, backoff
+from retryexec.cli.backoff_option import backoff
+from retryexec.cli.options import UsageError
 from retryexec.cli.output import show
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
 """Journal: what users make and executors use."""
 
-import atexit
-import os
 import threading
 import time
 import weakref
@@ -30,6 +28,7 @@ from retryexec.journal._ids import ids
 from retryexec.journal._keys import recorded
 from retryexec.journal._letters import DeadLetters
 from retryexec.journal._open import Place, one_of, open_place, positive
+from retryexec.journal._process import never_finalize, register
 from retryexec.journal._put import Putter
 from retryexec.journal._redact import Redact
 from retryexec.journal._stats import JournalStats, stats_of
@@ -132,7 +131,7 @@ class Journal:
         # Connections that nobody closes would complain as they are collected.
         if place.leased is not None:
             weakref.finalize(self, place.store.close)
-        _journals.add(self)
+        register(self)
 
     @property
     def directory(self) -> "PathLike[str]":
@@ -418,37 +417,4 @@ class Journal:
         self._new_id, self._follow_id = ids()
         if engine is not None:
             engine.forget_after_fork()
-            _forgotten.append(engine)
-
-
-_journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
-_held: list[Journal] = []  # those whose locks a fork under way holds
-_forgotten: list[Engine] = []  # the parent's, in a child; never to be finalized there
-
-
-def _before_fork() -> None:
-    _held[:] = _journals
-    for journal in _held:
-        journal.before_fork()
-
-
-def _after_fork() -> None:
-    for journal in _held:
-        journal.after_fork()
-    _held.clear()
-
-
-def _in_child() -> None:
-    for journal in _held:
-        journal.in_child()
-    _held.clear()
-
-
-def _close_all() -> None:
-    for journal in list(_journals):
-        journal.close()
-
-
-# For journals that nobody closes: what has ended is written down all the same.
-atexit.register(_close_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+            never_finalize(engine)
