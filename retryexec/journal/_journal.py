@@ -1,4 +1,4 @@
-"""Journal: what users make and executors use."""
+"""Journal: accepts jobs from executors, and keeps them until they have ended."""
 
 import threading
 import time
@@ -326,7 +326,7 @@ class Journal:
         self._end(entry, DONE if by.state is EntryState.STORED else superseded(by))
 
     def cancelled(self, entry: Entry) -> None:
-        """Note that *entry* is not wanted any more."""
+        """Note that *entry* was cancelled."""
         self._end(entry, DONE)
 
     def died(
@@ -367,7 +367,12 @@ class Journal:
         return self.put_many([job], connection=connection)[0]
 
     def put_many(self, jobs: Iterable[Any], *, connection: Any = None) -> list[str]:
-        """Write *jobs* down as `put` does, all or none; return their ids."""
+        """Write *jobs* down as `put` does, all or none; return their ids.
+
+        Raises:
+            JobRefused: one of them would not come back as it is.
+            JournalError: they could not be written down.
+        """
         return Putter(self._place, self._codec, self._new_id, self.poll).put(jobs, connection)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -382,7 +387,7 @@ class Journal:
         return 0 if engine is None else engine.take_over()
 
     def stats(self) -> JournalStats:
-        """Return how it is."""
+        """Return how many jobs and bytes there are, and whether the journal can be written."""
         return stats_of(self._engine, len(self._dead))
 
     @override
@@ -393,7 +398,7 @@ class Journal:
     # ---- fork
 
     def before_fork(self) -> None:
-        """Let nothing be under way that a child could not go on with."""
+        """Before a fork: take all locks, so that the child inherits none that is in use."""
         self._lock.acquire()
         if self._engine is not None:
             self._engine.taking_over.acquire()
@@ -401,7 +406,7 @@ class Journal:
         self._store.letters.io.acquire()
 
     def after_fork(self) -> None:
-        """In the parent: go on."""
+        """In the parent, after the fork: release all locks."""
         self._store.letters.io.release()
         if self._engine is not None:
             self._engine.writer.io.release()
@@ -409,7 +414,7 @@ class Journal:
         self._lock.release()
 
     def in_child(self) -> None:
-        """In the child: begin anew, and leave what there is to the parent."""
+        """In the child, after the fork: begin anew, and leave all there is to the parent."""
         # The threads that could use the old ones are not here.
         engine, self._engine = self._engine, None
         self._store.forget_after_fork()

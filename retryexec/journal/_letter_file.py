@@ -1,4 +1,4 @@
-"""The file of the dead letters, as the machinery uses it.
+"""The SQLite file of the dead letters, and what is read from it and written to it.
 
 It is one for all processes, ``dead.db``. It is written rarely, by anybody, so it has a plain
 rollback journal and no log, and is opened for each use.

@@ -22,7 +22,7 @@ def register(journal: Journal) -> None:
 
 
 def never_finalize(engine: Engine) -> None:
-    """In a forked child: keep the parent's *engine* for good, since nothing of it may be finalized."""
+    """In a forked child: keep the parent's *engine*, of which nothing may be finalized here."""
     _forgotten.append(engine)
 
 
