@@ -15,6 +15,7 @@ from retryexec.journal import DeadLetter, JournalError, UnfinishedJob
 from retryexec.journal._browse import Browser, OwnerCounts, browser_of
 from retryexec.journal._letters import DeadLetters
 from retryexec.journal._look import letters_of
+from retryexec.journal._redact import Redact
 from retryexec.web._filter import Filter
 from retryexec.web._lines import Line, job_line, letter_line, live_line
 from retryexec.web._tally import OTHER, Counter, Tally
@@ -27,8 +28,6 @@ _FIRST = 200  # in the first one
 _BUDGET = 0.08  # seconds for which a page looks for those that are meant
 _REST = 20.0  # times what it took to look at all jobs, until all are looked at again
 _SHORT = 0.02  # seconds; what takes no longer is done each time
-
-Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

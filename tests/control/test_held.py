@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails
 
-from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy, StopReason
+from retryexec import RetryingExecutor, RetryPolicy, StopReason
 from retryexec._core.controlled import ControlledJob
 from retryexec.guards import AttemptRequest, ConcurrencyLimit, Outcome, RateLimit
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    policy = RetryPolicy(backoff=ConstantBackoff(10.0))
-    with RetryingExecutor(max_workers=4, clock=clock, policy=policy) as executor:
-        yield executor
 
 
 class Door:

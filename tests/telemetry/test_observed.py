@@ -75,11 +75,6 @@ class Log:
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def log() -> Log:
     return Log()
 
