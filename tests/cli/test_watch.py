@@ -226,6 +226,26 @@ def test_once_on_a_server(command: Command, schema: Schema) -> None:
     assert 'there is no journal in schema "none"' in missing.err
 
 
+def test_a_role_that_may_only_read_is_enough(command: Command, schema: Schema) -> None:
+    journal = schema(jobs=JOBS)
+    job_id = journal.put(Call("/"))
+    with schema.reader() as url:
+        where = (url, "--schema", schema.name)
+        shown = command("watch", *where, "--once")
+        assert (shown.status, shown.err) == (0, "")
+        assert "not taken yet" in shown.out
+        for action in ("ls", "dead", "stats", "check"):
+            assert command("journal", action, *where).err == ""
+        assert job_id in command("journal", "show", *where, job_id).out
+        schema.query("REVOKE SELECT ON {s}.job FROM PUBLIC, " + f'"reader of {schema.name}"')
+        refused = command("watch", *where, "--once")
+        assert refused.status == 2
+        assert "lacks SELECT on job" in refused.err
+        assert "GRANT SELECT ON ALL TABLES" in refused.err
+        assert "INSERT" not in refused.err
+    journal.close()
+
+
 def test_a_journal_that_is_not_there_is_misuse(command: Command, tmp_path: Path) -> None:
     missing = command("watch", tmp_path / "none")
     assert missing.status == 2
