@@ -13,7 +13,7 @@ from helpers.journal_kit import Call, FakeHost, Save, die, killed, left_by, open
 
 from retryexec.cli.output import clean, format_size
 from retryexec.journal import ErrorText, Inspector, Journal
-from retryexec.journal._last_error import last_error
+from retryexec.journal._shown import last_error
 
 Command = Callable[..., Result]
 
@@ -182,7 +182,7 @@ def test_the_last_error_is_one_line() -> None:
     assert of("") == "Odd"
     assert of("two\nlines") == "Odd: two lines"
     start_of = "Traceback (most recent call last):\n  File ...\n"
-    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is"
+    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is so"
     assert of(f"{start_of}cut off") == "cut off"
     assert of('f()\n  File "x.py", line 1\nmy.Odd: its beginning is lost') == (
         "my.Odd: its beginning is lost"

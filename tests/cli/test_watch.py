@@ -20,7 +20,7 @@ from rich.console import Console
 from retryexec.cli.watch import look_at
 from retryexec.cli.watch_view import Frame, Look, Rates, Sizes, telling_text
 from retryexec.journal import ErrorText, Journal, Owner, UnfinishedJob, _sqlite
-from retryexec.journal._look import overview_of
+from retryexec.journal._look import inspector_of
 from retryexec.journal._overview import ErrorGroup, Errors, OwnerJobs
 
 Command = Callable[..., Result]
@@ -237,7 +237,8 @@ def test_a_role_that_may_only_read_is_enough(command: Command, schema: Schema) -
         for action in ("ls", "dead", "stats", "check"):
             assert command("journal", action, *where).err == ""
         assert job_id in command("journal", "show", *where, job_id).out
-        schema.query("REVOKE SELECT ON {s}.job FROM PUBLIC, " + f'"reader of {schema.name}"')
+        schema.query("ALTER TABLE {s}.job RENAME TO hidden")
+        schema.query("CREATE TABLE {s}.job()")
         refused = command("watch", *where, "--once")
         assert refused.status == 2
         assert "lacks SELECT on job" in refused.err
@@ -291,7 +292,7 @@ def test_a_locked_file_is_waited_for_once_and_named(
     journal, _ = owner
     die(journal, ValueError("no"))
     monkeypatch.setattr(_sqlite, "BUSY_MS", 50)
-    reader = overview_of(directory)
+    reader = inspector_of(directory)
     sql = sqlite3.connect(directory / "dead.db", isolation_level=None)
     sql.execute("BEGIN EXCLUSIVE")
     locked = look_at(reader)
@@ -352,7 +353,7 @@ def test_a_server_that_goes_away_is_waited_for(
         return found  # type: ignore[no-any-return]
 
     monkeypatch.setattr(watch, "look_at", answer)
-    looks = watch.Looks(overview_of(tmp_path), look(), interval=0.01)
+    looks = watch.Looks(inspector_of(tmp_path), look(), interval=0.01)
     seen = set()
     while not looks.ended:
         looks.wait(1.0)
