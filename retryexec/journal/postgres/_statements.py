@@ -121,6 +121,7 @@ _TEXTS = {
     "letter_count": "SELECT count(*) FROM {s}.dead",
     "letter": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE id BETWEEN %s::text::uuid AND "
     "%s::text::uuid LIMIT 4",
+    "letters_by_id": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE id=ANY(%s)",
     "letters": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE (died_at,id)<(%(at)s,"
     "%(id)s::text::uuid) ORDER BY died_at DESC,id DESC LIMIT %(most)s",
     "letters_of": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE kind=%(kind)s AND (died_at,id)<"
