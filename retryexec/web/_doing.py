@@ -84,6 +84,7 @@ class Doing:
             counted=counted,
             again=f"{root}/confirm?{filter_.query(verb=verb, all='1', back=back)}",
             back=back,
+            first=not _one(form, "until"),  # and not what it has been brought up to date by
         )
 
     def _counted(self, filter_: Filter) -> Counted:

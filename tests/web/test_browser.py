@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 BOX = "td input[name=id]"  # what chooses a job
-PHONE = {"width": 390, "height": 844}
+PHONE = {"width": 375, "height": 812}
 
 
 @dataclass
@@ -318,6 +318,21 @@ def test_a_phone_shows_all_without_scrolling_sideways(
         look(page, f"phone-{scheme}-{path.strip('/').partition('?')[0].partition('/')[0]}")
         wide, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert wide <= seen, path
+
+
+def test_texts_without_a_blank_do_not_make_the_page_wide(
+    place: Path, open_page: Callable[..., Any]
+) -> None:
+    word = "w" * 3000
+    fields = {word: word, "<b>": [word]}
+    bury(place, [letter(1, kind=word, error=word, text=word, key=word, fields=fields)])
+    page = open_page(retryexec.web.app(place), viewport=PHONE)
+    query = f"text={word}&error={word}&key={word}"
+    for path in ("/", f"/dead?{query}", f"/job/{1:032x}", f"/confirm?verb=rerun&all=1&{query}"):
+        page.goto(path)
+        look(page, f"wide-{path.strip('/').partition('?')[0].partition('/')[0]}")
+        wide, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= seen, path[:50]
 
 
 def test_dark_mode_is_dark(morning: Any, place: Path, open_page: Callable[..., Any]) -> None:
