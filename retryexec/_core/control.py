@@ -102,9 +102,12 @@ class Control:
             self._let_newest_wait(job, due)
         elif replaced.held_back:
             self.pool.enqueue(job)  # which nothing holds back
-        if job.following is not None:
-            # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
-            # queued: if it has its place all the same, that does no harm.
+        line = job.line
+        gave_up = not waited and replaced.done() and line is not None and line.head is job
+        if gave_up or job.following is not None:
+            # The replaced one was cancelled meanwhile, and has given its place up; or the new one
+            # was replaced, perhaps before it had the place to pass on. So the newest is queued: if
+            # it has its place all the same, that does no harm.
             self.parked.pop(job, None)
             self.pool.enqueue(job)
 
@@ -173,17 +176,16 @@ class Control:
 
         One that is held will be queued again.
         """
-        line = job.line
+        pool, line = self.pool, job.line
         # Mostly it is its turn, which takes no lock to see.
-        if (
-            line is not None
-            and (line.head is not job or job.held_back)
-            and (self.pool.halted or not self.keys.is_its_turn(job))
-        ):
+        out_of_turn = line is not None and (line.head is not job or job.held_back)
+        guarded = bool(job.settings.guards)
+        if (out_of_turn or guarded) and pool.halted:
+            pool.steering.set_aside_if_paused(job)
             return False
-        if not job.settings.guards:
-            return True
-        return not self.pool.halted and bool(job.start_asking()) and self._ask(job)
+        if out_of_turn and not self.keys.is_its_turn(job):
+            return False
+        return not guarded or (job.start_asking() and self._ask(job))
 
     def _ask(self, job: ControlledJob[Any]) -> bool:
         """Ask the guards of *job*; return whether they let an attempt go."""

@@ -133,8 +133,13 @@ class Pool:
                 self._add_once_there_is_room(self.room, job)
             # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
             # So either a worker stays to run this one, or we see `refusal` here.
-            if self.refusal is not None and job.withdraw():
-                raise self.refusal()
+            if self.refusal is not None:
+                if job.withdraw():
+                    raise self.refusal()
+                # It has replaced another, perhaps after all that were pending have been ended.
+                if self.stopping:
+                    self.interrupted.append(job)
+                    self.shutdown.resume_interrupted()
             if self.growing:
                 self._grow_or_raise()
             if control is None:
@@ -334,7 +339,8 @@ class Pool:
     def remove(self, job: AnyJob, cancelled: bool) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
         with self.lock:
-            if job.due is not None:
+            # The wait of one that was replaced goes on: it is that of the newer job.
+            if job.due is not None and job.superseded_by is None:
                 self.timekeeper.discard(job)
             if job in self.unfinished:
                 if self.control.used and job.superseded_by is not None:

@@ -103,8 +103,11 @@ class Worker(StartableThread):
         if settings.controlled and not pool.control.admit(job):
             return self._instead_of(job)
         now = pool.now()
-        # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.halted or not (progress := job.begin(now)):
+        if pool.halted:
+            job.give_back()
+            pool.steering.set_aside_if_paused(job)  # else a shutdown is about to end it
+            return False
+        if not (progress := job.begin(now)):
             job.give_back()
             return self._instead_of(job)
         policy = settings.policy
@@ -145,16 +148,13 @@ class Worker(StartableThread):
         raise NotImplementedError
 
     def _instead_of(self, job: Job[Any]) -> bool:
-        """Do what is to be done where no attempt of *job* can start; return False.
+        """Run an attempt of the job that was queued in the place of *job*, if any; return False.
 
-        Mostly that is nothing: the job has ended, or somebody else will queue it.
+        Mostly there is none: *job* has ended, or somebody else will queue it.
         """
         pool = self._pool
-        if pool.halted:
-            pool.steering.set_aside_if_paused(job)
-            return False
         newer = job.superseded_by
-        if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+        if isinstance(newer, ControlledJob):
             if job in pool.unfinished and isinstance(job, ControlledJob):
                 pool.control.finish_replacing(job)
             self.job = newer
