@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import parent_process
 from selectors import EVENT_READ, DefaultSelector
+from traceback import walk_tb
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LazyFuture
@@ -30,7 +32,7 @@ from retryexec._typing import override
 
 logger = logging.getLogger("concurrent.futures")
 
-# Seconds for a process to end that has closed its pipe.
+# Seconds for a process to end that has closed its pipe, or a server that listens no more.
 GRACE = 1.0
 
 Initializer: TypeAlias = tuple[Callable[..., object] | None, tuple[Any, ...]]
@@ -149,25 +151,41 @@ class ProcessPool(Executor):
 
     def _start_process(self, pipe: "Connection[Any, Any]") -> Any:
         for last in (False, True):
-            process = self._context.Process(
-                target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
-            )
             try:
-                process.start()
+                return self._start_by_server(pipe)
             except RuntimeError as error:  # amid the main script's import by another process
                 raise PermanentError(error) from None
             except (ConnectionError, EOFError) as error:
                 # The server that forks has ended. Another one may do better, unless it is the main
                 # script that ends it, which Python 3.14 imports there.
+                if last and _was_served(error):
+                    msg = "the server that starts processes ended when it was to fork"
+                    raise OSError(msg) from error
                 if last:
                     msg = (
                         "the server that starts processes ends at once; its errors are on stderr. "
                         "A script needs if __name__ == '__main__': around what starts processes"
                     )
                     raise PermanentError(BrokenProcessPool(msg)) from error
+        raise AssertionError
+
+    def _start_by_server(self, pipe: "Connection[Any, Any]") -> Any:
+        """Start a process; if that takes a server, by one that listens."""
+        deadline = time.monotonic() + GRACE
+        while True:
+            process = self._context.Process(
+                target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
+            )
+            try:
+                process.start()
+            except ConnectionRefusedError as error:
+                # The server is on its way to its end, and is not replaced before it is there.
+                if time.monotonic() > deadline:
+                    msg = "the server that starts processes neither listens nor ends"
+                    raise OSError(msg) from error
+                time.sleep(0.01)
             else:
                 return process
-        raise AssertionError
 
     def _write(self, child: Child, message: bytes) -> None:
         # A process that has ended is found out by the reader.
@@ -313,6 +331,15 @@ def restore_main_file() -> int:
         _restored.append(_main_file)  # first, for a thread that finds it restored
         main.__file__ = _main_file
     return len(_restored)
+
+
+def _was_served(error: BaseException) -> bool:
+    """Return whether a server that has ended had taken the request: it is past all imports then.
+
+    What ends it there, mostly, is that no process can be forked now.
+    """
+    steps = (frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__))
+    return "connect_to_new_process" not in steps
 
 
 def _how_it_ended(process: Any) -> str:
