@@ -15,6 +15,7 @@ from helpers.journal_kit import JOBS, FakeHost, Save, crash_on_server
 from helpers.postgres import Schema, Server, serving, until
 
 from retryexec.journal import Journal, JournalError
+from retryexec.journal.postgres._connection import Database
 from retryexec.journal.postgres._lane import PostgresLane
 
 pytestmark = pytest.mark.timeout(120)
@@ -214,3 +215,15 @@ def test_a_takeover_that_breaks_is_made_up_for(
     assert next(cuts, None) is None
     assert host.jobs == [Save("")]
     second.close()
+
+
+def test_the_server_ends_the_session_of_a_client_that_vanishes(place: Schema) -> None:
+    """On a network it looks after each, which a Unix socket cannot show but as settings."""
+    database = Database(place.url, place.name, patience=5.0, power=True)
+    with database.connect() as connection:
+        query = b"SELECT name FROM pg_settings WHERE name LIKE 'tcp%' AND source='session'"
+        found = {name for (name,) in connection.execute(query)}
+    assert found == {
+        *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
+        "tcp_user_timeout",
+    }
