@@ -172,6 +172,29 @@ def test_a_transaction_whose_answer_is_lost_is_made_once(
     assert next(cuts, None) is None
 
 
+def test_ends_whose_answer_is_lost_for_long_are_not_taken_for_others(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were committed, the server was away for longer than anybody waits, and is back."""
+    entries = [journal.accept(Save("", n)) for n in range(3)]
+    write, away, writer = PostgresLane._write, threading.Event(), journal._engine.writer  # type: ignore[union-attr]
+    away.set()
+
+    def write_and_lose(lane: PostgresLane, *rest: Any) -> int:
+        missing = write(lane, *rest)
+        if away.is_set():
+            raise psycopg.OperationalError("the answer is lost")
+        return missing
+
+    monkeypatch.setattr(PostgresLane, "_write", write_and_lose)
+    for entry in entries:
+        journal.succeeded(entry)
+    until(lambda: not writer.healthy)
+    away.clear()
+    assert journal.flush(20)
+    assert "others have ended them" not in caplog.text
+
+
 def test_what_was_taken_as_the_connection_was_lost_is_found(place: Schema) -> None:
     first = place(jobs=JOBS, poll=3600)
     first.open(FakeHost())
