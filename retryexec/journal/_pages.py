@@ -26,7 +26,8 @@ _MAGIC = b"SQLite format 3\0"
 _USUAL_PAGE = 4096  # bytes
 _OTHERS = frozenset({2, 5, 10})  # pages that lead to others, and those of indexes
 _HEADER = struct.Struct(">BHHHB")  # kind, first free block, cells, where they begin, stray bytes
-_LEAF_SHAPE = re.compile(rb"\x0d[\0-\x10].[\0-\x08].", re.DOTALL)
+# It takes one byte only: what looks like a page may be the end of the page before the one sought.
+_LEAF_SHAPE = re.compile(rb"\x0d(?=[\0-\x10].[\0-\x08].)", re.DOTALL)
 _FEW, _SMALL = 50, 150  # rows that tell little about the others, and bytes of a small one
 _MOST_PAGES = 2**22  # a higher number is a flipped bit
 _MOST_TIMES = 64  # as many pages as are there; more is one, too

@@ -1,4 +1,4 @@
-"""Words for the pages: times, ages, numbers, and fields as people may see them."""
+"""Words for the pages: times, ages and numbers."""
 
 import json
 import time

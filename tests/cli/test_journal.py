@@ -182,7 +182,7 @@ def test_the_last_error_is_one_line() -> None:
     assert of("") == "Odd"
     assert of("two\nlines") == "Odd: two lines"
     start_of = "Traceback (most recent call last):\n  File ...\n"
-    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is"
+    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is so"
     assert of(f"{start_of}cut off") == "cut off"
     assert of('f()\n  File "x.py", line 1\nmy.Odd: its beginning is lost') == (
         "my.Odd: its beginning is lost"
