@@ -231,7 +231,8 @@ class Database:
             return JournalError(
                 f"the role of {self.name} may not do what the journal needs ({text}): it needs "
                 f'USAGE on the schema "{self.schema}", SELECT, INSERT, UPDATE and DELETE on its '
-                "tables, and USAGE on its sequences; to make the schema, CREATE on the database"
+                "tables, and USAGE on its sequences; to make the schema, CREATE on the database; "
+                "to look only, USAGE on the schema and SELECT on its tables"
             )
         if is_passing(error):
             return Away(f"{self.name} cannot be reached: {text}")
