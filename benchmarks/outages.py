@@ -83,7 +83,7 @@ def measure(quick: bool) -> Iterator[Row]:
     }
     for what, trouble in troubles.items():
         with serving(durable=True) as server:
-            yield from _through(what, trouble, server, seconds)
+            yield from _through(what, trouble, server, seconds, 3.0 if quick else 12.0)
 
 
 def answer(found: Sequence[Row]) -> str:
@@ -99,8 +99,9 @@ def answer(found: Sequence[Row]) -> str:
 
 
 def _through(
-    what: str, trouble: Callable[[Server], None], server: Server, seconds: float
+    what: str, trouble: Callable[[Server], None], server: Server, seconds: float, after: float
 ) -> Iterator[Row]:
+    """Yield the rows of one trouble, with so many seconds of calm before it and after it."""
     Counted.times.clear()
     journal = Journal(server.url, jobs={"counted": Counted}, lease=LEASE)
     policy = RetryPolicy.never()
@@ -112,13 +113,13 @@ def _through(
         begins = time.perf_counter()
         trouble(server)
         ends = time.perf_counter()
-        time.sleep(12.0)
+        time.sleep(after)
         stops = time.perf_counter()
         load.stop()
     ran = sorted(Counted.times)
     before = statistics.median(_rates(ran, start, begins))
-    after = _rates(ran, ends, stops)
-    first = next((n for n, rate in enumerate(after, 1) if rate >= BACK * before), None)
+    rates = _rates(ran, ends, stops)
+    first = next((n for n, rate in enumerate(rates, 1) if rate >= BACK * before), None)
     jobs = sum(load.accepted)
     yield Row(what, "before", jobs, before, "jobs/s")
     meanwhile = sum(begins <= at < ends for at in ran) / (ends - begins)
