@@ -33,12 +33,12 @@ help: ## list the targets
 run: $(VENV)/ready-to-run ## see the main job at work: a saver against a locked database
 	@$(BIN)/python docs/examples/main_job.py
 
-test: $(VENV)/ready-to-test ## run the tests but the slow ones, in a minute and a half
-	@echo "Running the tests: about a minute and a half on two quiet cores."
+test: $(VENV)/ready-to-test ## run the tests but the slow ones, in four minutes
+	@echo "Running the tests: about four minutes on two quiet cores."
 	@$(BIN)/python $(PYTEST) $(ARGS)
 
-test-all: $(VENV)/ready-to-test ## run all tests, in two minutes
-	@echo "Running all tests: about two minutes on two quiet cores."
+test-all: $(VENV)/ready-to-test ## run all tests, in eight minutes
+	@echo "Running all tests: about eight minutes on two quiet cores."
 	@$(BIN)/python $(PYTEST) --slow $(ARGS)
 
 # The parts of the stress run come to 1.7 times what each of them is told.
@@ -58,7 +58,7 @@ chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut
 chaos-postgres: $(VENV)/ready-to-test ## kill and stop processes, and a PostgreSQL server, for MINUTES=1
 	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),1) * 60)) RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) \
 		$(BIN)/python -m pytest -q -s --slow -o faulthandler_timeout=0 \
-		tests/journal/test_postgres_chaos.py $(ARGS)
+		tests/journal/test_postgres_chaos.py tests/journal/test_postgres_processes.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .
@@ -80,7 +80,7 @@ dist: $(VENV)/ready-to-develop ## build sdist and wheel into dist/, and check th
 	@$(BIN)/python .ci/dist
 
 coverage: $(VENV)/ready-to-test ## run all tests, and tell which lines and branches they leave out
-	@echo "Running all tests, and counting lines: about three minutes on two quiet cores."
+	@echo "Running all tests, and counting lines: about nine minutes on two quiet cores."
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run $(PYTEST) --slow $(ARGS)
 	@$(BIN)/coverage combine -q

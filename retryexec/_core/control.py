@@ -4,6 +4,8 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from collections import deque
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,10 @@ from retryexec._outcome import StopReason
 if TYPE_CHECKING:
     from retryexec._core.pool import AnyJob, Pool
     from retryexec.guards._guard import Passage
+
+
+# So many jobs that have come due overtake the queue at one time: two lots of a `RateLimit`'s.
+DUE_MAX = 64
 
 
 class Control:
@@ -34,6 +40,11 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # Jobs that have come due at the time a guard named, where the queue is long. A worker that
+        # has found that a guard holds the job it drew runs one of these first, or else they would
+        # be late by as long as it takes to ask for all in the queue. They are in the queue, too, so
+        # it does no harm to forget some.
+        self.due: deque[ControlledJob[Any]] = deque(maxlen=DUE_MAX)
         # The module of guards, which an executor without any does not need, once there are some.
         self._guard_module: ModuleType | None = None
 
@@ -169,7 +180,18 @@ class Control:
         self.keys.leave(job)
         return True
 
+    def note_due(self, job: "AnyJob") -> None:
+        """Let *job*, which has been queued since it is due, overtake the queue if it has guards."""
+        if isinstance(job, ControlledJob) and job.passage is not None:
+            self.due.append(job)
+
     # ---- for workers
+
+    def next_due(self) -> "ControlledJob[Any] | None":
+        """Take the next of the jobs that overtake the queue; None if there is none."""
+        with suppress(IndexError):
+            return self.due.popleft()
+        return None
 
     def admit(self, job: Any) -> bool:
         """Return whether an attempt of the `ControlledJob` *job* may start, unless all are halted.

@@ -239,7 +239,10 @@ class Pool:
     def _release(self, due: deque[AnyJob]) -> None:
         """Queue the jobs that have come due, taking each off that list."""
         while due:
-            self.queue.put(due[0])
+            job = due[0]
+            self.queue.put(job)
+            if self.control.used and self.queue.qsize() > SWEEP_MIN:
+                self.control.note_due(job)
             due.popleft()
         if self.growing:
             with self.lock:

@@ -34,9 +34,9 @@ from retryexec.journal import (
     UnfinishedJob,
 )
 from retryexec.journal._keys import plain
-from retryexec.journal._letters import Redact
+from retryexec.journal._last_error import last_error
 from retryexec.journal._look import inspector_of, letters_of
-from retryexec.journal._shown import last_error, shown_fields
+from retryexec.journal._redact import Redact, shown_fields
 
 T = TypeVar("T")
 Found: TypeAlias = UnfinishedJob | DeadLetter

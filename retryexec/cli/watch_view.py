@@ -13,8 +13,8 @@ from retryexec._shapes import shape_of
 from retryexec.cli.output import clean, counted, format_duration, format_time
 from retryexec.cli.shell import folded, short, with_short_paths
 from retryexec.journal import Owner, UnfinishedJob
+from retryexec.journal._last_error import last_error
 from retryexec.journal._overview import ErrorGroup, Errors, OwnerJobs
-from retryexec.journal._shown import last_error
 
 _WINDOW = 10.0  # seconds over which rates are taken
 _TOLD = 5  # of the things that are wrong

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -21,17 +22,22 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import parent_process
 from selectors import EVENT_READ, DefaultSelector
+from traceback import walk_tb
 from typing import Any, TypeAlias
 
 from retryexec._core.future import LazyFuture
 from retryexec._errors import PermanentError
 from retryexec._exceptions import report
 from retryexec._typing import override
+from retryexec.engines._messages import receive, send
 
 logger = logging.getLogger("concurrent.futures")
 
 # Seconds for a process to end that has closed its pipe.
 GRACE = 1.0
+
+# Seconds for a server that forks to end, if it does not answer any more.
+SERVER_GRACE = 10.0
 
 Initializer: TypeAlias = tuple[Callable[..., object] | None, tuple[Any, ...]]
 _Call: TypeAlias = tuple[bytes, LazyFuture[Any]]
@@ -148,7 +154,9 @@ class ProcessPool(Executor):
         return child
 
     def _start_process(self, pipe: "Connection[Any, Any]") -> Any:
-        for last in (False, True):
+        asked: int | None = None  # the server that forks
+        ended, deadline = 0, time.monotonic() + SERVER_GRACE
+        while True:
             process = self._context.Process(
                 target=_run_calls, args=(pipe, self._initializer), name="retryexec_process"
             )
@@ -157,22 +165,22 @@ class ProcessPool(Executor):
             except RuntimeError as error:  # amid the main script's import by another process
                 raise PermanentError(error) from None
             except (ConnectionError, EOFError) as error:
-                # The server that forks has ended. Another one may do better, unless it is the main
-                # script that ends it, which Python 3.14 imports there.
-                if last:
-                    msg = (
-                        "the server that starts processes ends at once; its errors are on stderr. "
-                        "A script needs if __name__ == '__main__': around what starts processes"
-                    )
-                    raise PermanentError(BrokenProcessPool(msg)) from error
+                # The server has ended. It is replaced once it is gone, and may be asked until then.
+                before, asked = asked, _server()
+                ended += asked is None or asked != before
+                if ended == 2:
+                    raise _why_it_ended(error) from error
+                if time.monotonic() > deadline:
+                    msg = "the server that starts processes answers nobody, and does not end"
+                    raise OSError(msg) from error
+                time.sleep(0.01)
             else:
                 return process
-        raise AssertionError
 
     def _write(self, child: Child, message: bytes) -> None:
         # A process that has ended is found out by the reader.
         with suppress(OSError):
-            child.pipe.send_bytes(message)
+            send(child.pipe, message)
 
     # ---- the reader's thread
 
@@ -192,7 +200,7 @@ class ProcessPool(Executor):
 
     def _read_from(self, child: Child) -> None:
         try:
-            answer = child.pipe.recv_bytes()
+            answer = receive(child.pipe)
         except (EOFError, OSError):
             self._end(child)
             return
@@ -315,6 +323,27 @@ def restore_main_file() -> int:
     return len(_restored)
 
 
+def _server() -> int | None:
+    """Return the process of multiprocessing's server that forks, if there is one."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    pid: int | None = getattr(getattr(module, "_forkserver", None), "_forkserver_pid", None)
+    return pid
+
+
+def _why_it_ended(error: BaseException) -> Exception:
+    """Return what to raise where the server that forks has ended, and its successor has, too."""
+    steps = {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}
+    if "connect_to_new_process" not in steps:
+        # It took the request, and so was through with all imports. No fork is possible now.
+        return OSError("the server that starts processes ended when it was to fork")
+    # It is the main script that ends it, which Python 3.14 imports there.
+    msg = (
+        "the server that starts processes ends at once; its errors are on stderr. "
+        "A script needs if __name__ == '__main__': around what starts processes"
+    )
+    return PermanentError(BrokenProcessPool(msg))
+
+
 def _how_it_ended(process: Any) -> str:
     code = process.exitcode
     how = f"with exit code {code}"
@@ -340,10 +369,10 @@ def _run_calls(pipe: "Connection[Any, Any]", initializer: Initializer) -> None:
             logger.critical("Exception in initializer:", exc_info=True)
             return
     try:
-        while message := pipe.recv_bytes():
+        while message := receive(pipe):
             fn, args, kwargs = pickle.loads(message)  # noqa: S301  from the parent
             answer = fn(*args, **kwargs)
-            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+            send(pipe, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             del fn, args, kwargs, answer, message
     except (EOFError, OSError):  # the parent has ended
         pass

@@ -19,8 +19,8 @@ from retryexec.journal._browse import DirectoryBrowser
 from retryexec.journal._directory import DEAD
 from retryexec.journal._inspect import Owner, UnfinishedJob
 from retryexec.journal._job_table import JOBS
+from retryexec.journal._last_error import last_error
 from retryexec.journal._rows import ErrorText, printable, shown_errors
-from retryexec.journal._shown import last_error
 from retryexec.journal._sqlite import Format, columns_of, select
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from retryexec import RetryingExecutor
 from retryexec.journal import Journal, JournalError
-from retryexec.journal._letters import Redact
+from retryexec.journal._redact import Redact
 from retryexec.web._actions import Actions
 from retryexec.web._desk import Desk
 from retryexec.web._doing import Doing

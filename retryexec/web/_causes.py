@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from retryexec._shapes import text_shape
 from retryexec.journal import ErrorText
+from retryexec.journal._last_error import message_of
 from retryexec.journal._rows import errors_of, without_trace
-from retryexec.journal._shown import message_of
 
 _LINE_LIMIT, _SHAPE_LIMIT = 300, 200  # characters
 

@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from retryexec import PendingJob, RetryingExecutor
 from retryexec.journal import DeadLetter, JournalError, UnfinishedJob
-from retryexec.journal._letters import DeadLetters, Redact
+from retryexec.journal._letters import DeadLetters
 from retryexec.journal._look import Overview, inspector_of, letters_of
 from retryexec.journal._overview import OwnerJobs
+from retryexec.journal._redact import Redact
 from retryexec.web._counting import Counting
 from retryexec.web._filter import Filter
 from retryexec.web._lines import Line, job_line, letter_line, live_line

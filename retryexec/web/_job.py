@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from retryexec.journal import DeadLetter, UnfinishedJob
-from retryexec.journal._shown import shown_fields
+from retryexec.journal._redact import shown_fields
 from retryexec.web._causes import cause_of
 from retryexec.web._desk import Desk
 from retryexec.web._filter import key_text

@@ -13,7 +13,7 @@ from helpers.journal_kit import Call, FakeHost, Save, die, killed, left_by, open
 
 from retryexec.cli.output import clean, format_size
 from retryexec.journal import ErrorText, Inspector, Journal
-from retryexec.journal._shown import last_error
+from retryexec.journal._last_error import last_error
 
 Command = Callable[..., Result]
 
@@ -70,7 +70,7 @@ def test_jobs_of_many_pages_and_owners_come_in_the_order_they_were_accepted(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retryexec.journal._inspect._PAGE", 3)
-    owners = [opened(directory, wall_clock=lambda n=n: next(times[n])) for n in range(2)]  # type: ignore[misc]
+    owners = [opened(directory, wall_clock=lambda n=n: next(times[n])) for n in range(2)]
     times = [iter(range(0, 1000, 2)), iter(range(1, 1000, 2))]
     for n in range(20):
         owners[n % 2][0].accept(Save("", n))

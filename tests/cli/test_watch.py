@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,6 @@ NOW = 1_000_000.0
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path / "journal"
-
-
-@pytest.fixture
-def owner(directory: Path) -> Iterator[tuple[Journal, FakeHost]]:
-    made = opened(directory)
-    yield made
-    made[0].close()
 
 
 def die(journal: Journal, *errors: Exception) -> None:
@@ -350,7 +343,7 @@ def test_a_server_that_goes_away_is_waited_for(
         found = answers.pop(0)
         if isinstance(found, Exception):
             raise found
-        return found  # type: ignore[no-any-return]
+        return found
 
     monkeypatch.setattr(watch, "look_at", answer)
     looks = watch.Looks(inspector_of(tmp_path), look(), interval=0.01)

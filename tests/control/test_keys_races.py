@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate, InThread
-from helpers.strikes import Strike
+from helpers.strikes import Strike, quietly
 
 from retryexec import (
     ConstantBackoff,
@@ -29,11 +28,6 @@ from retryexec.guards import ConcurrencyLimit
 from retryexec.testing import VirtualClock
 
 MINUTE = RetryPolicy(backoff=ConstantBackoff(60.0), max_elapsed=None)
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
 
 
 @pytest.fixture
@@ -608,11 +602,8 @@ def test_a_key_function_that_submits(executor: RetryingExecutor) -> None:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-    # A start that is struck leaves its thread on a list of those that are about to start.
-    threading._limbo.clear()  # type: ignore[attr-defined]
+    with quietly():
+        yield
 
 
 class Play:

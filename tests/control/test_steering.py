@@ -24,11 +24,6 @@ from retryexec.testing import VirtualClock
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
     policy = RetryPolicy(backoff=ConstantBackoff(10.0))
     with RetryingExecutor(max_workers=1, clock=clock, policy=policy) as executor:

@@ -24,6 +24,8 @@ from helpers.remote import (
 
 from retryexec.engines._pool import ProcessPool
 
+TESTS = str(Path(__file__).parents[1])
+
 MakePool = Callable[..., ProcessPool]
 
 
@@ -179,6 +181,93 @@ def test_interrupt_of_the_terminal_does_not_reach_a_call(
     assert held.result(30) == "through"
 
 
+NO_FORK = """
+import atexit, os, time
+from pathlib import Path
+
+fork = os.fork
+
+def refused():
+    if Path("refused").exists():
+        if Path("ending").exists():
+            os.closerange(3, 256)  # as at the end of the process
+        raise BlockingIOError("there are too many processes")
+    return fork()
+
+def wait():
+    deadline = time.monotonic() + 20
+    while Path("ending").exists() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+os.fork = refused
+atexit.register(wait)
+"""
+
+START = """
+import os, sys, time
+from multiprocessing import get_context
+from multiprocessing.forkserver import set_forkserver_preload
+from pathlib import Path
+from helpers.remote import double
+from retryexec.engines._pool import ProcessPool
+
+def main():
+    set_forkserver_preload(["no_fork"])
+    pool = ProcessPool(1, get_context("forkserver"))
+    Path("refused").touch()
+    {}
+    print(pool.submit(double, 2).result(30))
+    pool.shutdown()
+
+if __name__ == "__main__":
+    main()
+"""
+
+FOR_NOW = """
+    try:
+        pool.submit(double, 2)
+    except OSError as error:
+        print(error)
+    Path("refused").unlink()
+"""
+
+LATE = """
+    Path("ending").touch()
+    def sleep(seconds, sleep=time.sleep):
+        Path("refused").unlink(missing_ok=True)
+        Path("ending").unlink(missing_ok=True)
+        sleep(seconds)
+    time.sleep = sleep
+"""
+
+
+def printed_without_fork(directory: Path, script: str) -> list[str]:
+    """Return the lines that START prints with *script* in it, where the server cannot fork."""
+    (directory / "start.py").write_text(START.format(script))
+    (directory / "no_fork.py").write_text(NO_FORK)
+    done = subprocess.run(
+        [sys.executable, "start.py"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(directory), TESTS])},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_fork_that_is_refused_for_now_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """The server that forks ends by it, as it does by a script that must not be imported."""
+    message = "the server that starts processes ended when it was to fork"
+    assert printed_without_fork(tmp_path, FOR_NOW) == [message, "4"]
+
+
+def test_a_server_that_takes_its_time_to_end_costs_no_call(tmp_path: Path) -> None:
+    assert printed_without_fork(tmp_path, LATE) == ["4"]
+
+
 ORPHAN = """
 import os, signal, sys
 from multiprocessing import get_context
@@ -197,14 +286,13 @@ if __name__ == "__main__":
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "orphan.py"
     script.write_text(ORPHAN)
-    tests = str(Path(__file__).parents[1])
     command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=50,
-        env={**os.environ, "PYTHONPATH": tests},
+        env={**os.environ, "PYTHONPATH": TESTS},
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -1,6 +1,6 @@
 """Power cuts at every step of random workloads.
 
-RETRYEXEC_POWER is the number of states, a thousand or so by default; RETRYEXEC_SEED the first
+RETRYEXEC_POWER is the number of states, five hundred by default; RETRYEXEC_SEED the first
 workload. Checkpoints come after fewer pages than in earnest, to have some.
 """
 
@@ -27,7 +27,7 @@ from retryexec.journal._directory import Directory, Lock
 from retryexec.journal._file import JournalFile
 from retryexec.journal._sqlite_store import SQLiteStore
 
-STATES = int(os.environ.get("RETRYEXEC_POWER", "1000"))
+STATES = int(os.environ.get("RETRYEXEC_POWER", "500"))
 SEED = int(os.environ.get("RETRYEXEC_SEED", "1"))
 
 CODEC = Codec(JOBS, max_bytes=10**6)
@@ -285,16 +285,16 @@ def cut_everywhere(enough: int, *, durability: str) -> tuple[int, int, int]:
     raise AssertionError
 
 
-@pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
-@pytest.mark.timeout(60 + STATES // 4)
+@pytest.mark.slow("hundreds of states of the disk, each opened by SQLite and by a journal")
+@pytest.mark.timeout(60 + STATES * 2 // 5)
 def test_power_loss_at_power_durability() -> None:
     """At "power" nothing is lost or done again that was promised not to be; all files are whole."""
     total, workloads, _ = cut_everywhere(STATES, durability="power")
     print(f"{total} states of {workloads} workloads, none with a loss")  # noqa: T201
 
 
-@pytest.mark.slow("a thousand states of the disk, each opened by SQLite and by a journal")
-@pytest.mark.timeout(60 + STATES // 4)
+@pytest.mark.slow("a hundred states of the disk, each opened by SQLite and by a journal")
+@pytest.mark.timeout(60 + STATES * 2 // 5)
 def test_power_loss_at_process_durability() -> None:
     """At "process" the latest may be lost, and does get lost: so this does cut the power."""
     total, workloads, missing = cut_everywhere(STATES // 4, durability="process")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate, InThread
+from helpers.remote import exits
 
 from retryexec import (
     CancelToken,
@@ -72,11 +73,6 @@ class Log:
     @property
     def reasons(self) -> list[StopReason | None]:
         return [end.reason for _, end in self.attempts]
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
 
 
 @pytest.fixture
@@ -211,7 +207,7 @@ def test_guarded_jobs_are_told_once_they_start(clock: VirtualClock, log: Log) ->
 def test_an_attempt_that_is_lost_with_its_engine_is_none(log: Log) -> None:
     with RetryingExecutor(policy=AT_ONCE, attempts_on=processes(1, max_crashes=2)) as executor:
         observe(pool_of(executor), [log], [log])
-        assert executor.submit(os._exit, 1).exception(30) is not None
+        assert executor.submit(exits, 1).exception(30) is not None
         assert executor.submit(len, "four").result(30) == 4
     told = [(number, end.crashed, end.reason) for number, end in log.attempts]
     assert told == [

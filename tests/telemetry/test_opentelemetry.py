@@ -356,7 +356,7 @@ def test_attempts_at_processes_have_spans(spans: Spans) -> None:
 def test_a_crash_of_an_engine_is_an_error_that_is_no_attempt(spans: Spans) -> None:
     with RetryingExecutor(policy=AT_ONCE, attempts_on=processes(1, max_crashes=2)) as executor:
         instrument(executor, tracer_provider=spans.provider)
-        assert executor.submit(os._exit, 1).exception(30) is not None
+        assert executor.submit(remote.exits, 1).exception(30) is not None
     told = [
         (attributes(s)["retryexec.attempt"], attributes(s).get("retryexec.stop_reason"))
         for s in spans.attempts

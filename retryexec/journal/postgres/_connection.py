@@ -38,6 +38,12 @@ _SETTINGS = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "30s",
+    # For how long the server keeps the session of a client that has vanished without a word, with
+    # the locks of a transaction that it had half sent. By itself it would do so for two hours.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
 }
 
 

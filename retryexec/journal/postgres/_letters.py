@@ -19,7 +19,8 @@ from retryexec.journal._choice import (
 )
 from retryexec.journal._codec import Codec
 from retryexec.journal._entry import Entry
-from retryexec.journal._letters import DeadLetter, DeadLetters, Redact, edited, letter_of
+from retryexec.journal._letters import DeadLetter, DeadLetters, edited, letter_of
+from retryexec.journal._redact import Redact
 from retryexec.journal._rows import LetterRow, read_letter
 from retryexec.journal.postgres._arrays import Float8s, Int4s, Texts, UUIDs
 from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing

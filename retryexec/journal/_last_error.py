@@ -1,29 +1,11 @@
-"""What people may see of a job: its fields, redacted, and its latest failure on one line."""
+"""The latest failure of a job on one line, as lists of many jobs tell it."""
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
-from retryexec.journal._inspect import UnfinishedJob
-from retryexec.journal._letters import DeadLetter, Redact
 from retryexec.journal._rows import ErrorText
 
 _TAIL = 1200  # characters of a traceback in which its last lines are looked for
 _OUR_NOTE = "retryexec: gave up after "  # follows what the exception said, in its traceback
-
-
-def shown_fields(job: DeadLetter | UnfinishedJob, redact: Redact | None) -> tuple[Any, str | None]:
-    """Return the fields of *job* as people may see them, and why they may not if they may not."""
-    if redact is None:
-        return job.fields, None
-    if not isinstance(job.fields, dict):
-        return None, "they do not have names that a redactor could tell them by"
-    try:
-        shown = dict(redact(job.kind, dict(job.fields)))
-        json.dumps(shown, default=str)
-    except Exception as error:
-        return None, f"the redactor failed: {type(error).__name__}"
-    return shown, None
 
 
 def last_error(errors: Sequence[ErrorText]) -> str:
