@@ -58,7 +58,7 @@ chaos: $(VENV)/ready-to-test ## kill journals' processes for MINUTES=10, and cut
 chaos-postgres: $(VENV)/ready-to-test ## kill and stop processes, and a PostgreSQL server, for MINUTES=1
 	@RETRYEXEC_CHAOS=$$(($(or $(MINUTES),1) * 60)) RETRYEXEC_SEED=$(or $(SEED),$(shell date +%j)) \
 		$(BIN)/python -m pytest -q -s --slow -o faulthandler_timeout=0 \
-		tests/journal/test_postgres_chaos.py $(ARGS)
+		tests/journal/test_postgres_chaos.py tests/journal/test_postgres_processes.py $(ARGS)
 
 lint: $(VENV)/ready-to-develop ## check style and formatting
 	@$(BIN)/ruff check .

@@ -33,6 +33,7 @@ BENCHMARKS = (
     "journal",
     "postgres",
     "many_hosts",
+    "outages",
     "recovery",
     "importing",
     "engines",

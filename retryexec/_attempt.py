@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from retryexec._core.job import Job
 from retryexec._errors import Cancelled
-from retryexec._progress import Progress, Settings
+from retryexec._progress import Progress, Settings, seconds_left
 from retryexec._typing import override
 
 # A retry that runs in this thread or coroutine: its progress, its settings, the object that has
@@ -61,14 +61,7 @@ class Attempt:
         A token that the job was submitted under counts as well. 0.0 once the limit has passed;
         None if there is none.
         """
-        own = (
-            None
-            if self._deadline is None
-            else max(0.0, self._deadline - self._settings.clock.now())
-        )
-        cancel = self._settings.cancel
-        token = None if cancel is None else cancel.remaining()
-        return min((left for left in (own, token) if left is not None), default=None)
+        return seconds_left(self._settings, self._deadline)
 
     @property
     def cancelled(self) -> bool:

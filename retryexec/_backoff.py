@@ -41,15 +41,34 @@ class Backoff(ABC):
         """Start the sequence: the delays before the first retry, the second, and so on."""
 
     def take(self, n: int) -> "Backoff":
-        """Return this sequence, cut off after *n* delays, which allows at most *n* retries."""
+        """Return this sequence, cut off after *n* delays, which allows at most *n* retries.
+
+        Raises:
+            TypeError, ValueError: *n* is not a whole number from 0 up.
+        """
         return _Take(self, n)
 
     def then(self, other: Delays) -> "Backoff":
-        """Return this sequence followed by *other*; an endless sequence never gets that far."""
+        """Return this sequence followed by *other*; an endless sequence never gets that far.
+
+        Args:
+            other: another backoff, or any re-iterable of seconds or timedeltas.
+
+        Raises:
+            TypeError, ValueError: *other* can be iterated only once, or holds what is not a delay.
+        """
         return _Then(self, other)
 
     def jittered(self, fraction: float, *, random: Random = _random.random) -> "Backoff":
-        """Return this sequence with every delay drawn from delay·(1 ± *fraction*)."""
+        """Return this sequence with every delay drawn from delay·(1 ± *fraction*).
+
+        Args:
+            fraction: 0 (exact) to 1.
+            random: returns floats in [0, 1).
+
+        Raises:
+            TypeError, ValueError: an argument is invalid; the message names it.
+        """
         return _Jittered(self, fraction, random)
 
 
@@ -416,4 +435,4 @@ def _checked(random: Any) -> Random:
     if not callable(random):
         msg = f"random takes a callable that gives floats from 0 to below 1 (got {random!r})"
         raise TypeError(msg)
-    return random  # type: ignore[no-any-return]
+    return random  # type: ignore[no-any-return]  # checked above

@@ -77,7 +77,7 @@ class EngineClock:
             alarms = self._alarms = Alarms(self)
         return alarms.add(time, callback)
 
-    def attach(self, participant: Participant) -> Callable[[], None] | None:  # noqa: ARG002
+    def attach(self, participant: Participant) -> Callable[[], None] | None:  # noqa: ARG002  for those that heed it
         """Learn that *participant* uses this clock.
 
         Returns:

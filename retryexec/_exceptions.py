@@ -73,7 +73,7 @@ def attached(exception: BaseException) -> list[BaseException]:
     found: list[BaseException] = []
     for value in exception.args:  # no comprehension, which costs a call in Python 3.11
         if isinstance(value, BaseException):
-            found.append(value)  # noqa: PERF401
+            found.append(value)  # noqa: PERF401  as said
     if isinstance(exception, BaseExceptionGroup):
         found += members(exception)
     if exception.__context__ is not None:

@@ -150,7 +150,7 @@ def checked_journal(value: Any) -> JobJournal:
     if not all(callable(getattr(value, name, None)) for name in ("open", "accept", "retrying")):
         msg = f"journal takes a retryexec.journal.Journal (got {value!r})"
         raise TypeError(msg)
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # checked above
 
 
 class Recovered:

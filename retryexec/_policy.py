@@ -288,4 +288,4 @@ def _error_filter(value: Any) -> RetryOn:
             f"exception -> bool | seconds (got {value!r})"
         )
         raise TypeError(msg)
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # checked above

@@ -108,12 +108,27 @@ class Progress:
 
     def deadline(self, policy: "RetryPolicy") -> float | None:
         """Return when the attempt's or the job's limit passes, whichever is sooner."""
-        limits = (self.started, policy.attempt_timeout), (self.began, policy.max_elapsed)
-        return min((start + limit for start, limit in limits if limit is not None), default=None)
+        timeout, elapsed = policy.attempt_timeout, policy.max_elapsed
+        deadline = None if timeout is None else self.started + timeout
+        if elapsed is not None and (deadline is None or self.began + elapsed < deadline):
+            deadline = self.began + elapsed
+        return deadline
 
     def is_cancelled(self, settings: Settings) -> bool:
         """Return whether somebody wants the job, which has these *settings*, to stop."""
         return settings.cancel is not None and settings.cancel.cancelled
+
+
+def seconds_left(settings: Settings, deadline: float | None) -> float | None:
+    """Return the seconds until *deadline*, or until a token's time is up if that is sooner.
+
+    0.0 once that has passed; None if there is neither.
+    """
+    own = None if deadline is None else max(0.0, deadline - settings.clock.now())
+    token = None if settings.cancel is None else settings.cancel.remaining()
+    if own is None or token is None:
+        return token if own is None else own
+    return min(own, token)
 
 
 def _error_of(number: int, errors: tuple[Any, ...]) -> tuple[type[BaseException] | None, str]:

@@ -276,7 +276,7 @@ def run_attempts(fn: Callable[[], T], call: Call) -> T:
                 wait(timer, delay, call.cancel)
         if call.exception is not None:
             raise call.exception
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # what fn returned
 
 
 @calls_jobs
@@ -296,7 +296,7 @@ async def run_attempts_async(fn: Callable[[], Awaitable[T]], call: Call) -> T:
                 await _wait_async(delay, call)
         if call.exception is not None:
             raise call.exception
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # what fn returned
 
 
 def _let_go(call: Call) -> bool:

@@ -113,6 +113,9 @@ class RetriedFunction(Protocol[P, T_co]):
 
         Args:
             changes: arguments of `retrying` that replace those of this function.
+
+        Raises:
+            TypeError: an argument has another name, or is invalid.
         """
         ...
 

@@ -144,7 +144,7 @@ def reiterable(name: str, value: Any) -> Iterable[Any]:
             "starts afresh"
         )
         raise TypeError(msg)
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # checked above
 
 
 def coroutine_refusal(job: Any) -> str:

@@ -15,7 +15,7 @@ class Value:
     __slots__ = ()
 
     def _values(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]  # all of them are dataclasses
 
     @override
     def __eq__(self, other: object) -> bool:
@@ -29,6 +29,6 @@ class Value:
 
     @override
     def __repr__(self) -> str:
-        shown = [f.name for f in fields(self) if f.repr]  # type: ignore[arg-type]
+        shown = [f.name for f in fields(self) if f.repr]  # type: ignore[arg-type]  # all of them are dataclasses
         values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
         return f"{self.__class__.__qualname__}({values})"

@@ -1,4 +1,4 @@
-"""For all tests: nothing outlives a test, slow ones run only when asked for, and a server."""
+"""For all tests: no leaks, slow tests only when asked for, a clock, and a server."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +10,8 @@ from helpers.chromium import MissingBrowser, chromium
 from helpers.postgres import MissingServer, Schema, Server, pooler, programs, serving
 from helpers.progress import FileLines
 from helpers.slow import SlowTests
+
+from retryexec.testing import VirtualClock
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +34,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if fixtures & wanted:
             with suppress(MissingServer, MissingBrowser):  # the fixture says it
                 install()
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """A clock that the test moves."""
+    return VirtualClock()
 
 
 _numbers = count(1)

@@ -4,6 +4,8 @@ A held job is in no queue. Whoever lets it go queues it, perhaps once too often;
 draws it asks here whether an attempt may start.
 """
 
+from collections import deque
+from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,10 @@ from retryexec._outcome import StopReason
 if TYPE_CHECKING:
     from retryexec._core.pool import AnyJob, Pool
     from retryexec.guards._guard import Passage
+
+
+# So many jobs that have come due overtake the queue at one time: two lots of a `RateLimit`'s.
+DUE_MAX = 64
 
 
 class Control:
@@ -34,6 +40,11 @@ class Control:
         self.used = False  # whether there ever was a job with a key or guards
         self.superseded = 0
         self.keys = Keys(self)
+        # Jobs that have come due at the time a guard named, where the queue is long. A worker that
+        # has found that a guard holds the job it drew runs one of these first, or else they would
+        # be late by as long as it takes to ask for all in the queue. They are in the queue, too, so
+        # it does no harm to forget some.
+        self.due: deque[ControlledJob[Any]] = deque(maxlen=DUE_MAX)
         # The module of guards, which an executor without any does not need, once there are some.
         self._guard_module: ModuleType | None = None
 
@@ -102,9 +113,12 @@ class Control:
             self._let_newest_wait(job, due)
         elif replaced.held_back:
             self.pool.enqueue(job)  # which nothing holds back
-        if job.following is not None:
-            # Replaced meanwhile, perhaps before it had the place to pass on. So the newest is
-            # queued: if it has its place all the same, that does no harm.
+        line = job.line
+        gave_up = not waited and replaced.done() and line is not None and line.head is job
+        if gave_up or job.following is not None:
+            # The replaced one was cancelled meanwhile, and has given its place up; or the new one
+            # was replaced, perhaps before it had the place to pass on. So the newest is queued: if
+            # it has its place all the same, that does no harm.
             self.parked.pop(job, None)
             self.pool.enqueue(job)
 
@@ -166,24 +180,34 @@ class Control:
         self.keys.leave(job)
         return True
 
+    def note_due(self, job: "AnyJob") -> None:
+        """Let *job*, which has been queued since it is due, overtake the queue if it has guards."""
+        if isinstance(job, ControlledJob) and job.passage is not None:
+            self.due.append(job)
+
     # ---- for workers
+
+    def next_due(self) -> "ControlledJob[Any] | None":
+        """Take the next of the jobs that overtake the queue; None if there is none."""
+        with suppress(IndexError):
+            return self.due.popleft()
+        return None
 
     def admit(self, job: Any) -> bool:
         """Return whether an attempt of the `ControlledJob` *job* may start, unless all are halted.
 
         One that is held will be queued again.
         """
-        line = job.line
+        pool, line = self.pool, job.line
         # Mostly it is its turn, which takes no lock to see.
-        if (
-            line is not None
-            and (line.head is not job or job.held_back)
-            and (self.pool.halted or not self.keys.is_its_turn(job))
-        ):
+        out_of_turn = line is not None and (line.head is not job or job.held_back)
+        guarded = bool(job.settings.guards)
+        if (out_of_turn or guarded) and pool.halted:
+            pool.steering.set_aside_if_paused(job)
             return False
-        if not job.settings.guards:
-            return True
-        return not self.pool.halted and bool(job.start_asking()) and self._ask(job)
+        if out_of_turn and not self.keys.is_its_turn(job):
+            return False
+        return not guarded or (job.start_asking() and self._ask(job))
 
     def _ask(self, job: ControlledJob[Any]) -> bool:
         """Ask the guards of *job*; return whether they let an attempt go."""

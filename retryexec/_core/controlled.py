@@ -243,9 +243,12 @@ class ControlledJob(Job[T]):
         return self.is_pending() and self.following is None
 
     def leave_guards(self) -> None:
-        """Give up the place in a guard's line, since the job waits for a time."""
-        passage = self._take_out_passage() if self.due is not None else None
-        self.settings.pool.control.parked.pop(self, None)
+        """Give up the place in a guard's line, if the job waits for a time."""
+        with self._lock:
+            if self.due is None:
+                return  # not any more, and a guard may have held it since
+            passage, self.passage = self.passage, None
+            self.settings.pool.control.parked.pop(self, None)
         if passage is not None:
             passage.settle(None)
 

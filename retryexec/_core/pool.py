@@ -133,8 +133,13 @@ class Pool:
                 self._add_once_there_is_room(self.room, job)
             # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
             # So either a worker stays to run this one, or we see `refusal` here.
-            if self.refusal is not None and job.withdraw():
-                raise self.refusal()
+            if self.refusal is not None:
+                if job.withdraw():
+                    raise self.refusal()
+                # It has replaced another, perhaps after all that were pending have been ended.
+                if self.stopping:
+                    self.interrupted.append(job)
+                    self.shutdown.resume_interrupted()
             if self.growing:
                 self._grow_or_raise()
             if control is None:
@@ -234,7 +239,10 @@ class Pool:
     def _release(self, due: deque[AnyJob]) -> None:
         """Queue the jobs that have come due, taking each off that list."""
         while due:
-            self.queue.put(due[0])
+            job = due[0]
+            self.queue.put(job)
+            if self.control.used and self.queue.qsize() > SWEEP_MIN:
+                self.control.note_due(job)
             due.popleft()
         if self.growing:
             with self.lock:
@@ -334,7 +342,8 @@ class Pool:
     def remove(self, job: AnyJob, cancelled: bool) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
         with self.lock:
-            if job.due is not None:
+            # The wait of one that was replaced goes on: it is that of the newer job.
+            if job.due is not None and job.superseded_by is None:
                 self.timekeeper.discard(job)
             if job in self.unfinished:
                 if self.control.used and job.superseded_by is not None:

@@ -143,7 +143,10 @@ class Steering:
                         pool.enqueue(job)  # it is being ended, or replaced
                     return False
                 # Else it was put off by another thread meanwhile.
-            self.give_up_seat(job)
+            with pool.lock:
+                # Not if it has come due by now: it may have been set aside, or held, after that.
+                if job.due is not None:
+                    self.give_up_seat(job)
             if isinstance(job, ControlledJob):
                 job.leave_guards()
         return True
@@ -158,15 +161,15 @@ class Steering:
     def resume(self) -> None:
         """Let attempts start again, those of the jobs that were set aside first."""
         pool = self._pool
+        # Under the lock, so that no job is set aside in the midst of it, for another pause.
         with pool.lock:
             self.paused = False
             pool.halted = pool.stopping
-        if self.set_aside:
-            with pool.resuming(None):
-                in_one_call(map(pool.queue.put, list(self.set_aside.values())))
-                self.set_aside.clear()
-                self._seats.clear()
-                with pool.lock:
+            if self.set_aside:
+                with pool.resuming(None):
+                    in_one_call(map(pool.queue.put, list(self.set_aside.values())))
+                    self.set_aside.clear()
+                    self._seats.clear()
                     pool.grow()
 
     def set_aside_if_paused(self, job: Job[Any]) -> None:

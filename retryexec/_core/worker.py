@@ -55,6 +55,7 @@ class Worker(StartableThread):
         # Whether it is still busy with a job that has left `unfinished`: with callbacks, say.
         self.finishing = False
         self.exited = False  # whether it runs no more jobs
+        self._overtaken = False  # whether it runs jobs that have overtaken the one it drew
 
     @override
     def run(self) -> None:
@@ -103,8 +104,11 @@ class Worker(StartableThread):
         if settings.controlled and not pool.control.admit(job):
             return self._instead_of(job)
         now = pool.now()
-        # No attempt if the job was cancelled, or if a shutdown is about to end it.
-        if pool.halted or not (progress := job.begin(now)):
+        if pool.halted:
+            job.give_back()
+            pool.steering.set_aside_if_paused(job)  # else a shutdown is about to end it
+            return False
+        if not (progress := job.begin(now)):
             job.give_back()
             return self._instead_of(job)
         policy = settings.policy
@@ -145,25 +149,31 @@ class Worker(StartableThread):
         raise NotImplementedError
 
     def _instead_of(self, job: Job[Any]) -> bool:
-        """Do what is to be done where no attempt of *job* can start; return False.
+        """Run an attempt of a job that goes before *job*, which cannot start; return False.
 
-        Mostly that is nothing: the job has ended, or somebody else will queue it.
+        That is the one that was queued in its place, or one that has overtaken the queue. Mostly
+        there is neither: *job* has ended, or somebody else will queue it.
         """
         pool = self._pool
-        if pool.halted:
-            pool.steering.set_aside_if_paused(job)
-            return False
         newer = job.superseded_by
-        if isinstance(newer, ControlledJob):  # it was queued in the place of *job*
+        if isinstance(newer, ControlledJob):
             if job in pool.unfinished and isinstance(job, ControlledJob):
                 pool.control.finish_replacing(job)
-            self.job = newer
-            try:
-                if self._attempt(newer):
-                    pool.queue.put(newer)
-            except BaseException as error:
-                self._fail_after_internal_error(newer, error)
+            self._attempt_instead(newer)
+        elif pool.control.due and not self._overtaken:
+            self._overtaken = True  # so that each is run from here, and not from the one before
+            while (due := pool.control.next_due()) is not None:
+                self._attempt_instead(due)
+            self._overtaken = False
         return False
+
+    def _attempt_instead(self, job: Job[Any]) -> None:
+        self.job = job
+        try:
+            if self._attempt(job):
+                self._pool.queue.put(job)
+        except BaseException as error:
+            self._fail_after_internal_error(job, error)
 
     def _succeed(self, job: Job[Any], value: Any, context: Context) -> None:
         """End *job* with *value*."""

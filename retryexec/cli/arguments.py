@@ -7,15 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from retryexec.cli.backoff_option import backoff, described_backoffs
 from retryexec.cli.journal_arguments import DESCRIBED, add_actions, add_where
 from retryexec.cli.options import (
     Parser,
-    backoff,
     breaker,
     count,
     count_or_none,
     delimiter,
-    described_backoffs,
     did_you_mean,
     duration_or_none,
     encoding,

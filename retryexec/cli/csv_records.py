@@ -66,7 +66,7 @@ def csv_records(
 
 
 def _guess(header: str, kind: RecordType, likely: str) -> str:
-    """Return which of *likely* makes most of *header*'s names those of fields."""
+    """Return the delimiter of *likely* with which most of *header*'s names are those of fields."""
 
     def matches(delimiter: str) -> int:
         return len(

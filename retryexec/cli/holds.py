@@ -63,7 +63,7 @@ def _hashable(value: Any) -> Hashable:
         hash(value)
     except TypeError:  # a list, or a dict
         return repr(value)
-    return value  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]  # checked above
 
 
 class Holds:

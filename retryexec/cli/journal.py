@@ -4,7 +4,7 @@ import json
 import sqlite3
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
 
@@ -36,10 +36,10 @@ from retryexec.journal import (
 from retryexec.journal._keys import plain
 from retryexec.journal._last_error import last_error
 from retryexec.journal._look import inspector_of, letters_of
+from retryexec.journal._redact import Redact, shown_fields
 
 T = TypeVar("T")
 Found: TypeAlias = UnfinishedJob | DeadLetter
-Redact: TypeAlias = Callable[[str, dict[str, Any]], Mapping[str, Any]]
 
 
 def journal(arguments: Namespace) -> int:
@@ -236,20 +236,6 @@ def _found(inspector: Inspector, name: str) -> list[Found]:
     return found
 
 
-def _redacted(job: Found, redact: Redact | None) -> tuple[Any, str | None]:
-    """Return the fields of *job* as people may see them, and why they may not if they may not."""
-    if redact is None:
-        return job.fields, None
-    if not isinstance(job.fields, dict):
-        return None, "they do not have names that a redactor could tell them by"
-    try:
-        shown = dict(redact(job.kind, dict(job.fields)))
-        json.dumps(shown, default=str)
-    except Exception as error:
-        return None, f"the redactor failed: {type(error).__name__}"
-    return shown, None
-
-
 def _described(job: Found, redact: Redact | None) -> Iterator[str]:
     yield f"{'id':<10}{job.id}"
     yield f"{'kind':<10}{clean(job.kind)}, version {job.version}"
@@ -267,7 +253,7 @@ def _described(job: Found, redact: Redact | None) -> Iterator[str]:
     yield f"{'accepted':<10}{format_time(job.accepted_at)}, {format_age(job.accepted_at)} ago"
     lost = f", {_crashes(job.crashes)}" if job.crashes else ""
     yield f"{'attempts':<10}{job.attempts} failed{lost}"
-    fields, withheld = _redacted(job, redact)
+    fields, withheld = shown_fields(job, redact)
     if withheld is not None:
         yield f"{'fields':<10}not shown: {withheld}"
     elif isinstance(fields, dict):
@@ -322,7 +308,7 @@ def _error_as_json(error: ErrorText) -> dict[str, Any]:
 def _all_as_json(job: Found, redact: Redact | None) -> dict[str, Any]:
     picked = _letter_as_json(job) if isinstance(job, DeadLetter) else _job_as_json(job)
     del picked["last_error"]
-    fields, withheld = _redacted(job, redact)
+    fields, withheld = shown_fields(job, redact)
     errors = [_error_as_json(error) for error in job.errors]
     return {**picked, "fields": fields, "fields_withheld": withheld, "errors": errors}
 

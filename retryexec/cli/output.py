@@ -43,7 +43,7 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Put *text* on a line of standard error; from any thread, and whoever still listens."""
+    """Write *text* as a line of standard error, from any thread, even if it is closed."""
     _write(sys.stderr, text)
 
 

@@ -10,7 +10,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from retryexec import Backoff
-from retryexec.cli.options import UsageError, backoff
+from retryexec.cli.backoff_option import backoff
+from retryexec.cli.options import UsageError
 from retryexec.cli.output import show
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def simulate(spec: str, *, attempts: int, max_elapsed: float | None = None, seed
         msg = f"--attempts {attempts} is too much to look at: {_MOST_ATTEMPTS} at most"
         raise UsageError(msg)
     # A plan is repeatable on purpose, and guards no secret.
-    made = backoff(spec, random.Random(seed).random)  # noqa: S311
+    made = backoff(spec, random.Random(seed).random)  # noqa: S311  no secret
     runs = [_delays(made, attempts - 1, max_elapsed) for _ in range(2)]
     if runs[0] == runs[1]:
         del runs[1]

@@ -92,7 +92,7 @@ class Display(ABC):
 
 
 class Quiet(Display):
-    """Shows nothing; errors are told all the same."""
+    """Shows no progress; errors are printed all the same."""
 
     @override
     def update(self, now: Snapshot) -> None:

@@ -14,7 +14,7 @@ def short(path: str | Path) -> str:
 
 
 def with_short_paths(text: str) -> str:
-    """Return *text* with paths below the current directory told from there."""
+    """Return *text* with the paths below the current directory made relative to it."""
     with suppress(OSError):
         here = str(Path.cwd())
         if here != "/":

@@ -39,7 +39,7 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _arrived(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _arrived(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  as signal.signal has it
         self.count += 1
         if self.count > 2:  # nobody looked: the main thread is stuck
             os._exit(EXIT_INTERRUPTED)

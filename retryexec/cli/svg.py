@@ -61,7 +61,7 @@ class Drawing:
         )
 
     def rect(self, kind: str, box: Box, says: str = "") -> None:
-        """Draw a rectangle that *says* something to those who point at it."""
+        """Draw a rectangle with a tooltip, *says*."""
         x, y, width, height = box
         self._reach(y + height)
         shape = (

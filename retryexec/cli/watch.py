@@ -15,8 +15,7 @@ from retryexec.cli.shell import with_short_paths
 from retryexec.cli.signals import Interrupts
 from retryexec.cli.watch_view import Frame, Look, Rates, Sizes
 from retryexec.journal import JournalError
-from retryexec.journal._look import overview_of
-from retryexec.journal._overview import Overview
+from retryexec.journal._look import Overview, inspector_of
 
 _TICK = 0.1  # seconds between two looks at the keyboard and at the size of the terminal
 _SHARE = 4  # times as long as a look has taken, nobody looks again
@@ -31,7 +30,7 @@ def watch(arguments: Namespace) -> int:
         UsageError: there is no such journal, or it cannot be looked into.
     """
     try:
-        reader = overview_of(arguments.directory, schema=arguments.schema)
+        reader = inspector_of(arguments.directory, schema=arguments.schema)
         first = look_at(reader)
     except (JournalError, ImportError) as error:
         raise UsageError(str(error)) from error

@@ -72,7 +72,7 @@ class Admission:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Make nobody wait any more."""
+        """Let nobody wait any more."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

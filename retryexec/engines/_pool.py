@@ -29,6 +29,7 @@ from retryexec._core.future import LazyFuture
 from retryexec._errors import PermanentError
 from retryexec._exceptions import report
 from retryexec._typing import override
+from retryexec.engines._messages import receive, send
 
 logger = logging.getLogger("concurrent.futures")
 
@@ -179,7 +180,7 @@ class ProcessPool(Executor):
     def _write(self, child: Child, message: bytes) -> None:
         # A process that has ended is found out by the reader.
         with suppress(OSError):
-            child.pipe.send_bytes(message)
+            send(child.pipe, message)
 
     # ---- the reader's thread
 
@@ -199,7 +200,7 @@ class ProcessPool(Executor):
 
     def _read_from(self, child: Child) -> None:
         try:
-            answer = child.pipe.recv_bytes()
+            answer = receive(child.pipe)
         except (EOFError, OSError):
             self._end(child)
             return
@@ -368,10 +369,10 @@ def _run_calls(pipe: "Connection[Any, Any]", initializer: Initializer) -> None:
             logger.critical("Exception in initializer:", exc_info=True)
             return
     try:
-        while message := pipe.recv_bytes():
+        while message := receive(pipe):
             fn, args, kwargs = pickle.loads(message)  # noqa: S301  from the parent
             answer = fn(*args, **kwargs)
-            pipe.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
+            send(pipe, pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
             del fn, args, kwargs, answer, message
     except (EOFError, OSError):  # the parent has ended
         pass

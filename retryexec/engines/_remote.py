@@ -13,14 +13,14 @@ from time import monotonic
 from types import CoroutineType
 from typing import Any, NamedTuple, TypeAlias
 
-from retryexec._attempt import Attempt, retrying_here, running_job
+from retryexec._attempt import retrying_here, running_job
 from retryexec._clock import SYSTEM_CLOCK
 from retryexec._core.away import Outcome
-from retryexec._core.job import Job
+from retryexec._core.job import Job, JobProgress
 from retryexec._errors import PermanentError
 from retryexec._exceptions import calls_jobs, with_traceback
 from retryexec._outcome import name_of, qualified_name, text_of
-from retryexec._progress import Progress, Settings
+from retryexec._progress import Progress, Settings, seconds_left
 from retryexec._typing import override
 from retryexec._validate import coroutine_refusal
 from retryexec.engines._carried import CarriedError, dump_error, load_error
@@ -53,11 +53,13 @@ class Facts(NamedTuple):
 
 def facts_of(job: Job[Any], *, same_host: bool, cloud: bool) -> Facts:
     """Return what the attempt of *job* that begins now may ask about itself elsewhere."""
-    attempt = Attempt(job.ensure_progress(), job.settings, job)
-    previous = None if attempt.previous is None else dump_error(attempt.previous, cloud=cloud)
-    left = attempt.remaining()
+    settings = job.settings
+    # A first attempt has none, and making one that lasts would take the job's lock.
+    progress = job.progress or JobProgress(job.started)
+    previous = None if progress.previous is None else dump_error(progress.previous, cloud=cloud)
+    left = seconds_left(settings, progress.deadline(settings.policy))
     sent = monotonic() if same_host and left is not None else None
-    return Facts(attempt.number, job.job_id, left, sent, previous, cloud)
+    return Facts(progress.attempts, job.job_id, left, sent, previous, cloud)
 
 
 def pickled_call(job: Job[Any], *, cloud: bool) -> bytes:

@@ -22,7 +22,7 @@ TripsOn: TypeAlias = (
     type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], object]
 )
 
-# After the breaker has closed, the attempts that it has parked follow at this rate, which doubles
+# After the breaker has closed, the attempts that it has held follow at this rate, which doubles
 # each time so many seconds have passed. After the last number of seconds, all that are left go.
 RAMP_RATE = 100.0
 RAMP_DOUBLES = 5.0
@@ -206,20 +206,20 @@ class _Circuit(GuardState):
         return BreakerState.HALF_OPEN if is_over else self._state
 
     def waiting(self) -> int:
-        """Return how many are parked."""
+        """Return how many it holds back."""
         return len(self._line)
 
 
 class CircuitBreaker(KeyedGuard[_Circuit]):
-    """A guard that parks attempts while the service they call is down, and lets a few probe it.
+    """A guard that holds attempts while the service they call is down, and lets a few probe it.
 
     While *closed*, it lets attempts through, and counts those that ended in the last *window*
     seconds. Once there are at least *minimum_attempts*, and at least the share *failure_rate* of
-    them has failed, it becomes *open*: attempts are parked, first come first served, and none is
+    them has failed, it becomes *open*: attempts are held, first come first served, and none is
     spent. After *open_for* seconds it becomes *half open*, and lets *probes* attempts through. When
     all of them have succeeded, it is closed; when one has failed, it is open again.
 
-    After it has closed, parked attempts follow at a growing rate, so that they do not knock down a
+    After it has closed, held attempts follow at a growing rate, so that they do not knock down a
     service that has just come up: 100 a second, doubling every 5 seconds, and all the rest after a
     minute.
 
@@ -307,7 +307,7 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
         self._wake()
 
     def close(self) -> None:
-        """Close it by hand, for all keys; forget the failures, and release the parked gradually."""
+        """Close it by hand, for all keys; forget the failures, and release the held gradually."""
         now = self._time()
         with self._lock:
             self._is_forced = False
@@ -375,16 +375,16 @@ class CircuitBreaker(KeyedGuard[_Circuit]):
     def __repr__(self) -> str:
         state = self.state
         with self._lock:
-            parked = sum(circuit.waiting() for circuit in self.states())
-        return f"<{self.name} {state}: {parked} held>"
+            held = sum(circuit.waiting() for circuit in self.states())
+        return f"<{self.name} {state}: {held} held>"
 
 
 def _checked_trips_on(value: Any) -> TripsOn:
     kinds = value if isinstance(value, tuple) else (value,) if isinstance(value, type) else None
     if kinds is None and callable(value):
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # checked above
     if kinds and all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # checked above
     msg = (
         "trips_on takes an exception type, a tuple of types, or a callable exception -> bool "
         f"(got {value!r})"

@@ -34,7 +34,7 @@ class _Permits(GuardState):
         return None if request in self._granted else math.inf
 
     @override
-    def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002
+    def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002  Guard's
         self._granted.discard(request)
         self._unclaimed.pop(request, None)
         self._line.pop(request, None)
@@ -57,7 +57,7 @@ class _Permits(GuardState):
             del self._line[first]
 
     @override
-    def is_idle(self, now: float) -> bool:  # noqa: ARG002
+    def is_idle(self, now: float) -> bool:  # noqa: ARG002  GuardState's
         return not self._granted and not self._line
 
     def counts(self) -> tuple[int, int]:

@@ -140,7 +140,7 @@ class _Schedule(GuardState):
         return max(at, now - _PUNCTUAL)
 
     @override
-    def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002
+    def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002  Guard's
         self._forget(request)
         started = self._started.pop(request, None)
         if started is not None and outcome is None:

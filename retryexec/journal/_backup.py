@@ -129,7 +129,7 @@ def _keep_moved(dead: Path, before: Path, copies: list[Path]) -> None:
         known = ",".join(str(row[1]) for row in sql.execute("PRAGMA old.table_info(dead)"))
         columns = min(columns, known, key=len)  # one of them may be of an older version
         sql.executemany(
-            f"INSERT INTO main.dead({columns}) SELECT {columns} FROM old.dead WHERE id=?",  # noqa: S608
+            f"INSERT INTO main.dead({columns}) SELECT {columns} FROM old.dead WHERE id=?",  # noqa: S608  ours
             [(id_,) for id_ in missing],
         )
         sql.execute("COMMIT")
@@ -140,7 +140,7 @@ def _records(path: Path) -> int:
     with reading(path) as sql:
         if not sql.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone():
             return 0
-        return int(sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+        return int(sql.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608  ours
 
 
 def _sync(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""A batch of changes, and what those hear who wait for it."""
+"""A batch of changes, and the answers to those who wait for it."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +10,7 @@ from retryexec.journal._store import Lane, Store
 
 _DOUBTS, _DOUBT_PAUSE = 5, 0.05  # looks at a lane before an outcome stays unknown; seconds
 
-NEW, WRITING, STORED, HOMELESS, ENDED = EntryState
+NEW, WRITING, STORED, DETACHED, ENDED = EntryState
 
 
 class Batch(NamedTuple):
@@ -65,7 +65,7 @@ def landed_in(lane: Lane, entry: Entry) -> bool | None:
 
 
 class Answers:
-    """Tells those who wait for an entry that it is accepted, or why it is not."""
+    """Answers those who wait for an entry: it is accepted, or refused and why."""
 
     def __init__(self, store: Store, later: Callable[[Callable[[], object]], object]) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class Answers:
             self.tell(entry)
 
     def end_new(self, entries: Iterable[Entry]) -> None:
-        """Note that of those *entries* that are new nothing has to be on disk."""
+        """Note that those of *entries* that are new need not be written."""
         for entry in entries:
             if entry.state is NEW:
                 self.end(entry)

@@ -7,15 +7,12 @@ it is, and keeps no owner waiting. The fields of jobs, which may be large, are r
 import os
 import sqlite3
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from retryexec.journal._directory import DEAD
-from retryexec.journal._errors import JournalError
 from retryexec.journal._inspect import Inspector, Owner, UnfinishedJob
 from retryexec.journal._job_table import JOBS
 from retryexec.journal._letter_file import LETTERS
-from retryexec.journal._letters import DeadLetter
-from retryexec.journal._open import is_url
 from retryexec.journal._rows import LetterRow, read_letter
 from retryexec.journal._sqlite import columns_of
 
@@ -45,59 +42,6 @@ class Sight(NamedTuple):
     kind: Any
     errors: Any
     reason: Any
-
-
-class OwnerCounts(NamedTuple):
-    """How many jobs an owner has: all, and those that are parked, at work, or wait for a time."""
-
-    owner: Owner
-    total: int
-    parked: int
-    running: int
-    waiting: int
-    oldest_at: float | None
-
-
-class Browser(Protocol):
-    """What shows a journal to people: a directory's, or one on a server."""
-
-    unreadable: dict[Any, str]
-
-    @property
-    def where(self) -> str: ...
-
-    @property
-    def on_server(self) -> bool: ...
-
-    def owners(self) -> list[Owner]: ...
-
-    def job_counts(self, now: float) -> list[OwnerCounts]:
-        """Return how many jobs each owner has; it looks at all of them."""
-        ...
-
-    def find(self, job_id: str, /) -> "list[UnfinishedJob | DeadLetter]": ...
-
-    def close(self) -> None: ...
-
-    def letter_page(self, after: Place | None, size: int, kind: str | None = None) -> LetterPage:
-        """Return letters, the latest first."""
-        ...
-
-    def sights(self, after: Place | None, size: int) -> list[Sight]:
-        """Return what is counted of letters, the oldest first."""
-        ...
-
-    def letter_count(self) -> int:
-        """Return how many letters there are."""
-        ...
-
-    def letter_version(self) -> object:
-        """Return what is another value once the letters have changed; None if nobody knows."""
-        ...
-
-    def job_page(self, after: Place | None, size: int, kind: str | None = None) -> JobPage:
-        """Return unfinished jobs: those of one owner after the other, each in its order."""
-        ...
 
 
 class DirectoryBrowser(Inspector):
@@ -157,22 +101,6 @@ class DirectoryBrowser(Inspector):
                 return JobPage(found, True)
         return JobPage(found, False)
 
-    def job_counts(self, now: float) -> list[OwnerCounts]:
-        """Return how many jobs each owner has; it looks at all of them."""
-        query = (
-            "SELECT count(*),count(parked),total(parked IS NULL AND started>0),"
-            "total(parked IS NULL AND started=0 AND due_at>?),min(accepted_at) FROM job"
-        )
-        found: list[OwnerCounts] = []
-        for owner in self.owners():
-            row = self._ask(owner, lambda sql: sql.execute(query, (now,)).fetchone())
-            if row is not None:
-                total, parked, running, waiting, oldest = row
-                at_work = int(running) if owner.alive else 0
-                oldest = oldest if isinstance(oldest, float) else None
-                found.append(OwnerCounts(owner, total, parked, at_work, int(waiting), oldest))
-        return found
-
     def _job_rows(self, owner: Owner, rest: str, values: Sequence[Any]) -> list[Any]:
         def read(sql: sqlite3.Connection) -> list[Any]:
             names = _without_data(columns_of(sql, JOBS))
@@ -183,19 +111,3 @@ class DirectoryBrowser(Inspector):
 
 def _without_data(columns: str) -> str:
     return columns.replace(",data,", ",'null',")
-
-
-def browser_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") -> Browser:
-    """Return what browses the journal in *where*, a directory or a URL.
-
-    Raises:
-        JournalError: there is none, or it cannot be looked into.
-    """
-    if is_url(where):
-        from retryexec.journal.postgres._browse import PostgresBrowser
-
-        try:
-            return PostgresBrowser(str(where), schema=schema)
-        except ValueError as error:
-            raise JournalError(str(error)) from error
-    return DirectoryBrowser(where)

@@ -93,7 +93,7 @@ def check(inspector: Inspector, *, full: bool = False) -> Iterator[Finding]:
 
 
 def _check_log(path: Path) -> Iterator[Finding]:
-    """Yield what SQLite leaves out of the log of a dead owner without a word."""
+    """Yield what SQLite silently leaves out of the log of a dead owner."""
     try:
         log = Log(path)
         same_boot = is_of_this_boot(_said(path.with_suffix(".lock")), path) is True

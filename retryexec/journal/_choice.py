@@ -11,6 +11,7 @@ from retryexec.journal._letter_file import LETTERS
 from retryexec.journal._rows import LetterRow, read_letter, shown_errors
 from retryexec.journal._sqlite import select
 
+_PAGE = 500  # letters in one statement
 _MIN_PREFIX = 4  # digits of an id that are enough if no other begins so, as git has it
 
 
@@ -63,6 +64,11 @@ def is_prefix(name: str) -> bool:
     return _MIN_PREFIX <= len(name) < 32 and all(c in "0123456789abcdef" for c in name)
 
 
+def is_whole(name: str) -> bool:
+    """Return whether *name* is a whole id, as a UUID is."""
+    return len(name) == 32 and all(c in "0123456789abcdef" for c in name)
+
+
 def no_letter(letter_id: str) -> LookupError:
     """Return what to raise for the id of no dead letter."""
     return LookupError(f"there is no dead letter {letter_id!r}")
@@ -104,9 +110,17 @@ def not_stale(letters: "list[Numbered]", *, force: bool) -> "list[Numbered]":
 
 
 def find_letters(sql: sqlite3.Connection, letter_ids: Sequence[str]) -> "list[Numbered]":
-    found = {}
-    for name in letter_ids:
+    """Return those of *letter_ids* that are letters."""
+    names = [plain_id(name) for name in letter_ids]
+    by_id: dict[str, Numbered] = {}
+    for start in range(0, len(names), _PAGE):
+        page = names[start : start + _PAGE]
+        query = _numbered(sql, f"WHERE id IN ({','.join('?' * len(page))})")
+        for number, *columns in sql.execute(query, page):
+            by_id[columns[0]] = Numbered(number, read_letter(columns))
+    found: dict[int, Numbered] = {}
+    for letter_id, name in zip(letter_ids, names, strict=True):
         with suppress(LookupError):
-            letter = find_letter(sql, name)
+            letter = by_id.get(name) or find_letter(sql, letter_id)
             found[letter.number] = letter
     return [*found.values()]

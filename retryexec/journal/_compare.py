@@ -41,7 +41,7 @@ def is_model(cls: type) -> bool:
 
 
 def difference(a: Any, b: Any, path: str) -> str | None:
-    """Return what tells *b*, read back, from *a*: the place and the types; None if nothing does.
+    """Return where *b*, read back, differs from *a*, and in which types; None if they are the same.
 
     Without the values themselves, but for numbers: messages end in logs.
     """

@@ -40,7 +40,7 @@ class Copies:
             yield sql
 
     def _copied(self, path: Path) -> Path | None:
-        """Return a copy of *path*; None if it has a living owner, or none that can be told."""
+        """Return a copy of *path*; None if it has a living owner, or if that is unknown."""
         fd = os.open(path.with_suffix(".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             # Shared: nobody takes the file over meanwhile.

@@ -255,7 +255,7 @@ class Directory:
 
 
 def filesystem_of(path: Path, mounts: Path = _MOUNTS) -> str | None:
-    """Return the type of the file system that *path* is on; None where nobody tells."""
+    """Return the type of the file system that *path* is on; None if unknown."""
     try:
         lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -293,7 +293,7 @@ def _same(fd: int, path: Path) -> bool:
 
 
 def is_young(path: Path) -> bool:
-    """Return whether *path* was written to within the last minute, by either clock's word."""
+    """Return whether *path* was written to within the last minute, by either of two clocks."""
     try:
         return abs(time.time() - path.stat().st_mtime) < 60
     except OSError:
@@ -333,7 +333,7 @@ def _boot() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return when process *pid* started, in the kernel's words; None if there is none."""
+    """Return when process *pid* started, as the kernel writes it; None if it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -71,7 +71,7 @@ class Engine:
     # ---- taking over
 
     def take_over(self, *, within: float | None = None) -> int:
-        """Take over what dead processes have left, hand it to the host, and return how many.
+        """Take over the jobs of dead processes, hand them to the host, and return how many.
 
         Args:
             within: seconds after which nothing further is begun.
@@ -120,7 +120,7 @@ class Engine:
             taken = self._store.take(seen, self.lanes.left)
         except OSError as error:
             if not self._unreachable:
-                logger.error("the journal in %s cannot be looked into: %s", self._name, error)  # noqa: TRY400
+                logger.error("the journal in %s cannot be looked into: %s", self._name, error)  # noqa: TRY400  no traceback: it says it all
             self._unreachable = True
             return None
         self._unreachable = False
@@ -167,7 +167,7 @@ class Engine:
 
     def _pause(self) -> float:
         # Later rather than sooner, and not all processes at once.
-        return self._poll_seconds * random.uniform(1.0, 1.3)  # noqa: S311
+        return self._poll_seconds * random.uniform(1.0, 1.3)  # noqa: S311  to spread processes
 
     def poll(self) -> None:
         """Look after everything; the disk is written to only if there is something to write."""
@@ -195,7 +195,7 @@ class Engine:
         return done.wait(timeout)
 
     def stop(self, timeout: float | None = None) -> bool:
-        """Write what there is, and leave the lanes to whoever comes.
+        """Write what there is, and leave the lanes to the next process.
 
         Args:
             timeout: seconds after which it is left to itself, and what is unwritten runs again.

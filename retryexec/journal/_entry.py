@@ -28,7 +28,7 @@ class EntryState(Enum):
     NEW = "new"  # shown to the writer, or about to be; on no disk
     WRITING = "being written"  # in a transaction that has not been committed
     STORED = "on disk"  # on disk, as `row` of `lane`
-    HOMELESS = "homeless"  # its lane is lost, and it is to be written to another one
+    DETACHED = "detached"  # its lane is lost, and it is to be written to another one
     ENDED = "ended"  # nothing of it is on disk, or has to be
 
 

@@ -22,7 +22,7 @@ class Newer(JournalError):
 
 
 class Lost(Exception):
-    """A lane is gone or damaged: what is written to it nobody would find."""
+    """A lane is gone or damaged: nobody would find what is written to it."""
 
 
 class Fenced(Lost):

@@ -180,7 +180,7 @@ class Inspector:
         return str(self.path)
 
     def close(self) -> None:
-        """Let go of what it holds; here, of nothing."""
+        """Release what it holds; here, nothing."""
 
     def names(self) -> list[str]:
         """Return the names of all files there are."""
@@ -362,7 +362,7 @@ def _all(sql: sqlite3.Connection, form: Format, rest: str, values: tuple[Any, ..
 
 
 def holder(lock: Path) -> tuple[bool, int | None]:
-    """Return whether a process holds *lock*, and which one, by its own word.
+    """Return whether a process holds *lock*, and which one, as it has written there.
 
     Raises:
         JournalError: that cannot be found out.

@@ -1,7 +1,5 @@
-"""Journal: what users make and executors use."""
+"""Journal: accepts jobs from executors, and keeps them until they have ended."""
 
-import atexit
-import os
 import threading
 import time
 import weakref
@@ -28,9 +26,11 @@ from retryexec.journal._errors import JournalError
 from retryexec.journal._failures import death, failed
 from retryexec.journal._ids import ids
 from retryexec.journal._keys import recorded
-from retryexec.journal._letters import DeadLetters, Redact
+from retryexec.journal._letters import DeadLetters
 from retryexec.journal._open import Place, one_of, open_place, positive
+from retryexec.journal._process import never_finalize, register
 from retryexec.journal._put import Putter
+from retryexec.journal._redact import Redact
 from retryexec.journal._stats import JournalStats, stats_of
 
 
@@ -131,7 +131,7 @@ class Journal:
         # Connections that nobody closes would complain as they are collected.
         if place.leased is not None:
             weakref.finalize(self, place.store.close)
-        _journals.add(self)
+        register(self)
 
     @property
     def directory(self) -> "PathLike[str]":
@@ -158,7 +158,7 @@ class Journal:
     # ---- opening and closing
 
     def open(self, host: Host) -> None:
-        """Begin to write, for *host*; what dead processes have left is handed to it at once.
+        """Start writing for *host*, and hand it the jobs that dead processes have left.
 
         Raises:
             JournalError: it is open already.
@@ -185,7 +185,7 @@ class Journal:
         return self._place.name
 
     def close(self, timeout: float | None = None) -> bool:
-        """Write down what has ended, and leave the rest to whoever opens the directory next.
+        """Write down what has ended, and leave the rest to the next process that opens the journal.
 
         Args:
             timeout: seconds after which that is given up; what is not written down runs again.
@@ -326,7 +326,7 @@ class Journal:
         self._end(entry, DONE if by.state is EntryState.STORED else superseded(by))
 
     def cancelled(self, entry: Entry) -> None:
-        """Note that *entry* is not wanted any more."""
+        """Note that *entry* was cancelled."""
         self._end(entry, DONE)
 
     def died(
@@ -367,7 +367,12 @@ class Journal:
         return self.put_many([job], connection=connection)[0]
 
     def put_many(self, jobs: Iterable[Any], *, connection: Any = None) -> list[str]:
-        """Write *jobs* down as `put` does, all or none; return their ids."""
+        """Write *jobs* down as `put` does, all or none; return their ids.
+
+        Raises:
+            JobRefused: one of them would not come back as it is.
+            JournalError: they could not be written down.
+        """
         return Putter(self._place, self._codec, self._new_id, self.poll).put(jobs, connection)
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -382,7 +387,7 @@ class Journal:
         return 0 if engine is None else engine.take_over()
 
     def stats(self) -> JournalStats:
-        """Return how it is."""
+        """Return how many jobs and bytes there are, and whether the journal can be written."""
         return stats_of(self._engine, len(self._dead))
 
     @override
@@ -393,7 +398,7 @@ class Journal:
     # ---- fork
 
     def before_fork(self) -> None:
-        """Let nothing be under way that a child could not go on with."""
+        """Before a fork: take all locks, so that the child inherits none that is in use."""
         self._lock.acquire()
         if self._engine is not None:
             self._engine.taking_over.acquire()
@@ -401,7 +406,7 @@ class Journal:
         self._store.letters.io.acquire()
 
     def after_fork(self) -> None:
-        """In the parent: go on."""
+        """In the parent, after the fork: release all locks."""
         self._store.letters.io.release()
         if self._engine is not None:
             self._engine.writer.io.release()
@@ -409,7 +414,7 @@ class Journal:
         self._lock.release()
 
     def in_child(self) -> None:
-        """In the child: begin anew, and leave what there is to the parent."""
+        """In the child, after the fork: begin anew, and leave all there is to the parent."""
         # The threads that could use the old ones are not here.
         engine, self._engine = self._engine, None
         self._store.forget_after_fork()
@@ -417,37 +422,4 @@ class Journal:
         self._new_id, self._follow_id = ids()
         if engine is not None:
             engine.forget_after_fork()
-            _forgotten.append(engine)
-
-
-_journals: "weakref.WeakSet[Journal]" = weakref.WeakSet()
-_held: list[Journal] = []  # those whose locks a fork under way holds
-_forgotten: list[Engine] = []  # the parent's, in a child; never to be finalized there
-
-
-def _before_fork() -> None:
-    _held[:] = _journals
-    for journal in _held:
-        journal.before_fork()
-
-
-def _after_fork() -> None:
-    for journal in _held:
-        journal.after_fork()
-    _held.clear()
-
-
-def _in_child() -> None:
-    for journal in _held:
-        journal.in_child()
-    _held.clear()
-
-
-def _close_all() -> None:
-    for journal in list(_journals):
-        journal.close()
-
-
-# For journals that nobody closes: what has ended is written down all the same.
-atexit.register(_close_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+            never_finalize(engine)

@@ -1,4 +1,4 @@
-"""What the ends of jobs with keys mean for other jobs of those keys, and for dead letters."""
+"""How the end of a job with a key affects the other jobs of that key, and their dead letters."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,20 +6,20 @@ from typing import NamedTuple
 from retryexec.journal._batch import Batch
 from retryexec.journal._entry import SUCCEEDED, Entry, EntryState
 
-NEW, WRITING, STORED, HOMELESS, ENDED = EntryState
+NEW, WRITING, STORED, DETACHED, ENDED = EntryState
 
 
 class Ending(NamedTuple):
     """Entries that have ended, by what is to be done before their rows may go.
 
     Attributes:
-        dying: they become dead letters.
+        failed: they become dead letters.
         succeeded: older dead letters of their keys become stale.
         replaced: nothing, for the newer job of the key is on disk, or about to be.
         later: they are to be looked at again.
     """
 
-    dying: list[Entry]
+    failed: list[Entry]
     succeeded: list[Entry]
     replaced: list[Entry]
     later: list[Entry]
@@ -54,7 +54,7 @@ class KeyedEnds:
             elif newest.refusal is None:
                 state = newest.state
                 self.at_risk |= state is WRITING
-                (ending.later if state in {NEW, HOMELESS} else ending.replaced).append(entry)
+                (ending.later if state in {NEW, DETACHED} else ending.replaced).append(entry)
                 continue
             elif newest.outcome is None:
                 self.stand_ins.append(entry)
@@ -67,20 +67,20 @@ class KeyedEnds:
             elif entry.outcome.reason is None:
                 ending.replaced.append(entry)
             else:
-                ending.dying.append(entry)
+                ending.failed.append(entry)
         for some in ending:
             some.reverse()
         return ending
 
     def without_refused(self, batch: Batch) -> tuple[Batch, Sequence[Entry]]:
-        """Return *batch* without the removal of entries whose newer job was refused, and those."""
+        """Return *batch* without entries whose newer job was refused, and those entries."""
         kept = [entry for entry in batch.deletes if _is_refused(entry)]
         deletes = [entry for entry in batch.deletes if not _is_refused(entry)]
         return batch._replace(deletes=deletes), kept
 
 
 def _newest(entry: Entry) -> Entry | None:
-    """Return the last of those that have replaced *entry*, one by one; None if none has."""
+    """Return the newest of the entries that have replaced *entry*; None if none has."""
     outcome = entry.outcome
     while outcome is not None and outcome.by is not None:
         entry.outcome, outcome = outcome, outcome.by.outcome

@@ -1,4 +1,4 @@
-"""The lanes in a process's hands, and the turns of suspects in those that were taken over."""
+"""The lanes of a process, and the turns of suspects in those that were taken over."""
 
 import logging
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class LaneSet:
         self.left: set[str] = set()
 
     def all(self) -> list[Lane]:
-        """Return the lanes in this process's hands; by any thread."""
+        """Return the lanes of this process; may be called by any thread."""
         own, taken = self.own, [*self.taken]
         return taken if own is None or own in taken else [*taken, own]
 
@@ -82,5 +82,5 @@ class LaneSet:
         try:
             lane.leave()
         except Exception as error:
-            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400
+            logger.error("%s is left as it is: %s", lane, error)  # noqa: TRY400  no traceback: it says it all
             lane.abandon()

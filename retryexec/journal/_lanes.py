@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from retryexec.journal._batch import (
+    DETACHED,
     ENDED,
-    HOMELESS,
     NEW,
     STORED,
     WRITING,
@@ -19,11 +19,11 @@ from retryexec.journal._batch import (
     Batch,
     landed_in,
 )
-from retryexec.journal._burial import bury
 from retryexec.journal._entry import DONE, Entry, Host
 from retryexec.journal._errors import Fenced, JournalError, Lost
 from retryexec.journal._keyed import KeyedEnds
 from retryexec.journal._lane_set import LaneSet
+from retryexec.journal._letter_batch import write_letters
 from retryexec.journal._store import Changes, Lane, Store
 
 logger = logging.getLogger("retryexec.journal")
@@ -35,7 +35,7 @@ class Lanes(LaneSet):
     Attributes:
         answers: tells those who wait.
         backlog: entries for which something could not be written, to be looked at again.
-        homeless: entries of a lost lane.
+        detached: entries of a lost lane.
         error: what the latest transaction met; None if all is well.
         failing: whether the batch at hand has met an error.
         batches: transactions so far.
@@ -54,7 +54,7 @@ class Lanes(LaneSet):
         self._keyed = KeyedEnds()
         self._wall = wall
         self.backlog: list[Entry] = []
-        self.homeless: list[Entry] = []
+        self.detached: list[Entry] = []
         # Held until their jobs are in another one: nobody else may take them over meanwhile.
         self._lost: list[tuple[Lane, Exception]] = []
         self.error: Exception | None = None
@@ -64,10 +64,10 @@ class Lanes(LaneSet):
     # ---- one batch
 
     def write(self, entries: list[Entry]) -> None:
-        """Make the disk agree with *entries*, and with those that are waiting for that."""
+        """Make the disk agree with *entries*, and with the backlog."""
         if self.backlog or self._keyed.stand_ins:
             entries, self.backlog = self.backlog + self._keyed.due() + entries, []
-        if self.homeless:
+        if self.detached:
             self._find_home()
         if not entries:
             return
@@ -88,7 +88,7 @@ class Lanes(LaneSet):
     def _compared(  # noqa: C901  for each entry, in one go
         self, entries: Iterable[Entry]
     ) -> tuple[Batch, list[Entry]]:
-        """Return what is to be done for *entries*, and those whose end is more than a removal."""
+        """Return the changes for *entries*, and those whose end needs more than a removal."""
         batch, ending = Batch([], [], [], []), []
         inserts, updates, deletes, marks = batch
         for entry in entries:
@@ -99,7 +99,7 @@ class Lanes(LaneSet):
                 if state is NEW:
                     entry.state = WRITING
                     inserts.append(entry)
-                if state is not HOMELESS:
+                if state is not DETACHED:
                     if entry.failures is not None:
                         updates.append(entry)
                     if state is STORED and entry.waiter is not None:
@@ -130,7 +130,7 @@ class Lanes(LaneSet):
         return True
 
     def _apply(self, lane: Lane, batch: Batch, *, mark: bool = True) -> bool:
-        """Make one transaction of *batch*, and tell those who wait; return whether it was made."""
+        """Write *batch* in one transaction, and answer those who wait; return whether it went."""
         if batch.marks and batch.size > len(batch.marks):
             # In a transaction of their own, which need not be synced: a job that waits for its
             # mark is about to start, and must not be blamed for what happens meanwhile.
@@ -186,9 +186,9 @@ class Lanes(LaneSet):
 
     def _end(self, entries: list[Entry]) -> list[Entry]:
         """Do what the ends of *entries* ask for; return those whose rows may go now."""
-        dying, succeeded, ended, later = self._keyed.sorted(entries)
+        failed, succeeded, ended, later = self._keyed.sorted(entries)
         self.backlog += later
-        buried = self._bury(dying) if dying else []
+        written = self._write_letters(failed) if failed else []
         if succeeded:
             try:
                 self._store.letters.outdate(succeeded)
@@ -200,20 +200,20 @@ class Lanes(LaneSet):
                     logger.exception("no dead letters of older jobs can be marked as stale")
         ended += succeeded
         self.answers.end_new(ended)
-        return buried + [entry for entry in ended if entry.state in {STORED, WRITING}]
+        return written + [entry for entry in ended if entry.state in {STORED, WRITING}]
 
-    def _bury(self, dying: list[Entry]) -> list[Entry]:
+    def _write_letters(self, failed: list[Entry]) -> list[Entry]:
         """Write dead letters; return the entries whose rows may go now."""
-        buried, postponed, error = bury(self._store, self.answers, dying, self._wall())
+        written, postponed, error = write_letters(self._store, self.answers, failed, self._wall())
         if error is not None:
             self._fail(error)
             self.backlog += postponed
-        return buried
+        return written
 
     # ---- when things go wrong
 
     def fail_batch(self, entries: Sequence[Entry], error: Exception) -> None:
-        """After an error of unknown kind: leave nobody waiting, and forget no end."""
+        """After an unknown error: let nobody wait for this batch, and keep the ends of its jobs."""
         self._fail(error)
         self.answers.refuse([e for e in entries if e.state in {NEW, WRITING}], error)
         self.backlog = [entry for entry in entries if entry.state is STORED]
@@ -259,7 +259,7 @@ class Lanes(LaneSet):
             self.backlog += [entry for entry in part if entry.state is STORED]
 
     def _doubt(self, lane: Lane, inserts: Sequence[Entry], error: Exception) -> None:
-        """Refuse *inserts* of which nobody can say whether they are there; if so, they go."""
+        """Refuse *inserts* that may or may not have been written, and remove those that were."""
         refusal = self.answers.refusal(error)
         for entry in inserts:
             assert entry.row is not None
@@ -307,9 +307,9 @@ class Lanes(LaneSet):
             self.own = None
         self.taken.discard(lane)
         for entry in lane.live.values():
-            entry.lane, entry.row, entry.state = None, None, HOMELESS
+            entry.lane, entry.row, entry.state = None, None, DETACHED
             entry.marked = False
-        self.homeless += lane.live.values()
+        self.detached += lane.live.values()
         # No order is kept among suspects of a lane that is gone.
         suspects, lane.suspects = lane.suspects, []
         if suspects:
@@ -339,24 +339,24 @@ class Lanes(LaneSet):
     def _move_home(self, inserts: Sequence[Entry], error: Lost) -> None:
         """Write *inserts* to another lane, or refuse them."""
         for entry in inserts:
-            entry.state, entry.row = HOMELESS, None
-        self.homeless += inserts
+            entry.state, entry.row = DETACHED, None
+        self.detached += inserts
         self._find_home()
-        if self.homeless:
+        if self.detached:
             self.answers.refuse(inserts, error.__cause__ or error)  # type: ignore[arg-type]
-            self.homeless = [entry for entry in self.homeless if entry.state is not ENDED]
+            self.detached = [entry for entry in self.detached if entry.state is not ENDED]
 
     def _find_home(self) -> None:
-        """Write all homeless entries to this process's own lane, a new one if need be."""
+        """Write all detached entries to this process's own lane, a new one if need be."""
         entries = []
-        for entry in self.homeless:
-            if entry.state is HOMELESS:
+        for entry in self.detached:
+            if entry.state is DETACHED:
                 if entry.outcome is DONE:
                     self.answers.end(entry)  # meanwhile
                 else:
                     entries.append(entry)
         if not entries:
-            self.homeless = []
+            self.detached = []
             self._leave_lost()
             return
         try:
@@ -367,7 +367,7 @@ class Lanes(LaneSet):
         except Exception as error:
             self._fail(error)
             return
-        self.homeless = []
+        self.detached = []
         self._leave_lost()
         own.next_row = first + len(entries)
         for row, entry in enumerate(entries, first):

@@ -1,4 +1,4 @@
-"""The file of the dead letters, as the machinery uses it.
+"""The SQLite file of the dead letters, and what is read from it and written to it.
 
 It is one for all processes, ``dead.db``. It is written rarely, by anybody, so it has a plain
 rollback journal and no log, and is opened for each use.
@@ -176,7 +176,7 @@ class LetterFile:
     # ---- for the writer, and for whoever takes over
 
     def insert(self, letters: Sequence[LetterRow]) -> None:
-        """Write *letters*; of those that are there already, the latest counts."""
+        """Write *letters*, in place of those of the same id."""
 
         def insert() -> None:
             with self.transaction() as sql:
@@ -193,14 +193,14 @@ class LetterFile:
             if entry.key is not None and (known is None or entry.key.text in known)
         ]
         where = "key=? AND id<? AND stale IS NULL"
-        query = f"SELECT 1 FROM dead WHERE {where}"  # noqa: S608
+        query = f"SELECT 1 FROM dead WHERE {where}"  # noqa: S608  ours, with values bound
         none: list[tuple[str, str]] = []
         if ended:  # first without a transaction, which takes long
             ended = self.read(
                 lambda sql: [pair for pair in ended if sql.execute(query, pair).fetchone()], none
             )
         if ended:
-            change = f"UPDATE dead SET stale=1 WHERE {where}"  # noqa: S608
+            change = f"UPDATE dead SET stale=1 WHERE {where}"  # noqa: S608  as above
             self.change(lambda sql: sql.executemany(change, ended), None)
 
     def _fresh_keys(self) -> AbstractSet[str] | None:
@@ -253,11 +253,11 @@ class LetterFile:
         unfinished = [(id_,) for id_, to in found if to == owner and id_ not in ids]
         if rerun or unfinished:
 
-            def settle(sql: sqlite3.Connection) -> None:
+            def reconcile(sql: sqlite3.Connection) -> None:
                 sql.executemany("DELETE FROM dead WHERE id=?", rerun)
                 sql.executemany("UPDATE dead SET rerun_to=NULL WHERE id=?", unfinished)
 
-            self.change(settle, None)
+            self.change(reconcile, None)
         return {id_ for id_, to in found if to != owner and id_ in ids}
 
     def _mending(self, do: Callable[[], T]) -> T:

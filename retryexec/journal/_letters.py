@@ -22,6 +22,7 @@ from retryexec.journal._directory import Directory
 from retryexec.journal._errors import JobRefused, JournalError, Undecodable
 from retryexec.journal._keys import key_or_text
 from retryexec.journal._letter_file import LetterFile
+from retryexec.journal._redact import Redact
 from retryexec.journal._rows import (
     ErrorText,
     JobRow,
@@ -31,8 +32,6 @@ from retryexec.journal._rows import (
 )
 from retryexec.journal._sqlite_store import SQLiteStore
 from retryexec.journal._store import Lane
-
-Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

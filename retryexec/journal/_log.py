@@ -137,7 +137,7 @@ class Log:
         return 0
 
     def missing(self) -> int:
-        """Return how many frames were there and are not, beside those that are elsewhere."""
+        """Return how many frames are missing, besides those that are elsewhere."""
         found = sum(len(frame.content) == _PAGE for frame in self.frames)
         salts = _salts(self.content)
         last = self.content.rfind(salts) if salts else 0

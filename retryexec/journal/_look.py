@@ -2,38 +2,24 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from retryexec.journal import _backup, _check, _letters, _repair
 from retryexec.journal._errors import JournalError
 from retryexec.journal._inspect import Inspector
 from retryexec.journal._open import is_url
-from retryexec.journal._overview import DirectoryOverview, Overview
+from retryexec.journal._overview import DirectoryOverview
 
 if TYPE_CHECKING:
     from retryexec.journal.postgres._inspect import PostgresInspector
+    from retryexec.journal.postgres._overview import PostgresOverview
+
+Overview: TypeAlias = "DirectoryOverview | PostgresOverview"
+"""Looks at a journal: as a whole, page by page, and job by job."""
 
 
-def inspector_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") -> Inspector:
+def inspector_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") -> Overview:
     """Return what reads the journal in *where*, a directory or a URL.
-
-    Raises:
-        JournalError: there is none, or it cannot be looked into.
-    """
-    if is_url(where):
-        from retryexec.journal.postgres._inspect import PostgresInspector
-
-        try:
-            return PostgresInspector(str(where), schema=schema)
-        except ValueError as error:
-            raise JournalError(str(error)) from error
-    return Inspector(where)
-
-
-def overview_of(where: "str | os.PathLike[str]", *, schema: str = "retryexec") -> Overview:
-    """Return what tells of the journal in *where*, a directory or a URL, as a whole.
-
-    It is an `Inspector`, too.
 
     Raises:
         JournalError: there is none, or it cannot be looked into.

@@ -75,7 +75,7 @@ class MemoryStore:
             make_tables(sql, JOBS)
         return MemoryLane(sql, self._left)
 
-    def take(self, seen: set[str], left: AbstractSet[str]) -> Taken | None:  # noqa: ARG002
+    def take(self, seen: set[str], left: AbstractSet[str]) -> Taken | None:  # noqa: ARG002  Store's
         """Take over a lane that was left."""
         while self._left:
             lane = self._left.pop(0)
@@ -86,17 +86,17 @@ class MemoryStore:
         return None
 
     def set_aside(self, lane: Lane, error: Exception) -> None:
-        """Do nothing: there is nobody else in whose way it is."""
+        """Do nothing: no other process sees it."""
 
-    def is_rerun_pending(self, owner: str) -> bool:  # noqa: ARG002  as the store of files has it
+    def is_rerun_pending(self, owner: str) -> bool:  # noqa: ARG002  Store's
         """Return False: a rerun is never cut off."""
         return False
 
-    def is_unavailable(self, error: Exception) -> bool:  # noqa: ARG002
+    def is_unavailable(self, error: Exception) -> bool:  # noqa: ARG002  Store's
         """Return False: there is no disk."""
         return False
 
-    def is_full(self, error: Exception) -> bool:  # noqa: ARG002
+    def is_full(self, error: Exception) -> bool:  # noqa: ARG002  Store's
         """Return False: there is no disk."""
         return False
 
@@ -187,7 +187,7 @@ class MemoryLetters(LetterFile):
         return (self._sql.total_changes, 0)
 
     @override
-    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002
+    def read(self, ask: Callable[[sqlite3.Connection], T], default: T) -> T:  # noqa: ARG002  LetterStore's
         """Return what *ask* reads."""
         with self.io:
             return ask(self._sql)

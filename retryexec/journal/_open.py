@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from retryexec._validate import seconds
 from retryexec.journal._codec import Codec
 from retryexec.journal._directory import Directory
-from retryexec.journal._letters import DeadLetters, Redact
+from retryexec.journal._letters import DeadLetters
+from retryexec.journal._redact import Redact
 from retryexec.journal._sqlite import tell_of_sqlite
 from retryexec.journal._sqlite_store import SQLiteStore
 

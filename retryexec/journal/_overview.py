@@ -1,7 +1,7 @@
 """A journal as a whole: who has it, where its jobs stand, what fails most, what is due next.
 
-`Overview` is what a view of it may ask, whatever the store; `overview_of` in `_look` opens one. All
-of it only reads, in short statements, and so may be asked every second beside owners at full load.
+`inspector_of` in `_look` opens what answers, for either store. All of it only reads, in short
+statements, and so may be asked every second beside owners at full load.
 """
 
 import sqlite3
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from retryexec._shapes import shape_of
 from retryexec._typing import override
+from retryexec.journal._browse import DirectoryBrowser
 from retryexec.journal._directory import DEAD
-from retryexec.journal._inspect import Inspector, Owner, UnfinishedJob
+from retryexec.journal._inspect import Owner, UnfinishedJob
 from retryexec.journal._job_table import JOBS
 from retryexec.journal._last_error import last_error
 from retryexec.journal._rows import ErrorText, printable, shown_errors
@@ -105,51 +106,8 @@ class Errors(NamedTuple):
     unfinished: int
 
 
-class Overview(Protocol):
-    """What a view of a whole journal may ask.
-
-    Attributes:
-        unreadable: files that could not be read, and why. They are left out until it is cleared.
-    """
-
-    unreadable: dict[Path, str]
-
-    @property
-    def where(self) -> str:
-        """What messages call the journal; without a password."""
-        ...
-
-    def close(self) -> None:
-        """Let go of what it holds."""
-        ...
-
-    def owner_jobs(self) -> list[OwnerJobs]:
-        """Return each owner, and where its jobs stand."""
-        ...
-
-    def oldest(self) -> UnfinishedJob | None:
-        """Return the unfinished job that was accepted first."""
-        ...
-
-    def due_next(self, limit: int) -> list[UnfinishedJob]:
-        """Return the waiting jobs that are due first."""
-        ...
-
-    def dead_by_kind(self) -> "Counter[str]":
-        """Return how many dead letters there are."""
-        ...
-
-    def died_since(self, at: float) -> int:
-        """Return how many of the dead letters have died since *at*, by the wall clock."""
-        ...
-
-    def errors(self) -> Errors:
-        """Return the latest errors of dead letters and unfinished jobs, by what is common."""
-        ...
-
-
-class DirectoryOverview(Inspector):
-    """`Overview` of a journal in a directory."""
+class DirectoryOverview(DirectoryBrowser):
+    """Looks at a journal in a directory, as a whole, page by page, and job by job."""
 
     _letters_at: tuple[int, ...] | None = None  # of which file of dead letters those below are
     _letter_groups: "Grouping | None" = None

@@ -48,7 +48,7 @@ class Version(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Rows, in the order of their numbers, and at most how many are lost; None if nobody knows."""
+    """Rows in the order of their numbers, and the most that may be lost; None if unknown."""
 
     rows: list[tuple[Any, ...]]
     lost: int | None
@@ -86,7 +86,7 @@ class Pages:
     # ---- which pages there are
 
     def _expected(self, frames: Sequence[Frame]) -> int:
-        """Return how many pages there were, as far as anything tells."""
+        """Return how many pages there were, as far as that can be found out."""
         counts = [n for frame in frames if (n := frame.pages) and self._is_likely(n)][-1:]
         known = max(filter(self._is_likely, self._versions), default=0)
         said = self._said(self._latest(1))
@@ -109,7 +109,7 @@ class Pages:
         return children if all(1 < child <= _MOST_PAGES for child in children) else []
 
     def _said(self, first: bytes) -> int:
-        """Return how many pages there are by the word of the *first* one; 0 if it says nothing."""
+        """Return how many pages the *first* one says there are; 0 if it does not say."""
         count = int.from_bytes(first[28:32]) if first.startswith(_MAGIC) else 0
         return count if self._is_likely(count) else 0
 
@@ -321,7 +321,7 @@ class Pages:
         number = (place + at - self._shift) // self.size + 1
         return number in self._free or self._in_log(number)
 
-    def _carve_records(  # noqa: PLR0917
+    def _carve_records(  # noqa: PLR0917  private
         self, content: bytes, start: int, end: int, place: int | None, shape: Shape, found: "_Rows"
     ) -> int:
         done, explained = start, 0

@@ -1,4 +1,4 @@
-"""What opening a journal does for damaged files, by hand; and parked records that are of no use."""
+"""Repair of damaged files on request, and removal of parked records."""
 
 import os
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ def discard_parked(path: "str | os.PathLike[str]", job_ids: Sequence[str]) -> in
 
 
 def _store(path: "str | os.PathLike[str]") -> SQLiteStore:
-    # Whether the file system will do, those have settled that the journal is for.
+    # The journal's owners have checked the file system, or have allowed a network's.
     directory = Directory(path, allow_network=True)
     return SQLiteStore(directory, Codec({}, max_bytes=1), power=True)
 

@@ -181,7 +181,7 @@ def errors_json(errors: Sequence[ErrorText]) -> str:
 
 
 def errors_of(text: str | None) -> tuple[ErrorText, ...]:
-    """Return the failures that JSON tells of; none if it is damaged, too long or too deep."""
+    """Return the failures in a JSON text; none if it is damaged, too long or too deep."""
     if not text or len(text) > _MAX_ERRORS:
         return ()
     try:
@@ -201,7 +201,7 @@ def without_trace(errors: Sequence[ErrorText]) -> Sequence[ErrorText]:
 
 
 def shown_errors(text: str | None) -> tuple[ErrorText, ...]:
-    """Return the failures that JSON tells of, as `errors_of`, without what is no failure."""
+    """Return the failures in a JSON text, as `errors_of` does, without what is not a failure."""
     return tuple(without_trace(errors_of(text)))
 
 

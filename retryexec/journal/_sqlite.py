@@ -423,6 +423,6 @@ def tell_of_sqlite(version: tuple[int, int, int] = sqlite3.sqlite_version_info) 
 def size_of(path: "Path | str") -> int:
     """Return the bytes of *path*; 0 if it is not there."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116
+        return os.stat(path).st_size  # noqa: PTH116  for every look
     except OSError:
         return 0

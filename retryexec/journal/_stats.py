@@ -1,4 +1,4 @@
-"""How an open journal is."""
+"""Statistics of an open journal."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ from retryexec.journal._engine import Engine
 
 
 class JournalStats(NamedTuple):
-    """How an open journal is.
+    """Statistics of an open journal.
 
     Attributes:
-        unfinished: jobs on disk that have not ended, in this process's hands.
+        unfinished: jobs on disk that have not ended, in this process's files.
         parked: records that no registered class can be made of, in its files.
         dead: dead letters.
-        files: files in its hands, its own included.
+        files: files that this process writes, its own included.
         wal_bytes: the size of their logs.
         batches: transactions so far.
         healthy: False while the disk refuses what is written to it.

@@ -22,7 +22,7 @@ class Changes(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What a takeover writes down of what it has found in a lane.
+    """What a takeover has found in a lane, to be written there.
 
     Attributes:
         blamed: rows of jobs that may have ended the process.
@@ -111,7 +111,7 @@ class Letters(Protocol):
     """Where dead letters are kept."""
 
     def insert(self, letters: Sequence[LetterRow]) -> None:
-        """Write *letters*; of those that are there already, the latest counts."""
+        """Write *letters*, in place of those of the same id."""
         ...
 
     def outdate(self, succeeded: Sequence[Entry]) -> None:
@@ -155,7 +155,7 @@ class Store(Protocol):
         ...
 
     def is_unavailable(self, error: Exception) -> bool:
-        """Return whether *error* comes from the store, and not from what was to be written."""
+        """Return whether *error* is the store's, and not one of what was to be written."""
         ...
 
     def is_full(self, error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""What becomes of the jobs that a dead process left: who is run, who is suspected, who is dead.
+"""What becomes of a dead process's jobs: which run, which are suspects, which are dead.
 
 A row bears a mark while its job is seen running. Whoever takes it over finds there who was at work
 when the process died: those, and nobody else, may have ended it. They are run one at a time from
@@ -259,7 +259,7 @@ def _is_first(entry: Entry, keys: set[Hashable]) -> bool:
 def sort(
     lane: Lane, verdict: Verdict, max_crashes: int, alone: AbstractSet[int] = frozenset()
 ) -> Taken:
-    """Part the entries of *lane* into those to run, suspects, and those that die now.
+    """Sort the entries of *lane* into those to run, suspects, and dead letters.
 
     Args:
         alone: further rows to be run one at a time.

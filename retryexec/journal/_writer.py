@@ -75,7 +75,7 @@ class Writer:
         items.extend(map(self._queue.get, repeat(True, size)))  # without a step of Python for each
 
     def _has_backlog(self) -> bool:
-        return bool(self.lanes.backlog or self.lanes.homeless)
+        return bool(self.lanes.backlog or self.lanes.detached)
 
     def is_idle(self) -> bool:
         """Return whether there is nothing to look at."""
@@ -129,7 +129,7 @@ class Writer:
         """End: what has been shown is written, the lanes are left, and empty ones removed."""
         self.stopped = True
         self._handle(self.rest())
-        unwritten = len(self.lanes.backlog) + len(self.lanes.homeless)
+        unwritten = len(self.lanes.backlog) + len(self.lanes.detached)
         if unwritten:
             logger.error(
                 "the journal in %s is closed before %d ends of jobs could be written (%s): they "

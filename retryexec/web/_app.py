@@ -16,8 +16,9 @@ from starlette.staticfiles import StaticFiles
 
 from retryexec import RetryingExecutor
 from retryexec.journal import Journal, JournalError
+from retryexec.journal._redact import Redact
 from retryexec.web._actions import Actions
-from retryexec.web._desk import Desk, Redact
+from retryexec.web._desk import Desk
 from retryexec.web._doing import Doing
 from retryexec.web._pages import Pages
 from retryexec.web._render import Renderer

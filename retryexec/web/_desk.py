@@ -12,9 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from retryexec import PendingJob, RetryingExecutor
 from retryexec.journal import DeadLetter, JournalError, UnfinishedJob
-from retryexec.journal._browse import Browser, OwnerCounts, browser_of
 from retryexec.journal._letters import DeadLetters
-from retryexec.journal._look import letters_of
+from retryexec.journal._look import Overview, inspector_of, letters_of
+from retryexec.journal._overview import OwnerJobs
+from retryexec.journal._redact import Redact
+from retryexec.web._counting import Counting
 from retryexec.web._filter import Filter
 from retryexec.web._lines import Line, job_line, letter_line, live_line
 from retryexec.web._tally import OTHER, Counter, Tally
@@ -27,8 +29,6 @@ _FIRST = 200  # in the first one
 _BUDGET = 0.08  # seconds for which a page looks for those that are meant
 _REST = 20.0  # times what it took to look at all jobs, until all are looked at again
 _SHORT = 0.02  # seconds; what takes no longer is done each time
-
-Redact = Callable[[str, dict[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +106,15 @@ class Desk:
         self._letters = letters
         # Held while the browser is in use.
         self._io = threading.RLock()
-        self._browser: Browser | None = None
+        self._browser: Overview | None = None
         self.counter: Counter | None = None
         if where is not None:
-            open_browser = partial(browser_of, where, schema=schema)
+            open_browser = partial(inspector_of, where, schema=schema)
             self._browser = open_browser()
             self.counter = Counter(open_browser, wall=wall)
+        self.counting = Counting(self.chosen)
         self._live = Paced[list[PendingJob]]()
-        self._disk = Paced[list[OwnerCounts]]()
+        self._disk = Paced[list[OwnerJobs]]()
 
     @property
     def has_journal(self) -> bool:
@@ -126,7 +127,7 @@ class Desk:
         return "this process" if self._browser is None else self._browser.where
 
     @property
-    def browser(self) -> Browser:
+    def browser(self) -> Overview:
         """The journal's browser.
 
         Raises:
@@ -139,6 +140,7 @@ class Desk:
 
     def close(self) -> None:
         """Let go of connections."""
+        self.counting.close()
         close(self._browser, self.counter)
 
     def close_with(self, owner: object) -> None:
@@ -148,7 +150,7 @@ class Desk:
     def letters(self) -> DeadLetters:
         """Return the dead letters, to be changed."""
         if self._letters is None:
-            self._letters = letters_of(self.browser, self._jobs)  # type: ignore[arg-type]
+            self._letters = letters_of(self.browser, self._jobs)
         return self._letters
 
     def problems(self) -> list[str]:
@@ -167,13 +169,13 @@ class Desk:
         """Return the unfinished jobs of this process; of many, those of a moment ago."""
         return self._live(lambda: [job for one in self.executors for job in one.pending()])
 
-    def disk(self) -> list[OwnerCounts]:
+    def disk(self) -> list[OwnerJobs]:
         """Return how many jobs each owner has on disk; of many, those of a moment ago."""
         return [] if self._browser is None else self._disk(self._count_disk)
 
-    def _count_disk(self) -> list[OwnerCounts]:
+    def _count_disk(self) -> list[OwnerJobs]:
         with self._io:
-            return self.browser.job_counts(self.wall())
+            return self.browser.owner_jobs()
 
     def look_again(self, gone: Sequence[Line] = ()) -> None:
         """Let what follows see what has just been changed: *gone* are dead letters no more."""
@@ -208,9 +210,15 @@ class Desk:
 
     def dead(self, filter_: Filter, after: tuple[Any, ...] | None) -> Page:
         """Return a page of dead letters, the latest first."""
-        if after is None and (latest := self._latest_of(filter_)) is not None:
-            after = (math.nextafter(latest, math.inf), "0" * 32)
+        if after is None:
+            after = self._place_of(filter_, self._latest_of(filter_))
         return self._page(partial(self._letter_lines, filter_), filter_, after)
+
+    def _place_of(self, filter_: Filter, latest: float | None = None) -> tuple[Any, ...] | None:
+        """Return where the letters begin that are meant: none of them died after *latest*."""
+        older = None if filter_.older is None else self.wall() - filter_.older
+        times = [at for at in (latest, filter_.until, older) if at is not None]
+        return (math.nextafter(min(times), math.inf), "0" * 32) if times else None
 
     def _latest_of(self, filter_: Filter) -> float | None:
         """Return when the latest of the letters that are meant died, if it has been counted."""
@@ -261,7 +269,7 @@ class Desk:
 
     def chosen(self, filter_: Filter) -> "Iterator[list[Line]]":
         """Yield all dead letters that are meant, some at a time, the latest first."""
-        place: Any = None
+        place: Any = self._place_of(filter_)
         more = True
         while more:
             before = time.monotonic()
@@ -273,14 +281,6 @@ class Desk:
             meant = [line for line, _ in found if self._is_meant(line, filter_)]
             yield meant
             time.sleep(time.monotonic() - before)  # others want to use the file, too
-
-    def count(self, filter_: Filter) -> tuple[int, int]:
-        """Return how many dead letters are meant, and how many of them are stale."""
-        count = stale = 0
-        for lines in self.chosen(filter_):
-            count += len(lines)
-            stale += sum(line.stale for line in lines)
-        return count, stale
 
     def find(self, job_id: str) -> "list[UnfinishedJob | DeadLetter]":
         """Return what the journal knows of *job_id*, or of the only id that begins so."""
@@ -294,7 +294,7 @@ class Desk:
         return Tally(complete=True) if self.counter is None else self.counter.get(wait=wait)
 
 
-def close(browser: Browser | None, counter: Counter | None) -> None:
+def close(browser: "Overview | None", counter: Counter | None) -> None:
     """Let go of the connections of a desk, for whoever must not hold the desk itself."""
     if counter is not None:
         counter.close()

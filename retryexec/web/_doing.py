@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -12,12 +13,14 @@ from starlette.responses import RedirectResponse, Response
 from retryexec.journal import JobRefused
 from retryexec.journal._look import discard_parked
 from retryexec.web._actions import OF_LETTERS, OF_LIVE, Action, Actions, who_of
+from retryexec.web._counting import Counted
 from retryexec.web._desk import Desk
 from retryexec.web._filter import Filter, duration
 from retryexec.web._render import Renderer
 from retryexec.web._security import Forms, form_of, safe_address, user_of
 
 _MANY = 20_000  # letters that are not looked at one by one, if they have been counted before
+_WAIT = 0.1  # seconds for which a page waits for a count
 
 Form = Mapping[str, Sequence[str]]
 
@@ -59,15 +62,17 @@ class Doing:
                 request, 400, "None is chosen", "Choose some jobs, or all that match."
             )
         filter_ = Filter.of({name: values[-1] for name, values in form.items()})
-        stale: int | None = 0
         if not all_:
-            count = len(ids)
+            counted = Counted(len(ids), complete=True)
         elif verb in OF_LIVE:
-            count = len(self._desk.live_lines(filter_))
+            counted = Counted(len(self._desk.live_lines(filter_)), complete=True)
         else:
             # Whatever dies from now on is not meant.
-            filter_ = Filter.of({**filter_.as_form(), "until": str(self._desk.wall())})
-            count, stale = self._counted(filter_)
+            now = self._desk.wall()
+            filter_ = replace(filter_, until=min(now, filter_.until or now))
+            counted = self._counted(filter_)
+        back = safe_address(request, _one(form, "back"))
+        root = str(request.scope.get("root_path", "")).rstrip("/")
         return self._render(
             request,
             "confirm.html",
@@ -76,17 +81,16 @@ class Doing:
             all=all_,
             filter=filter_,
             words=filter_.without("until").in_words(),
-            count=count,
-            stale=stale,
-            back=safe_address(request, _one(form, "back")),
+            counted=counted,
+            again=f"{root}/confirm?{filter_.query(verb=verb, all='1', back=back)}",
+            back=back,
+            first=not _one(form, "until"),  # and not what it has been brought up to date by
         )
 
-    def _counted(self, filter_: Filter) -> tuple[int, int | None]:
-        """Return how many letters are meant, and how many of them are stale; None if that is long.
-
-        A million of them take long to look at, and have been counted before.
-        """
-        tally = self._desk.tally(wait=1.0)
+    def _counted(self, filter_: Filter) -> Counted:
+        """Return how many letters are meant: of many, what is known without looking at each."""
+        tally = self._desk.tally(wait=_WAIT)
+        known: Counted | None = None
         if tally.complete and not filter_.without("kind", "error", "shape", "until"):
             count = sum(
                 group.count
@@ -95,9 +99,11 @@ class Doing:
                 and filter_.error in {None, group.cause.type}
                 and filter_.shape in {None, group.cause.shape}
             )
+            known = Counted(count, stale=None, complete=True)
             if count > _MANY:
-                return count, None
-        return self._desk.count(filter_)
+                return known
+        found = self._desk.counting.get(filter_, wait=_WAIT)
+        return found if found.complete or known is None else known
 
     async def do(self, request: Request) -> Response:
         """Do what a form asks for, and go back to where it was."""
@@ -180,7 +186,7 @@ class Doing:
         name = _one(form, "id")
 
         def do() -> None:
-            if not discard_parked(self._desk.browser, [name]):  # type: ignore[arg-type]
+            if not discard_parked(self._desk.browser, [name]):
                 msg = f"{name} is not a parked record of a process that has ended"
                 raise LookupError(msg)
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 
 from retryexec.journal import DeadLetter, UnfinishedJob
+from retryexec.journal._redact import shown_fields
 from retryexec.web._causes import cause_of
 from retryexec.web._desk import Desk
 from retryexec.web._filter import key_text
 from retryexec.web._lines import Line, owner_text
-from retryexec.web._words import as_json, shown_fields
+from retryexec.web._words import as_json
 
 _REASONS = {
     "max_attempts": "it had all its attempts",
@@ -115,7 +116,8 @@ def described(desk: Desk, job: "UnfinishedJob | DeadLetter | None", live: Line |
 def _of_record(desk: Desk, job: "UnfinishedJob | DeadLetter") -> Shown:
     shown = Shown(job.id, job.kind, "dead", key_text(job.key), job.version)
     shown.attempts, shown.crashes, shown.since = job.attempts, job.crashes, job.accepted_at
-    fields, shown.withheld = shown_fields(job, desk.redact)
+    fields, withheld = shown_fields(job, desk.redact)
+    shown.withheld = withheld or ""
     if isinstance(fields, dict):
         own = job.fields if isinstance(job.fields, dict) else {}
         shown.fields = [

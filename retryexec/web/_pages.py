@@ -69,7 +69,7 @@ class Pages:
             counts["running"] += owner.running
             counts["waiting"] += owner.waiting
             counts["parked"] += owner.parked
-            counts["queued"] += max(0, owner.total - owner.running - owner.waiting - owner.parked)
+            counts["queued"] += owner.queued + owner.held  # lists do not tell them apart on disk
         return counts
 
     def jobs(self, request: Request) -> Response:

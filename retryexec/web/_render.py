@@ -15,11 +15,14 @@ from retryexec.web._desk import Desk
 from retryexec.web._security import COOKIE, Forms
 
 _HERE = Path(__file__).parent
-# htmx is told to evaluate nothing and to fetch from nowhere else, as the policy of the page is.
+# htmx is told to evaluate nothing, to fetch from nowhere else and to set no styles, as the policy
+# of the page is. Else it would copy, to what it brings up to date, the style that an element got
+# from something else in the browser.
 _HTMX = json.dumps(
     {
         "allowEval": False,
         "allowScriptTags": False,
+        "attributesToSettle": [],
         "includeIndicatorStyles": False,
         "selfRequestsOnly": True,
         "historyCacheSize": 0,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from retryexec.journal import JournalError
-from retryexec.journal._browse import Browser, Sight
+from retryexec.journal._browse import Sight
+from retryexec.journal._look import Overview
 from retryexec.web._causes import Cause, cause_of_json
 
 _PAGE = 1000  # letters in one statement
@@ -114,7 +115,7 @@ class Counter:
 
     def __init__(
         self,
-        open_browser: Callable[[], Browser],
+        open_browser: Callable[[], Overview],
         *,
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -132,7 +133,7 @@ class Counter:
         self._looked = float("-inf")
         self._anew = float("-inf")  # until then, nothing is counted anew
         # Of the thread that counts.
-        self._browser: Browser | None = None
+        self._browser: Overview | None = None
         self._tally = Tally()
         self._place: tuple[Any, ...] | None = None
 
@@ -206,7 +207,7 @@ class Counter:
         self._shown = self._snapshot(complete=True)
         self._anew = self._clock() + _REST * (self._clock() - began)
 
-    def _go_on(self, browser: Browser) -> None:
+    def _go_on(self, browser: Overview) -> None:
         """Count the letters that come after the last one counted."""
         self._tally.at = self._wall()
         worked = 0.0

@@ -1,4 +1,4 @@
-"""Words for the pages: times, ages, numbers, and fields as people may see them."""
+"""Words for the pages: times, ages and numbers."""
 
 import json
 import time
@@ -6,9 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from markupsafe import Markup
-
-from retryexec.journal import DeadLetter, UnfinishedJob
-from retryexec.web._desk import Redact
 
 
 def age(seconds: float | None) -> str:
@@ -57,20 +54,6 @@ def number(value: float) -> str:
 def jobs(count: int) -> str:
     """Return ``1 job``, ``2 jobs``, ``3,000 jobs``."""
     return "1 job" if count == 1 else f"{count:,} jobs"
-
-
-def shown_fields(job: "DeadLetter | UnfinishedJob", redact: Redact | None) -> tuple[Any, str]:
-    """Return the fields of *job* as people may see them, or why they may not."""
-    if redact is None:
-        return job.fields, ""
-    if not isinstance(job.fields, dict):
-        return None, "they do not have names that a redactor could tell them by"
-    try:
-        shown = dict(redact(job.kind, dict(job.fields)))
-        json.dumps(shown, default=str)
-    except Exception as error:
-        return None, f"the redactor failed: {type(error).__name__}"
-    return shown, ""
 
 
 def as_json(value: Any) -> str:

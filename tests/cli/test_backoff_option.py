@@ -12,7 +12,8 @@ from retryexec import (
     LinearBackoff,
     ZeroBackoff,
 )
-from retryexec.cli.options import UsageError, backoff, described_backoffs
+from retryexec.cli.backoff_option import backoff, described_backoffs
+from retryexec.cli.options import UsageError
 
 
 @pytest.mark.parametrize(

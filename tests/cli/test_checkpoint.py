@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import pytest
 from helpers.command import Result, jsonl, read_jsonl, start
+from helpers.threads import until
 
 from retryexec.cli.checkpoint import Checkpoint, RunIdentity, identify
 from retryexec.cli.records import FailedRecord
@@ -97,13 +97,6 @@ def log(stage: Path) -> list[tuple[str, int, int]]:
         return []
     lines = [line.split() for line in (stage / "log").read_text().splitlines()]
     return [(what, int(id_), int(number)) for what, id_, number in lines]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = monotonic() + 30
-    while not condition():
-        assert monotonic() < end
-        sleep(0.02)
 
 
 def done(stage: Path) -> Counter[int]:

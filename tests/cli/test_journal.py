@@ -70,7 +70,7 @@ def test_jobs_of_many_pages_and_owners_come_in_the_order_they_were_accepted(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("retryexec.journal._inspect._PAGE", 3)
-    owners = [opened(directory, wall_clock=lambda n=n: next(times[n])) for n in range(2)]  # type: ignore[misc]
+    owners = [opened(directory, wall_clock=lambda n=n: next(times[n])) for n in range(2)]
     times = [iter(range(0, 1000, 2)), iter(range(1, 1000, 2))]
     for n in range(20):
         owners[n % 2][0].accept(Save("", n))
@@ -182,7 +182,7 @@ def test_the_last_error_is_one_line() -> None:
     assert of("") == "Odd"
     assert of("two\nlines") == "Odd: two lines"
     start_of = "Traceback (most recent call last):\n  File ...\n"
-    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is"
+    assert of(f"{start_of}my.Odd: it is\nso\n") == "my.Odd: it is so"
     assert of(f"{start_of}cut off") == "cut off"
     assert of('f()\n  File "x.py", line 1\nmy.Odd: its beginning is lost') == (
         "my.Odd: its beginning is lost"

@@ -415,7 +415,7 @@ def test_output_that_cannot_encode_a_character_shows_its_code(
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     run([{"id": 1, "fails": 1, "error": "für"}])
-    assert b"ConnectionError: f\\xfcr\n" in out.buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"ConnectionError: f\\xfcr\n" in out.buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.console import Console
 from retryexec.cli.watch import look_at
 from retryexec.cli.watch_view import Frame, Look, Rates, Sizes, telling_text
 from retryexec.journal import ErrorText, Journal, Owner, UnfinishedJob, _sqlite
-from retryexec.journal._look import overview_of
+from retryexec.journal._look import inspector_of
 from retryexec.journal._overview import ErrorGroup, Errors, OwnerJobs
 
 Command = Callable[..., Result]
@@ -31,13 +31,6 @@ NOW = 1_000_000.0
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path / "journal"
-
-
-@pytest.fixture
-def owner(directory: Path) -> Iterator[tuple[Journal, FakeHost]]:
-    made = opened(directory)
-    yield made
-    made[0].close()
 
 
 def die(journal: Journal, *errors: Exception) -> None:
@@ -226,6 +219,27 @@ def test_once_on_a_server(command: Command, schema: Schema) -> None:
     assert 'there is no journal in schema "none"' in missing.err
 
 
+def test_a_role_that_may_only_read_is_enough(command: Command, schema: Schema) -> None:
+    journal = schema(jobs=JOBS)
+    job_id = journal.put(Call("/"))
+    with schema.reader() as url:
+        where = (url, "--schema", schema.name)
+        shown = command("watch", *where, "--once")
+        assert (shown.status, shown.err) == (0, "")
+        assert "not taken yet" in shown.out
+        for action in ("ls", "dead", "stats", "check"):
+            assert command("journal", action, *where).err == ""
+        assert job_id in command("journal", "show", *where, job_id).out
+        schema.query("ALTER TABLE {s}.job RENAME TO hidden")
+        schema.query("CREATE TABLE {s}.job()")
+        refused = command("watch", *where, "--once")
+        assert refused.status == 2
+        assert "lacks SELECT on job" in refused.err
+        assert "GRANT SELECT ON ALL TABLES" in refused.err
+        assert "INSERT" not in refused.err
+    journal.close()
+
+
 def test_a_journal_that_is_not_there_is_misuse(command: Command, tmp_path: Path) -> None:
     missing = command("watch", tmp_path / "none")
     assert missing.status == 2
@@ -271,7 +285,7 @@ def test_a_locked_file_is_waited_for_once_and_named(
     journal, _ = owner
     die(journal, ValueError("no"))
     monkeypatch.setattr(_sqlite, "BUSY_MS", 50)
-    reader = overview_of(directory)
+    reader = inspector_of(directory)
     sql = sqlite3.connect(directory / "dead.db", isolation_level=None)
     sql.execute("BEGIN EXCLUSIVE")
     locked = look_at(reader)
@@ -329,10 +343,10 @@ def test_a_server_that_goes_away_is_waited_for(
         found = answers.pop(0)
         if isinstance(found, Exception):
             raise found
-        return found  # type: ignore[no-any-return]
+        return found
 
     monkeypatch.setattr(watch, "look_at", answer)
-    looks = watch.Looks(overview_of(tmp_path), look(), interval=0.01)
+    looks = watch.Looks(inspector_of(tmp_path), look(), interval=0.01)
     seen = set()
     while not looks.ended:
         looks.wait(1.0)

@@ -31,11 +31,6 @@ from retryexec.testing import VirtualClock
 MINUTES = RetryPolicy(max_attempts=4, backoff=ConstantBackoff(60))
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 def waiting_executor(clock: VirtualClock) -> RetryingExecutor:
     return RetryingExecutor(max_workers=2, policy=MINUTES, clock=clock)
 

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails
 
-from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy, StopReason
+from retryexec import RetryingExecutor, RetryPolicy, StopReason
 from retryexec._core.controlled import ControlledJob
 from retryexec.guards import AttemptRequest, ConcurrencyLimit, Outcome, RateLimit
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    policy = RetryPolicy(backoff=ConstantBackoff(10.0))
-    with RetryingExecutor(max_workers=4, clock=clock, policy=policy) as executor:
-        yield executor
 
 
 class Door:
@@ -64,6 +51,36 @@ def test_a_rate_spaces_attempts_and_costs_none(
     clock.run_until(lambda: all(future.done() for future in futures))
     assert sorted(job.started_at[0] for job in jobs) == [n / 2 for n in range(10)]
     assert {future.attempts for future in futures} == {1}
+
+
+def test_one_that_has_come_due_goes_before_those_whose_guards_were_not_asked() -> None:
+    """A long queue makes it no later, and the guard is asked for one of them in between."""
+    asked = list[str]()
+
+    class Reserves:
+        def admit(self, request: AttemptRequest) -> float | None:
+            name = request.args[0]
+            asked.append(name)
+            if name == "first":
+                return request.now() if asked.count(name) == 1 else None
+            while not control.due and asked.count("first") == 1:
+                threading.Event().wait(0.0005)  # until the first has come due
+            return math.inf
+
+        def release(self, request: AttemptRequest, outcome: Outcome | None) -> None:
+            pass
+
+    with RetryingExecutor(max_workers=1) as executor:
+        control = executor._pool.control
+        view = executor.using(guards=[Reserves()])
+        executor.pause()
+        future = view.submit(str, "first")
+        others = [view.submit(str, "other") for _ in range(200)]
+        executor.resume()
+        assert future.result(10) == "first"
+        assert asked[:3] == ["first", "other", "first"]
+        for other in others:
+            other.cancel()
 
 
 def test_held_by_a_rate_it_says_so(executor: RetryingExecutor, clock: VirtualClock) -> None:

@@ -7,7 +7,6 @@ import concurrent.futures as cf
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +14,14 @@ import pytest
 from helpers.jobs import Boom, Fails, Gate
 
 from retryexec import (
-    ConstantBackoff,
     PermanentError,
     RetryAfter,
     RetryFuture,
     RetryingExecutor,
-    RetryPolicy,
     StopReason,
     current_attempt,
 )
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    policy = RetryPolicy(backoff=ConstantBackoff(10.0))
-    with RetryingExecutor(max_workers=4, clock=clock, policy=policy) as executor:
-        yield executor
 
 
 def test_one_attempt_at_a_time_in_the_order_of_acceptance(executor: RetryingExecutor) -> None:

@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 from helpers.jobs import Boom, Gate, InThread
-from helpers.scripted import until
+from helpers.threads import until
 
 from retryexec import RetryFuture, RetryingExecutor
 from retryexec._core.controlled import ControlledJob

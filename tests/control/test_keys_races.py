@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate, InThread
-from helpers.strikes import Strike
+from helpers.strikes import Strike, quietly
 
 from retryexec import (
     ConstantBackoff,
@@ -24,14 +23,11 @@ from retryexec import (
 )
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.followers import Followers
+from retryexec._core.shutdown import after_shutdown
+from retryexec.guards import ConcurrencyLimit
 from retryexec.testing import VirtualClock
 
 MINUTE = RetryPolicy(backoff=ConstantBackoff(60.0), max_elapsed=None)
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
 
 
 @pytest.fixture
@@ -242,6 +238,80 @@ def test_replaced_again_before_it_has_the_place_of_the_first(
     executor.shutdown()
     stats = executor.stats()
     assert (stats.superseded, stats.held, stats.waiting, stats.queued) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_cancelled_as_a_newer_one_is_about_to_take_its_place(
+    executor: RetryingExecutor,
+    latest: RetryingExecutor,
+    clock: VirtualClock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    held: bool,
+) -> None:
+    """The newer one has that place all the same: in the due queue, or in the line of a guard."""
+    control, newer, gate = executor._pool.control, Fails(0, clock), Gate()
+    take = control.take_place
+
+    def cancelled_before(job: Any, replaced: Any) -> None:
+        monkeypatch.setattr(control, "take_place", take)
+        assert InThread(replaced.cancel).result()
+        take(job, replaced)
+
+    if held:
+        latest = latest.using(guards=[ConcurrencyLimit(1)])
+        latest.using(key="another").submit(gate)
+        assert gate.reached()
+        older = latest.submit(Fails(1, clock))
+        while older.held_by is None:
+            threading.Event().wait(0.0005)
+    else:
+        older = latest.submit(Fails(1, clock))
+        clock.advance(1)
+    monkeypatch.setattr(control, "take_place", cancelled_before)
+    future = latest.submit(newer)
+    gate.open()
+    clock.run_until(future.done)
+    assert older.cancelled()
+    assert newer.started_at == [0.0 if held else 60.0]
+    executor.shutdown()
+    assert executor.stats().superseded == 1
+
+
+def test_replaced_while_the_pending_ones_are_ended(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is replaced when all are known that are to be ended: the newer one ends, too."""
+    with RetryingExecutor(max_workers=1, max_pending=1, clock=clock, policy=MINUTE) as executor:
+        latest = executor.using(key="user", keep="latest")
+        older = latest.submit(Fails(1, clock))
+        clock.advance(1)
+        pool = executor._pool
+        place, accepting, listed = (
+            pool.control.place_by_replacing,
+            threading.Event(),
+            threading.Event(),
+        )
+
+        def placed_late(job: Any) -> bool:
+            accepting.set()
+            assert listed.wait(10)
+            return place(job)
+
+        monkeypatch.setattr(pool.control, "place_by_replacing", placed_late)
+        submits = InThread(latest.submit, int)
+        assert accepting.wait(10)
+
+        def end(job: Any) -> None:
+            if job is older:
+                listed.set()
+                submits.result()
+            job.cancel(or_request=False)
+
+        pool.shutdown.close(after_shutdown)
+        pool.shutdown.stop_attempts(end)
+        assert submits.result().cancelled()
+        assert older.cancelled()
 
 
 def test_replaced_as_it_is_handed_its_turn(
@@ -532,11 +602,8 @@ def test_a_key_function_that_submits(executor: RetryingExecutor) -> None:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-    # A start that is struck leaves its thread on a list of those that are about to start.
-    threading._limbo.clear()  # type: ignore[attr-defined]
+    with quietly():
+        yield
 
 
 class Play:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Fails, Gate
+from helpers.jobs import Boom, Fails, Gate, InThread
 
 from retryexec import (
     ConstantBackoff,
@@ -18,12 +18,9 @@ from retryexec import (
     RetryPolicy,
     StopReason,
 )
+from retryexec._core.job import Job
+from retryexec.guards import ConcurrencyLimit
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
 
 
 @pytest.fixture
@@ -124,6 +121,56 @@ def test_postpone_one_behind_another_of_its_key(
     assert job.started_at == [7.0]
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_held_anew_before_the_thread_that_postponed_it_goes_on(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """It was postponed by so little that it has come due, and a pause or a guard has it now."""
+    pool, gate, limit = executor._pool, Gate(), CountedLimit(1)
+    let_wait = pool.let_wait
+
+    def held_after(job: Any, due: float) -> bool:
+        asked = limit.asked
+        assert let_wait(job, due)
+        while guarded and not (limit.asked > asked and job in pool.control.parked):
+            threading.Event().wait(0.0005)
+        while job.held_by is None:
+            threading.Event().wait(0.0005)
+        return True
+
+    if guarded:
+        with RetryingExecutor(max_workers=1) as other:
+            holder = other.using(guards=[limit]).submit(gate)
+            assert gate.reached()
+            future = executor.using(guards=[limit]).submit(int)
+            while future.held_by is None:
+                threading.Event().wait(0.0005)
+            monkeypatch.setattr(pool, "let_wait", held_after)
+            assert future.postpone(0)
+            gate.open()
+            holder.result(10)
+    else:
+        executor.pause()
+        future = executor.submit(int)
+        while future.held_by is None:
+            threading.Event().wait(0.0005)
+        monkeypatch.setattr(pool, "let_wait", held_after)
+        assert future.postpone(0)
+        executor.resume()
+    assert future.result(10) == 0
+
+
+class CountedLimit(ConcurrencyLimit):
+    """Counts how often it was asked."""
+
+    asked = 0
+
+    def admit(self, request: Any) -> float | None:
+        told = super().admit(request)
+        self.asked += 1
+        return told
+
+
 @pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "soon", None, True])
 def test_postpone_refuses_what_is_not_a_time(executor: RetryingExecutor, bad: Any) -> None:
     gate = Gate()
@@ -183,6 +230,50 @@ def test_pause_and_resume_keep_the_order(executor: RetryingExecutor) -> None:
     for future in futures:
         future.result(10)
     assert len(ran) == 1000
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_pause_that_ends_as_a_worker_has_seen_it_keeps_no_job(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    room, name = (executor._pool.control, "admit") if guarded else (Job, "give_back")
+    real = getattr(room, name)
+
+    def resumed_after(job: Any) -> Any:
+        monkeypatch.setattr(room, name, real)
+        done = real(job)
+        InThread(executor.resume).result()
+        return done
+
+    monkeypatch.setattr(room, name, resumed_after)
+    executor.pause()
+    view = executor.using(guards=[ConcurrencyLimit(1)] if guarded else [])
+    assert view.submit(int).result(10) == 0
+
+
+def test_no_job_is_set_aside_for_the_next_pause_while_one_ends(executor: RetryingExecutor) -> None:
+    """It would be forgotten with those that are queued again."""
+    pool, free = executor._pool, list[bool]()
+
+    def is_free() -> bool:
+        acquired = pool.lock.acquire(blocking=False)
+        if acquired:
+            pool.lock.release()
+        return acquired
+
+    class Seats(dict[int, Any]):
+        def clear(self) -> None:
+            free.append(InThread(is_free).result())
+            super().clear()
+
+    executor.pause()
+    future = executor.submit(int)
+    while future.held_by is None:
+        threading.Event().wait(0.0005)
+    pool.steering.set_aside = Seats(pool.steering.set_aside)
+    executor.resume()
+    assert future.result(10) == 0
+    assert free == [False]
 
 
 @pytest.mark.parametrize("how", [{}, {"cancel_futures": True}, {"timeout": 0}])

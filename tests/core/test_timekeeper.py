@@ -27,11 +27,6 @@ def once_after(delay: float, done: list[float]) -> None:
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
     with RetryingExecutor(max_workers=1, clock=clock) as executor:
         yield executor

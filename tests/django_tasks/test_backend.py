@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.jobs import InThread
+from helpers.threads import until
 
 if sys.version_info < (3, 12):
     pytest.skip("django.tasks came with Django 6, which needs Python 3.12", allow_module_level=True)
@@ -61,14 +62,6 @@ def tasks() -> Iterator[Any]:
 def _closed_connections() -> Iterator[None]:
     yield
     connection.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Look until it holds, as a user of Django's has to."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it still does not hold"
-        time.sleep(0.01)
 
 
 def finished(result: TaskResult) -> TaskResult:
@@ -264,7 +257,5 @@ def test_a_journal_keeps_tasks_for_the_next_process(tasks: Any, tmp_path: Path) 
 
 
 def test_tasks_of_all_threads_share_an_executor(tasks: Any) -> None:
-    from helpers.jobs import InThread
-
     executor = task_backends["default"].executor
     assert InThread(lambda: task_backends["default"].executor).result() is executor

@@ -3,8 +3,6 @@
 import re
 import sqlite3
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from helpers.markdown_blocks import blocks_to_run
+from helpers.threads import until
 
 import retryexec
 import retryexec.engines
@@ -78,13 +77,6 @@ class SaveActivity:
         raise PermanentError(OSError("gone")) if self.fails else RetryAfter(100)
 
 
-def until(true: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return true()
-
-
 def test_the_queries_of_the_journal_run_beside_its_owner(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
     jobs, letters = (
@@ -94,8 +86,8 @@ def test_the_queries_of_the_journal_run_beside_its_owner(tmp_path: Path) -> None
     executor = RetryingExecutor(1, journal=journal, on_give_up=lambda event: None)
     waiting = executor.submit(SaveActivity("john@example.com", fails=False))
     dead = executor.submit(SaveActivity("maria@example.com", fails=True))
-    assert until(lambda: len(journal.dead) == 1)  # it is written after its future has ended
-    assert until(lambda: waiting.next_attempt_at is not None)
+    until(lambda: len(journal.dead) == 1)  # it is written after its future has ended
+    until(lambda: waiting.next_attempt_at is not None)
     assert journal.flush(10)
     (own,) = set(tmp_path.glob("*.db")) - {tmp_path / "dead.db"}
     found = []

@@ -74,13 +74,18 @@ def fastapi(tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
+def own_file(site: Site) -> Path:
+    """Return the journal's file of the app, which it has once it has accepted a job."""
+    site.save(range(1))
+    wait_for(lambda: site.unfinished() == 0)
+    (own,) = set(site.journal.glob("*.db")) - {site.journal / "dead.db"}
+    return own
+
+
 def test_no_request_blocks_the_event_loop(fastapi: Site) -> None:
     """Many saves wait for a disk that does not move, and the loop answers others all the while."""
     with fastapi.served() as server, ThreadPoolExecutor(20) as clients:
-        fastapi.save(range(1))
-        wait_for(lambda: fastapi.unfinished() == 0)
-        (own,) = set(fastapi.journal.glob("*.db")) - {fastapi.journal / "dead.db"}
-        with locked(own, "IMMEDIATE"):
+        with locked(own_file(fastapi), "IMMEDIATE"):
             saves = [clients.submit(fastapi.ask, "POST", JOHN) for _ in range(20)]
             # All of them are with the app by then: its jobs are run, and none is on disk.
             wait_for(lambda: fastapi.ask("GET")[1]["succeeded"] == 21)
@@ -92,10 +97,7 @@ def test_no_request_blocks_the_event_loop(fastapi: Site) -> None:
 
 def test_saves_under_way_are_answered_before_the_app_ends(fastapi: Site) -> None:
     with fastapi.served() as server, ThreadPoolExecutor(4) as clients:
-        fastapi.save(range(1))
-        wait_for(lambda: fastapi.unfinished() == 0)
-        (own,) = set(fastapi.journal.glob("*.db")) - {fastapi.journal / "dead.db"}
-        with locked(own, "IMMEDIATE"):
+        with locked(own_file(fastapi), "IMMEDIATE"):
             saves = [clients.submit(fastapi.ask, "POST", JOHN) for _ in range(4)]
             wait_for(lambda: fastapi.ask("GET")[1]["succeeded"] == 5)
             server.terminate()

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from helpers import remote
-from helpers.scripted import Factory, until
+from helpers.scripted import Factory
+from helpers.threads import until
 
 from retryexec import RetryingExecutor, RetryPolicy, StopReason, ZeroBackoff
 from retryexec.engines import Engine

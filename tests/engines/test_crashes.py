@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from helpers import remote
 from helpers.jobs import Boom
-from helpers.scripted import Factory, Scripted, until
+from helpers.scripted import Factory, Scripted
+from helpers.threads import until
 
 from retryexec import RetryingExecutor, RetryPolicy, ShutdownError, StopReason, ZeroBackoff
 from retryexec.engines import Engine, processes

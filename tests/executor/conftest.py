@@ -1,4 +1,4 @@
-"""An executor of one worker, which goes by a clock that the test moves."""
+"""An executor that goes by a clock which the test moves."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,7 @@ from retryexec.testing import VirtualClock
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
+    """One worker, and ten seconds between attempts."""
     with RetryingExecutor(1, clock=clock, policy=TENS) as executor:
         yield executor

@@ -2,7 +2,6 @@
 
 import operator
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import CancelledError, as_completed, wait
 from contextvars import ContextVar
 from threading import Event
@@ -13,29 +12,13 @@ from helpers.jobs import Boom, Fails, Gate, raise_
 
 from retryexec import (
     Cancelled,
-    ConstantBackoff,
     Retry,
     RetryFuture,
     RetryingExecutor,
-    RetryPolicy,
     StopReason,
     current_attempt,
 )
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    """One worker, and ten seconds between attempts."""
-    policy = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
-    with RetryingExecutor(max_workers=1, policy=policy, clock=clock) as executor:
-        yield executor
-
 
 # ---- between attempts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
@@ -12,26 +11,11 @@ from helpers.jobs import Boom, Fails, Gate
 from retryexec import (
     Cancelled,
     CancelToken,
-    ConstantBackoff,
     RetryingExecutor,
-    RetryPolicy,
     StopReason,
     current_attempt,
 )
 from retryexec.testing import VirtualClock
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=5)
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    """One worker, and ten seconds between attempts."""
-    policy = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
-    with RetryingExecutor(max_workers=1, policy=policy, clock=clock) as executor:
-        yield executor
 
 
 def test_cancels_waiting_jobs_at_once_and_no_others(

@@ -35,11 +35,6 @@ TEN = RetryPolicy(max_attempts=3, backoff=ConstantBackoff(10))
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
     with RetryingExecutor(1, "saver", policy=TEN, clock=clock) as executor:
         yield executor

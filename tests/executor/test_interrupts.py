@@ -6,7 +6,6 @@ handed out has ended, its callbacks have run once, and the counts add up.
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Gate, InThread, raise_
-from helpers.strikes import Strike
+from helpers.strikes import Strike, quietly
 
 from retryexec import RetryFuture, RetryingExecutor, RetryPolicy
 
@@ -28,11 +27,8 @@ HOURS = RetryPolicy(backoff=[3600.0] * 3, max_elapsed=None)
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-    # A start that is struck leaves its thread on a list of those that are about to start.
-    threading._limbo.clear()  # type: ignore[attr-defined]
+    with quietly():
+        yield
 
 
 class Play:

@@ -10,11 +10,6 @@ from retryexec import RetryingExecutor, RetryPolicy
 from retryexec.testing import VirtualClock
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
 

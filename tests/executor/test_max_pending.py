@@ -13,11 +13,6 @@ from retryexec.testing import VirtualClock
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
     """Room for two, one worker, ten seconds between attempts."""
     policy = RetryPolicy(max_attempts=2, backoff=ConstantBackoff(10))

@@ -84,9 +84,9 @@ class Scripted:
         if attempt.outcome == REFUSED:
             return REFUSED
         if attempt.outcome == "permanent":
-            raise PermanentError(error)  # type: ignore[arg-type]
+            raise PermanentError(error)
         if attempt.outcome == "later":
-            raise RetryAfter(attempt.later, cause=error)  # type: ignore[arg-type]
+            raise RetryAfter(attempt.later, cause=error)
         raise error
 
 

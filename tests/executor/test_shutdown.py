@@ -1,7 +1,6 @@
 """Shutdown: what was accepted comes to an end, and the report counts it."""
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from threading import Barrier, Event, Thread
 from types import SimpleNamespace
@@ -9,9 +8,9 @@ from typing import Any
 
 import pytest
 from helpers.jobs import Boom, Fails, Gate, InThread
+from helpers.staged import TENS
 
 from retryexec import (
-    ConstantBackoff,
     ExecutorShutdownError,
     RetryingExecutor,
     RetryPolicy,
@@ -23,21 +22,6 @@ from retryexec import (
 )
 from retryexec._journal_api import LAST_FLUSH
 from retryexec.testing import VirtualClock
-
-TEN = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
-@pytest.fixture
-def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
-    """One worker, and ten seconds between attempts."""
-    with RetryingExecutor(max_workers=1, policy=TEN, clock=clock) as executor:
-        yield executor
-
 
 # ---- to the end
 
@@ -54,14 +38,14 @@ def test_shutdown_waits_for_waiting_jobs(executor: RetryingExecutor, clock: Virt
 
 
 def test_leaving_the_block_waits(clock: VirtualClock) -> None:
-    with RetryingExecutor(1, policy=TEN, clock=clock) as executor:
+    with RetryingExecutor(1, policy=TENS, clock=clock) as executor:
         future = executor.submit(Fails(3, clock))
     assert (future.result(0), clock.now()) == ("saved", 30)
 
 
 def test_threads_have_ended_after_shutdown(executor: RetryingExecutor) -> None:
     before = set(threading.enumerate())
-    with RetryingExecutor(3, policy=TEN) as other:
+    with RetryingExecutor(3, policy=TENS) as other:
         barrier = Barrier(3, timeout=5)
         futures = [other.submit(barrier.wait) for _ in range(3)]
         assert {f.result(5) for f in futures} == {0, 1, 2}
@@ -275,7 +259,7 @@ def test_a_job_cannot_submit_after_shutdown(executor: RetryingExecutor) -> None:
 def test_shutdown_while_submit_starts_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a signal handler may: either the job is refused, or it is run."""
     ran: list[int] = []
-    executor = RetryingExecutor(1, policy=TEN)
+    executor = RetryingExecutor(1, policy=TENS)
     start = Thread.start
 
     def shut_down_and_start(self: Thread) -> None:

@@ -201,7 +201,7 @@ def test_job_that_is_about_to_wait_ends_though_futures_are_being_cancelled() -> 
 
     class StagedPool(Pool):
         @property
-        def stopping(self) -> bool:  # type: ignore[override]
+        def stopping(self) -> bool:
             stopping: bool = self.__dict__["stopping"]
             if future.running() and not shutdowns and threading.current_thread() in self.threads():
                 shut_down = partial(executor.shutdown, wait=False, cancel_futures=True)

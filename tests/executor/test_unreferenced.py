@@ -14,11 +14,6 @@ from retryexec.testing import VirtualClock
 TEN = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
 def test_unreferenced_executor_finishes_its_jobs_and_ends_its_threads(
     clock: VirtualClock,
 ) -> None:

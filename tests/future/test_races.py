@@ -224,7 +224,7 @@ def test_threads_that_wait_for_many_futures_do_not_deadlock() -> None:
             pass
         return sum(future.result() for future in as_completed(mine, timeout=10))
 
-    threads = [InThread(lambda f=f: await_all(f)) for f in (futures, futures[::-1])]  # type: ignore[misc]
+    threads = [InThread(lambda f=f: await_all(f)) for f in (futures, futures[::-1])]
     together.wait(5)
     for future in futures:
         future.set_result(1)

@@ -23,15 +23,15 @@ def no(*_: Any) -> NoReturn:
 class Hostile:
     """A result that answers no question."""
 
-    __repr__ = __str__ = __eq__ = __bool__ = __len__ = __getattr__ = no  # type: ignore[assignment]
-    __hash__ = no  # type: ignore[assignment]
+    __repr__ = __str__ = __eq__ = __bool__ = __len__ = __getattr__ = no
+    __hash__ = no
 
 
 class HostileError(Exception):
     """An exception that answers no question, and takes no note."""
 
-    __repr__ = __str__ = __eq__ = __bool__ = add_note = no  # type: ignore[assignment]
-    __hash__ = no  # type: ignore[assignment]
+    __repr__ = __str__ = __eq__ = __bool__ = add_note = no
+    __hash__ = no
 
 
 SHARED = Fault("one object, raised by many jobs")

@@ -50,6 +50,11 @@ def error(code: int, text: str = "made by a test") -> sqlite3.OperationalError:
     return made
 
 
+def full(*_: object, **__: object) -> Any:
+    """Fail as on a full disk, in place of something that writes."""
+    raise error(sqlite3.SQLITE_FULL, "database or disk is full")
+
+
 def damage(path: Path, place: int, size: int = 64) -> None:
     with path.open("r+b") as file:
         file.seek(place)

@@ -141,6 +141,19 @@ class Schema:
             done = connection.execute(text.format(s=f'"{self.name}"').encode(), values or None)
             return done.fetchall() if done.description is not None else []
 
+    @contextmanager
+    def reader(self) -> Iterator[str]:
+        """Yield the URL of a role that may only read it."""
+        name = f"reader of {self.name}"
+        self.query(f'CREATE ROLE "{name}" LOGIN')
+        try:
+            self.query(f'GRANT USAGE ON SCHEMA {{s}} TO "{name}"')
+            self.query(f'GRANT SELECT ON ALL TABLES IN SCHEMA {{s}} TO "{name}"')
+            yield self.url.replace("tester@", f"{quote(name)}@")
+        finally:
+            self.query(f'DROP OWNED BY "{name}"')
+            self.query(f'DROP ROLE "{name}"')
+
     def drop(self) -> None:
         """Remove it, with all that is in it."""
         self.query("DROP SCHEMA IF EXISTS {s} CASCADE")

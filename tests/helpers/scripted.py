@@ -1,7 +1,5 @@
 """An executor whose calls end when a test says so, and as it says."""
 
-import time
-from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -44,11 +42,3 @@ class Factory:
     def __call__(self) -> Scripted:
         self.made.append(Scripted())
         return self.made[-1]
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what a worker is about to do."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.001)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from retryexec import RetryPolicy
+from retryexec import ConstantBackoff, RetryPolicy
 
-TENS = RetryPolicy(backoff=[10.0] * 3)
+TENS = RetryPolicy(max_attempts=5, backoff=ConstantBackoff(10))
 
 
 def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, happens: Any) -> None:

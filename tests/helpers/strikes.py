@@ -9,9 +9,11 @@ from __future__ import annotations
 import dis
 import gc
 import inspect
+import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -40,12 +42,22 @@ def is_moment(code: CodeType, latest: int, now: int) -> bool:
     handlers = [
         [
             entry.target
-            for entry in dis._parse_exception_table(code)
+            for entry in dis._parse_exception_table(code)  # type: ignore[attr-defined]
             if entry.start <= at < entry.end
-        ]  # type: ignore[attr-defined]
+        ]
         for at in (latest, now)
     ]
     return not latest or handlers[0] == handlers[1]
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence the log meanwhile, and tidy up after the strikes."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+    # A start that is struck leaves its thread on a list of those that are about to start.
+    threading._limbo.clear()  # type: ignore[attr-defined]
 
 
 class Strike:

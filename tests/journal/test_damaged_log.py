@@ -14,11 +14,6 @@ from retryexec.journal._check import check
 from retryexec.journal._directory import Directory
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 @pytest.mark.parametrize("place", ["a frame", "the header", "a salt"])
 def test_a_damaged_log_costs_a_page(
     open_journal: Open, directory: Path, place: str, caplog: pytest.LogCaptureFixture

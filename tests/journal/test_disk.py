@@ -24,11 +24,6 @@ from retryexec.journal._letter_file import LetterFile
 from retryexec.journal._sqlite_store import SQLiteStore
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def test_closing_takes_no_longer_than_it_may(
     open_journal: Open, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

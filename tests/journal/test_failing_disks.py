@@ -11,7 +11,17 @@ from helpers.journal_faults import Faulty, damage, databases, error
 from helpers.journal_kit import Process, Save, killed, left_by
 from journal.conftest import Open
 
-from retryexec.journal import JournalError, JournalFull
+from retryexec.journal import Journal, JournalError, JournalFull
+from retryexec.journal._entry import Entry
+
+
+def accept_five(journal: Journal, attempts: int) -> list[Entry]:
+    """Accept five jobs, and let the first fail so many times."""
+    entries = [journal.accept(Save("", n)) for n in range(5)]
+    journal.retrying(entries[0], attempts, 60.0, OSError("busy"))
+    assert journal.flush(10)
+    return entries
+
 
 # ---- 3: the disk is full
 
@@ -199,9 +209,7 @@ def test_file_damaged_while_in_use_is_replaced(
 ) -> None:
     """All that was in it is in memory."""
     journal, _ = open_journal(directory)
-    entries = [journal.accept(Save("", n)) for n in range(5)]
-    journal.retrying(entries[0], 2, 60.0, OSError("busy"))
-    assert journal.flush(10)
+    entries = accept_five(journal, 2)
     (database,) = databases(directory)
 
     def corrupt(sql: str) -> None:
@@ -244,9 +252,7 @@ def test_removed_or_replaced_file_moves_its_jobs_to_a_new_one(
 ) -> None:
     """Whatever goes on in the old file nobody will find: all jobs move to a new one."""
     journal, _ = open_journal(directory)
-    entries = [journal.accept(Save("", n)) for n in range(5)]
-    journal.retrying(entries[0], 3, 60.0, OSError("busy"))
-    assert journal.flush(10)
+    entries = accept_five(journal, 3)
     (database,) = databases(directory)
     if how == "removed":
         for path in directory.iterdir():

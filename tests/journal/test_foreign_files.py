@@ -21,11 +21,6 @@ from retryexec.journal import Inspector
 from retryexec.journal._check import check
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def with_version(directory: Path, version: Callable[[int], int], change: str = "") -> None:
     """Leave three jobs and a letter, in files that say that they are of another *version*."""
     journal, _ = opened(directory)

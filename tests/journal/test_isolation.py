@@ -25,11 +25,6 @@ class OddError(Exception):
 OddError.__qualname__ = ODD
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def odd(text: str = ODD) -> Exception:
     error = OddError(text)
     error.add_note(f"note {ODD}")

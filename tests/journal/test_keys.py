@@ -32,12 +32,6 @@ from retryexec.journal._job_table import JOBS as JOB_FORM
 from retryexec.journal._keys import key_of_text, recorded
 from retryexec.testing import VirtualClock
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 # ---- keys as text
 
 parts = st.none() | st.booleans() | st.integers() | st.text() | st.binary() | st.uuids()
@@ -128,7 +122,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     for known in (Store.ran, Store.gates, Store.errors):
-        known.clear()  # type: ignore[attr-defined]
+        known.clear()
     yield
     for gate in Store.gates.values():
         gate.open()

@@ -10,12 +10,7 @@ from helpers.journal_kit import Save, killed
 from journal.conftest import Open
 
 from retryexec.journal import _directory
-from retryexec.journal._directory import Directory, is_of_this_boot
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
+from retryexec.journal._directory import Directory, Lock, is_of_this_boot
 
 
 @pytest.mark.parametrize("what", ["a directory", "a pipe", "a dangling link"])
@@ -57,6 +52,18 @@ def test_a_lock_that_cannot_be_opened_is_told_once(
     journal.accept(Save("mine"))
 
 
+def replace_before_the_lock(monkeypatch: pytest.MonkeyPatch, lock: Lock) -> None:
+    """Let another file take the lock's place just before it is locked."""
+    try_lock = _directory._try_lock
+
+    def replaced(fd: int) -> bool:
+        lock.path.unlink()
+        lock.path.touch()
+        return try_lock(fd)
+
+    monkeypatch.setattr(_directory, "_try_lock", replaced)
+
+
 def test_a_lock_that_was_replaced_while_it_was_claimed_is_not_ours(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,14 +72,7 @@ def test_a_lock_that_was_replaced_while_it_was_claimed_is_not_ours(
     lock = place.new()
     lock.database.touch()
     lock.release()
-    try_lock = _directory._try_lock
-
-    def replaced(fd: int) -> bool:
-        lock.path.unlink()
-        lock.path.touch()
-        return try_lock(fd)
-
-    monkeypatch.setattr(_directory, "_try_lock", replaced)
+    replace_before_the_lock(monkeypatch, lock)
     assert place.claim(lock.owner) is None
 
 
@@ -81,14 +81,7 @@ def test_a_lock_that_was_replaced_while_it_was_regained_is_not_ours(
 ) -> None:
     lock = Directory(directory).new()
     lock.path.unlink()
-    try_lock = _directory._try_lock
-
-    def replaced(fd: int) -> bool:
-        lock.path.unlink()
-        lock.path.touch()
-        return try_lock(fd)
-
-    monkeypatch.setattr(_directory, "_try_lock", replaced)
+    replace_before_the_lock(monkeypatch, lock)
     assert not lock.regain()
     lock.release()
 

@@ -11,8 +11,8 @@ import pytest
 from helpers.journal_kit import JOBS, Call, FakeHost, Save
 
 from retryexec.journal import Journal, JournalError, _overview
-from retryexec.journal._look import overview_of
-from retryexec.journal._overview import ErrorGroup, Overview
+from retryexec.journal._look import Overview, inspector_of
+from retryexec.journal._overview import ErrorGroup
 from retryexec.journal.postgres._arrays import UUIDs
 
 Opened = tuple[Journal, FakeHost, Callable[[], Overview]]
@@ -32,7 +32,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     made: list[Overview] = []
 
     def overview() -> Overview:
-        made.append(overview_of(where, **options))
+        made.append(inspector_of(where, **options))
         return made[-1]
 
     yield journal, host, overview

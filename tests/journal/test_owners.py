@@ -18,11 +18,6 @@ from retryexec.journal._directory import Directory, filesystem_of
 from retryexec.journal._ids import ids
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def databases(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.db") if path.name != "dead.db")
 

@@ -15,6 +15,7 @@ from helpers.journal_kit import JOBS, FakeHost, Save, crash_on_server
 from helpers.postgres import Schema, Server, serving, until
 
 from retryexec.journal import Journal, JournalError
+from retryexec.journal.postgres._connection import Database
 from retryexec.journal.postgres._lane import PostgresLane
 
 pytestmark = pytest.mark.timeout(120)
@@ -171,6 +172,29 @@ def test_a_transaction_whose_answer_is_lost_is_made_once(
     assert next(cuts, None) is None
 
 
+def test_ends_whose_answer_is_lost_for_long_are_not_taken_for_others(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were committed, the server was away for longer than anybody waits, and is back."""
+    entries = [journal.accept(Save("", n)) for n in range(3)]
+    write, away, writer = PostgresLane._write, threading.Event(), journal._engine.writer  # type: ignore[union-attr]
+    away.set()
+
+    def write_and_lose(lane: PostgresLane, *rest: Any) -> int:
+        missing = write(lane, *rest)
+        if away.is_set():
+            raise psycopg.OperationalError("the answer is lost")
+        return missing
+
+    monkeypatch.setattr(PostgresLane, "_write", write_and_lose)
+    for entry in entries:
+        journal.succeeded(entry)
+    until(lambda: not writer.healthy)
+    away.clear()
+    assert journal.flush(20)
+    assert "others have ended them" not in caplog.text
+
+
 def test_what_was_taken_as_the_connection_was_lost_is_found(place: Schema) -> None:
     first = place(jobs=JOBS, poll=3600)
     first.open(FakeHost())
@@ -214,3 +238,15 @@ def test_a_takeover_that_breaks_is_made_up_for(
     assert next(cuts, None) is None
     assert host.jobs == [Save("")]
     second.close()
+
+
+def test_the_server_ends_the_session_of_a_client_that_vanishes(place: Schema) -> None:
+    """On a network it looks after each, which a Unix socket cannot show but as settings."""
+    database = Database(place.url, place.name, patience=5.0, power=True)
+    with database.connect() as connection:
+        query = b"SELECT name FROM pg_settings WHERE name LIKE 'tcp%' AND source='session'"
+        found = {name for (name,) in connection.execute(query)}
+    assert found == {
+        *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
+        "tcp_user_timeout",
+    }

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import pytest
 from helpers import TESTS
-from helpers.postgres import Schema, until
+from helpers.postgres import Schema, serving, until
 
 from retryexec import RetryingExecutor, RetryPolicy, current_attempt
 
@@ -121,6 +121,35 @@ def test_all_jobs_of_a_process_that_was_killed_are_run_once_its_lease_ends(
         until(lambda: len(Numbered.runs) == 3000)
     assert {*Numbered.runs.values()} == {1}
     assert schema.query("SELECT count(*) FROM {s}.job") == [(0,)]
+
+
+@pytest.mark.skipif("RETRYEXEC_CHAOS" not in os.environ, reason="run by make chaos-postgres")
+@pytest.mark.slow("accepts 10,000 jobs and waits for a lease to end, on a server of its own")
+def test_ten_thousand_jobs_of_a_process_that_was_killed_are_taken_soon_after_its_lease(
+    tmp_path: Path,
+) -> None:
+    """Within three seconds, by the server's own times of the commits that took them."""
+    with serving(durable=True) as server:
+        schema = Schema(server.url, "taken")
+        schema.query("ALTER SYSTEM SET track_commit_timestamp=on")
+        server.restart()
+        with process(schema, tmp_path, 10_000) as killed, other(schema) as executor:
+            executor.pause()
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+            ((life, ends),) = schema.query(
+                "SELECT id, lease_until FROM {s}.owner WHERE pid=%s", killed.pid
+            )
+            left = "SELECT count(*) FROM {s}.job WHERE owner=%s"
+            until(lambda: schema.query(left, life) == [(0,)])
+            ((rows, last),) = schema.query(
+                "SELECT count(*), max(pg_xact_commit_timestamp(xmin)) FROM {s}.job"
+            )
+            assert rows == 10_000
+            after = (last - ends).total_seconds()
+            print(f"\n10,000 jobs were taken {after:.2f} s after the lease")  # noqa: T201
+            assert after <= 3.0
+            executor.shutdown(cancel_futures=True)
 
 
 def test_a_process_that_was_stopped_past_its_lease_starts_nothing_that_others_have(

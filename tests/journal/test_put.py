@@ -52,7 +52,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     if request.param == "directory":
         return lambda **options: Journal(tmp_path / "journal", jobs=jobs, **options)
     schema = request.getfixturevalue("schema")
-    return lambda **options: schema(jobs=jobs, **options)  # type: ignore[no-any-return]
+    return lambda **options: schema(jobs=jobs, **options)
 
 
 @pytest.fixture

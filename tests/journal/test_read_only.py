@@ -18,11 +18,6 @@ from retryexec.journal import Journal, JournalError
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
-@pytest.fixture
 def read_only(directory: Path) -> Iterator[Path]:
     """A directory with jobs of a dead process, which nobody can write to."""
     killed(directory, "for n in range(3): journal.accept(Save('', n))")

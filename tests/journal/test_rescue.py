@@ -20,11 +20,6 @@ from retryexec.journal._sqlite import damage
 from retryexec.journal._sqlite_store import SQLiteStore
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def files(directory: Path) -> set[Path]:
     return {path for path in directory.glob("*.db") if path.name != "dead.db"}
 

@@ -43,11 +43,6 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "journal"
-
-
 def database(directory: Path) -> Path:
     (path,) = (path for path in directory.glob("*.db") if path.name != "dead.db")
     return path

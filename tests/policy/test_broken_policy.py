@@ -20,11 +20,6 @@ from retryexec.testing import VirtualClock
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock(patience=2)
-
-
-@pytest.fixture
 def executor(clock: VirtualClock) -> Iterator[RetryingExecutor]:
     """One worker, and ten seconds between attempts."""
     policy = RetryPolicy(max_attempts=None, max_elapsed=None, backoff=ConstantBackoff(10))

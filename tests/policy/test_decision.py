@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from helpers.broken import Moody, raiser
 from helpers.jobs import busy_for
 from helpers.played import play
 from hypothesis import given, settings
@@ -30,20 +31,6 @@ NOW = RetryPolicy(max_attempts=3, backoff=ZeroBackoff())
 
 class Flaky(OSError):
     pass
-
-
-class Moody:
-    """What cannot be asked whether it is true."""
-
-    def __bool__(self) -> bool:
-        raise OverflowError("do not ask")
-
-
-def raiser(exception: type[BaseException]) -> Any:
-    def fail(*_: Any) -> Any:
-        raise exception
-
-    return fail
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[str]:

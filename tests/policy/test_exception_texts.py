@@ -35,7 +35,7 @@ class Says(Exception):
         said = self.args[0]
         if isinstance(said, type):
             raise said
-        return said  # type: ignore[no-any-return]
+        return said
 
 
 class OddMeta(type):

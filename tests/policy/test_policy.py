@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from helpers.broken import Moody, raiser
 from helpers.jobs import busy_for
 from helpers.played import play
 from hypothesis import given
@@ -46,20 +47,6 @@ class Custom:
         return self.start() if self.runs > 1 else iter(())
 
 
-class Moody:
-    """What cannot be asked whether it is true."""
-
-    def __bool__(self) -> bool:
-        raise OverflowError("do not ask")
-
-
-def raiser(exception: type[BaseException]) -> Any:
-    def fail(*_: Any) -> Any:
-        raise exception
-
-    return fail
-
-
 # ---- the value
 
 
@@ -81,7 +68,7 @@ def test_is_a_frozen_value() -> None:
 
 def test_takes_keywords_only() -> None:
     with pytest.raises(TypeError):
-        RetryPolicy(3)  # type: ignore[misc]
+        RetryPolicy(3)  # type: ignore[call-arg]
 
 
 def test_keeps_a_list_of_delays_as_it_was() -> None:

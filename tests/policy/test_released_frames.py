@@ -119,7 +119,7 @@ def behind_retry_after(held: Variable) -> None:
 
 class OwnMembers(ExceptionGroup[Exception]):
     @property
-    def exceptions(self) -> Any:  # type: ignore[override]
+    def exceptions(self) -> Any:
         return ()
 
 

@@ -80,12 +80,12 @@ def test_what_resembles_nothing_is_answered_with_what_there_is() -> None:
 def test_a_policy_by_position_is_a_slip_that_is_named() -> None:
     for arguments in ([RetryPolicy()], [4, RetryPolicy()]):
         with pytest.raises(TypeError, match="policy= is a keyword"):
-            RetryingExecutor(*arguments)  # type: ignore[arg-type]
+            RetryingExecutor(*arguments)
 
 
 def test_a_number_by_position_is_asked_for_its_name() -> None:
     with pytest.raises(TypeError, match="by name, as in RetryPolicy"):
-        RetryPolicy(3)  # type: ignore[misc]
+        RetryPolicy(3)  # type: ignore[call-arg]
 
 
 def test_other_type_errors_stay_as_they_are() -> None:

@@ -38,11 +38,6 @@ from retryexec.testing import VirtualClock
 TENS = RetryPolicy(max_attempts=4, backoff=ConstantBackoff(10))
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 @pytest.mark.parametrize("bad", [None, 5, "fn"])
 def test_only_a_callable_can_be_retried(bad: Any) -> None:
     with pytest.raises(TypeError, match="fn takes a callable"):
@@ -180,9 +175,9 @@ def test_decorated_function_uses_the_default_clock_of_its_call(clock: VirtualClo
 def test_what_it_does_not_take_is_refused_with_what_to_write() -> None:
     for name, call in [("retrying", retrying), ("using", retrying(list).using)]:
         with pytest.raises(TypeError, match=rf"^{name} does not take 'max_attempts'.*=RetryPolicy"):
-            call(max_attempts=3)  # type: ignore[call-overload]
+            call(max_attempts=3)
         with pytest.raises(TypeError, match="did you mean on_success="):
-            call(on_sucess=print)  # type: ignore[call-overload]
+            call(on_sucess=print)
 
 
 # ---- what became of the calls

@@ -34,11 +34,6 @@ def loop(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 class AsyncScript(Script):
     """A script whose attempts are coroutines."""
 

@@ -137,7 +137,7 @@ class Round:
             assert len(future.history) <= 5
         elif x < 0.39:
             cf.wait([future], timeout=0.001)
-        elif x < 0.39:
+        elif x < 0.395:
             self.steer(future, rnd)
         elif x < 0.40:
             quietly(lambda: list(cf.as_completed([future], timeout=0.001)))

@@ -76,11 +76,6 @@ class Log:
 
 
 @pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture
 def log() -> Log:
     return Log()
 

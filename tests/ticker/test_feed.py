@@ -17,11 +17,6 @@ from retryexec.testing import VirtualClock
 TENS = ConstantBackoff(10)
 
 
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
 def feeders() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "retryexec-ticker"]
 

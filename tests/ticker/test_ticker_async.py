@@ -236,6 +236,6 @@ def test_outliving_the_loop_of_a_waiting_coroutine_does_no_harm() -> None:
     loop.close()
     ticker.stop()  # wakes a coroutine that nobody runs any more
     assert not task.done()
-    task.get_coro().close()  # type: ignore[union-attr]
+    task.get_coro().close()
     del task
     assert ticker.wait() is None

@@ -1,9 +1,12 @@
 """What can be done to dead letters from the page."""
 
 import json
+import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,12 @@ import pytest
 from helpers.letters import bury, letter
 from helpers.visitor import Visitor, rows_of, text_of
 
-from retryexec.journal import Inspector
+from retryexec.journal import Inspector, JournalError
 from retryexec.journal._rows import LetterRow
+from retryexec.web import _doing
+from retryexec.web._desk import Desk
+from retryexec.web._filter import Filter
+from retryexec.web._lines import Line
 
 Visit = Callable[..., Visitor]
 
@@ -202,3 +209,51 @@ def test_a_parked_record_of_a_dead_process_is_discarded(place: Path, visit: Visi
     assert json.dumps("a") in page or " a " in page
     assert "done: 1 job" in visitor.do("discard-parked", id=job_id)
     assert revived(place) == set()
+
+
+def test_what_takes_long_to_count_is_counted_aside_before_it_can_be_done(
+    place: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bury(place, [letter(n, text=f"no {n % 2}", died=float(n)) for n in range(1000)])
+    monkeypatch.setattr(_doing, "_WAIT", 0.0)
+    go_on = threading.Event()
+    chosen = Desk.chosen
+
+    def chosen_slowly(self: Desk, filter_: Filter) -> Iterator[list[Line]]:
+        for lines in chosen(self, filter_):
+            yield lines
+            go_on.wait()
+
+    monkeypatch.setattr(Desk, "chosen", chosen_slowly)
+    visitor = visit()
+    page = visitor.get("/confirm", verb="rerun", all="1", text="no 1")
+    while "250 so far" not in page:
+        page = visitor.get(again(page))
+    assert "Rerun all that match?" in text_of(page)
+    assert re.search(r"<button[^>]* disabled>", page)
+    go_on.set()
+    while "so far" in page:
+        page = visitor.get(again(page))
+    assert "Rerun 500 dead letters?" in text_of(page)
+    assert "disabled" not in page.partition("<main")[2]
+
+
+def again(page: str) -> str:
+    """Return the address by which a page that counts is brought up to date."""
+    found = re.search(r'hx-get="([^"]*)"', page)
+    assert found is not None
+    return unescape(found[1])
+
+
+def test_a_count_that_cannot_be_made_says_so(
+    place: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bury(place, [letter(1)])
+
+    def chosen(self: Desk, filter_: Filter) -> Iterator[list[Line]]:
+        raise JournalError("the disk is gone")
+
+    monkeypatch.setattr(Desk, "chosen", chosen)
+    page = visit().get("/confirm", verb="discard", all="1", text="no")
+    assert "They cannot be counted: the disk is gone" in text_of(page)
+    assert "disabled" in page.partition("<main")[2]

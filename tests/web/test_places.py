@@ -16,6 +16,7 @@ from helpers.visitor import Visitor, rows_of, text_of
 import retryexec.web
 from retryexec.journal import Journal
 from retryexec.journal._browse import DirectoryBrowser
+from retryexec.journal._rows import LetterRow
 from retryexec.web import _desk
 from retryexec.web._desk import Desk
 from retryexec.web._filter import Filter
@@ -170,12 +171,7 @@ def test_looking_keeps_no_letter_from_being_written(place: Path, visit: Visit) -
 # ---- on a server
 
 
-def test_a_journal_on_a_server_is_shown_and_mended(schema: Schema) -> None:
-    journal = schema(jobs=JOBS)
-    journal.put_many(Save(f"u{n}", n) for n in range(70))
-    now = time.time()
-    rows = [letter(n, died=now - n, error="ValueError" if n % 3 else "OSError") for n in range(60)]
-    rows.append(letter(99, died=now - 500, kind="mail", key="k", stale=True))
+def _bury(schema: Schema, rows: list[LetterRow]) -> None:
     insert = (
         "INSERT INTO {s}.dead(id,kind,ver,data,reason,attempts,crashes,accepted_at,died_at,errors,"
         "source,key,latest,stale) VALUES(%s::uuid,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
@@ -183,6 +179,15 @@ def test_a_journal_on_a_server_is_shown_and_mended(schema: Schema) -> None:
     for row in rows:
         columns = [getattr(row, name) for name in row.__struct_fields__ if name != "rerun_to"]
         schema.query(insert, *columns)
+
+
+def test_a_journal_on_a_server_is_shown_and_mended(schema: Schema) -> None:
+    journal = schema(jobs=JOBS)
+    journal.put_many(Save(f"u{n}", n) for n in range(70))
+    now = time.time()
+    rows = [letter(n, died=now - n, error="ValueError" if n % 3 else "OSError") for n in range(60)]
+    rows.append(letter(99, died=now - 500, kind="mail", key="k", stale=True))
+    _bury(schema, rows)
     app = retryexec.web.app(schema.url, schema=schema.name, jobs=JOBS)
     visitor = Visitor(app)
     page = visitor.get("/")
@@ -206,4 +211,22 @@ def test_a_journal_on_a_server_is_shown_and_mended(schema: Schema) -> None:
     assert journal.dead.get(f"{1:032x}").fields == {"email": "new", "n": 1}
     assert len(journal.dead) == 40
     app.state.desk.close()
+    journal.close()
+
+
+def test_a_role_that_may_only_read_sees_every_page(schema: Schema) -> None:
+    journal = schema(jobs=JOBS)
+    job_id = journal.put(Save("u"))
+    _bury(schema, [letter(1)])
+    with schema.reader() as url:
+        app = retryexec.web.app(url, schema=schema.name, read_only=True)
+        visitor = Visitor(app)
+        for path in ("/", "/dead", "/dead?error=E", "/jobs", f"/job/{job_id}", f"/job/{1:032x}"):
+            assert 'role="alert"' not in visitor.get(path)
+        assert "1 queued" in text_of(visitor.get("/"))
+        app.state.desk.close()
+        # Without read_only, what the role may not do is said when somebody tries it.
+        app = retryexec.web.app(url, schema=schema.name)
+        assert "permission denied" in Visitor(app).do("discard", id=f"{1:032x}")
+        app.state.desk.close()
     journal.close()

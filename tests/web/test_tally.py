@@ -216,7 +216,7 @@ def test_whatever_comes_and_goes_the_counts_are_right_in_the_end(
             "no",
         ),
         ("Traceback (most recent call last):\n  x\nOther: y\n", "Other: y"),
-        ("Wrong: of itself", "Wrong: of itself"),
+        ("Wrong: never raised", "never raised"),
     ],
 )
 def test_the_cause_is_what_the_exception_said(text: str, said: str) -> None:

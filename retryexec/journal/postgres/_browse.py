@@ -5,7 +5,7 @@ from typing import Any
 
 from psycopg import sql
 
-from retryexec.journal._browse import JobPage, LetterPage, OwnerCounts, Place, Sight
+from retryexec.journal._browse import JobPage, LetterPage, Place, Sight
 from retryexec.journal._inspect import Owner
 from retryexec.journal._rows import read_letter
 from retryexec.journal.postgres._connection import Connection
@@ -75,17 +75,3 @@ class PostgresBrowser(PostgresInspector):
         gone = (Owner("", Path("gone"), False, None), _GONE)
         found = [(self._seen(row, *owners.get(life, gone)), (life, row[0])) for life, *row in rows]
         return JobPage(found, len(rows) == size)
-
-    def job_counts(self, now: float) -> list[OwnerCounts]:
-        """Return how many jobs each owner has; it looks at all of them."""
-        query = (
-            "SELECT owner,count(*),count(parked),count(*) FILTER (WHERE parked IS NULL AND "
-            "due_at>%(now)s),min(accepted_at) FROM {s}.job GROUP BY owner"
-        )
-        counts = {life: row for life, *row in self._found(query, {"now": now})}
-        found: list[OwnerCounts] = []
-        for life, (owner, at_work) in self._owners().items():
-            total, parked, waiting, oldest = counts.get(life, (0, 0, 0, None))
-            if total or owner.alive:
-                found.append(OwnerCounts(owner, total, parked, len(at_work), waiting, oldest))
-        return found

@@ -38,6 +38,12 @@ _SETTINGS = {
     "lock_timeout": "5s",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "30s",
+    # For how long the server keeps the session of a client that has vanished without a word, with
+    # the locks of a transaction that it had half sent. By itself it would do so for two hours.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
 }
 
 
@@ -225,7 +231,8 @@ class Database:
             return JournalError(
                 f"the role of {self.name} may not do what the journal needs ({text}): it needs "
                 f'USAGE on the schema "{self.schema}", SELECT, INSERT, UPDATE and DELETE on its '
-                "tables, and USAGE on its sequences; to make the schema, CREATE on the database"
+                "tables, and USAGE on its sequences; to make the schema, CREATE on the database; "
+                "to look only, USAGE on the schema and SELECT on its tables"
             )
         if is_passing(error):
             return Away(f"{self.name} cannot be reached: {text}")

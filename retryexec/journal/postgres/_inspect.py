@@ -8,7 +8,7 @@ from typing import Any
 
 from retryexec._typing import override
 from retryexec.journal._check import Finding
-from retryexec.journal._choice import is_prefix, plain_id
+from retryexec.journal._choice import is_prefix, is_whole, plain_id
 from retryexec.journal._codec import Codec
 from retryexec.journal._inspect import (
     DirectoryStats,
@@ -131,7 +131,7 @@ class PostgresInspector(Inspector):
     @override
     def find(self, job_id: str, /) -> "list[UnfinishedJob | DeadLetter]":
         name = plain_id(job_id)
-        if not is_prefix(name) and not _is_id(name):
+        if not is_prefix(name) and not is_whole(name):
             return []
         between = (name.ljust(32, "0"), name.ljust(32, "f"))
         owners = self._owners()
@@ -176,10 +176,6 @@ class PostgresInspector(Inspector):
 
     def discard_parked(self, job_ids: Sequence[str]) -> int:
         """Remove those of *job_ids* that are parked records, for good; return how many were."""
-        ids = [name for name in map(plain_id, job_ids) if _is_id(name)]
+        ids = [name for name in map(plain_id, job_ids) if is_whole(name)]
         values = [UUIDs.of(ids)]
         return self._desk.use(lambda c: c.execute(self._sql["discard_parked"], values).rowcount)
-
-
-def _is_id(name: str) -> bool:
-    return len(name) == 32 and all(c in "0123456789abcdef" for c in name)

@@ -83,6 +83,7 @@ class PostgresLane:
         self.on_low: Callable[[], object] | None = None
         self.look_at: Callable[[float], object] | None = None
         self._down_since: float | None = None
+        self._answer_lost = False  # of the latest transaction, which was given up
         # Guards `_sure_until`; notified when it is moved, and when the life is lost or left.
         self._renewed = threading.Condition()
         self._sure_until = 0.0
@@ -348,9 +349,9 @@ class PostgresLane:
         """Return *do()*; while the server is away, try again, as long as submitters may wait.
 
         Whether a transaction was made whose answer was lost, nobody asks: all that is done here may
-        be done twice.
+        be done twice, also by a later call.
         """
-        again = False
+        again = self._answer_lost
         while True:
             began = monotonic()
             try:
@@ -360,13 +361,13 @@ class PostgresLane:
                     raise
                 self._down_since = self._down_since or began
                 if isinstance(error, psycopg.Error):
-                    again = True
+                    again = self._answer_lost = True
                     self._link.drop()
                 if self._is_given_up() or self.lost:
                     raise
                 threading.Event().wait(0.02)
             else:
-                self._down_since = None
+                self._down_since, self._answer_lost = None, False
                 return result
 
     # ---- looking after it

@@ -12,13 +12,15 @@ from retryexec.journal._choice import (
     Choice,
     Numbered,
     is_prefix,
+    is_whole,
     no_letter,
     not_stale,
     plain_id,
 )
 from retryexec.journal._codec import Codec
 from retryexec.journal._entry import Entry
-from retryexec.journal._letters import DeadLetter, DeadLetters, Redact, edited, letter_of
+from retryexec.journal._letters import DeadLetter, DeadLetters, edited, letter_of
+from retryexec.journal._redact import Redact
 from retryexec.journal._rows import LetterRow, read_letter
 from retryexec.journal.postgres._arrays import Float8s, Int4s, Texts, UUIDs
 from retryexec.journal.postgres._connection import Connection, Database, Link, is_passing
@@ -181,8 +183,7 @@ class PostgresLetters(DeadLetters):
     def _found(self, letter_id: str) -> LetterRow:
         """Return the letter with this id, or the only one whose id begins so."""
         name = plain_id(letter_id)
-        is_whole = len(name) == 32 and all(c in "0123456789abcdef" for c in name)
-        if not is_whole and not is_prefix(name):
+        if not is_whole(name) and not is_prefix(name):
             raise no_letter(letter_id)
         between = (name.ljust(32, "0"), name.ljust(32, "f"))
         rows = self._desk.use(lambda c: c.execute(self._sql["letter"], between).fetchall())
@@ -195,10 +196,14 @@ class PostgresLetters(DeadLetters):
         return read_letter(rows[0])
 
     def _all_of(self, letter_ids: Sequence[str]) -> Sequence[LetterRow]:
+        names = [plain_id(letter_id) for letter_id in letter_ids]
+        packed = UUIDs.of([name for name in names if is_whole(name)])
+        rows = self._desk.use(lambda c: c.execute(self._sql["letters_by_id"], [packed]).fetchall())
+        by_id = {row.id: row for row in map(read_letter, rows)}
         found = dict[str, LetterRow]()
-        for name in letter_ids:
+        for name in names:
             with suppress(LookupError):
-                row = self._found(name)
+                row = by_id.get(name) or self._found(name)
                 found[row.id] = row
         return [*found.values()]
 

@@ -15,16 +15,16 @@ from retryexec.journal._overview import (
     owner_jobs,
 )
 from retryexec.journal.postgres._arrays import Int8s
+from retryexec.journal.postgres._browse import PostgresBrowser
 from retryexec.journal.postgres._connection import Connection
-from retryexec.journal.postgres._inspect import PostgresInspector
 from retryexec.journal.postgres._schema import FREE, LIFE_BITS
 
 _PAGE = 2000
 _LAST = (float("inf"), "f" * 32)
 
 
-class PostgresOverview(PostgresInspector):
-    """`Overview` of a journal in a schema: each question is a transaction that cannot write."""
+class PostgresOverview(PostgresBrowser):
+    """Looks at a journal in a schema, as a whole, page by page, and job by job."""
 
     _letters_at: tuple[Any, ...] | None = None  # which dead letters those below are of
     _letter_groups: Grouping | None = None

@@ -98,21 +98,21 @@ def prepare(connection: Connection, schema: str) -> None:
                 prepare=False,
             )
             _make(connection, schema)
-    _check_privileges(connection, schema)
+    _check_privileges(connection, schema, ["SELECT", "INSERT", "UPDATE", "DELETE"])
 
 
 def check(connection: Connection, schema: str) -> None:
     """Make sure that there is a journal, and that it may be looked into.
 
     Raises:
-        JournalError: there is none.
+        JournalError: there is none, or the role may not read it.
     """
     if _version(connection, schema) is None:
         msg = (
             f'there is no journal in schema "{schema}": name the schema that Journal(...) was given'
         )
         raise JournalError(msg)
-    _check_privileges(connection, schema)
+    _check_privileges(connection, schema, ["SELECT"])
 
 
 def _version(connection: Connection, schema: str) -> int | None:
@@ -152,15 +152,14 @@ def _make(connection: Connection, schema: str) -> None:
         version += 1
 
 
-def _check_privileges(connection: Connection, schema: str) -> None:
+def _check_privileges(connection: Connection, schema: str, needed: list[str]) -> None:
     missing = connection.execute(
         """
         SELECT current_user, t, p
-        FROM unnest(ARRAY['owner','job','dead']) t,
-          unnest(ARRAY['SELECT','INSERT','UPDATE','DELETE']) p
+        FROM unnest(ARRAY['owner','job','dead']) t, unnest(%s::text[]) p
         WHERE NOT has_table_privilege(format('%%I.%%I', %s::text, t), p)
         """,
-        [schema],
+        [needed, schema],
         prepare=False,
     ).fetchall()
     if missing:
@@ -168,8 +167,9 @@ def _check_privileges(connection: Connection, schema: str) -> None:
         lacks = ", ".join(f"{privilege} on {table}" for _, table, privilege in missing)
         msg = (
             f'role "{user}" may not use the journal in schema "{schema}" (it lacks {lacks}): '
-            f'GRANT USAGE ON SCHEMA "{schema}" TO "{user}"; GRANT SELECT, INSERT, UPDATE, DELETE '
-            f'ON ALL TABLES IN SCHEMA "{schema}" TO "{user}"; GRANT USAGE ON ALL SEQUENCES IN '
-            f'SCHEMA "{schema}" TO "{user}"'
+            f'GRANT USAGE ON SCHEMA "{schema}" TO "{user}"; GRANT {", ".join(needed)} '
+            f'ON ALL TABLES IN SCHEMA "{schema}" TO "{user}"'
         )
+        if "INSERT" in needed:
+            msg += f'; GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{schema}" TO "{user}"'
         raise JournalError(msg)

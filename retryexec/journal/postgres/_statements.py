@@ -121,6 +121,7 @@ _TEXTS = {
     "letter_count": "SELECT count(*) FROM {s}.dead",
     "letter": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE id BETWEEN %s::text::uuid AND "
     "%s::text::uuid LIMIT 4",
+    "letters_by_id": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE id=ANY(%s)",
     "letters": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE (died_at,id)<(%(at)s,"
     "%(id)s::text::uuid) ORDER BY died_at DESC,id DESC LIMIT %(most)s",
     "letters_of": f"SELECT {LETTER_COLUMNS} FROM {{s}}.dead WHERE kind=%(kind)s AND (died_at,id)<"
@@ -142,7 +143,9 @@ _TEXTS = {
     "count(key) FILTER (WHERE parked IS NULL)-count(DISTINCT key) FILTER (WHERE parked IS NULL) "
     "FROM {s}.job GROUP BY owner",
     "latest_row": "SELECT max(seq) FROM {s}.job WHERE owner=%s AND seq BETWEEN %s AND %s",
-    "latest_free": "SELECT pg_sequence_last_value('{t}.free_seq'::regclass)",
+    # Who may only look has no privilege on the sequence.
+    "latest_free": "SELECT CASE WHEN has_sequence_privilege('{t}.free_seq','USAGE,SELECT') "
+    "THEN pg_sequence_last_value('{t}.free_seq'::regclass) END",
     "due_next": f"SELECT owner,{JOB_COLUMNS} FROM {{s}}.job WHERE due_at>%(now)s AND parked IS NULL "
     "ORDER BY due_at LIMIT %(most)s",
     "died_since": "SELECT count(*) FROM {s}.dead WHERE died_at>=%s",

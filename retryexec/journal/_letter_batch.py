@@ -1,4 +1,4 @@
-"""Making dead letters of jobs that have finally failed, before their rows go."""
+"""Writing the dead letters of a batch, before the rows of its jobs go."""
 
 import logging
 from typing import NamedTuple
@@ -10,57 +10,57 @@ from retryexec.journal._store import Store
 logger = logging.getLogger("retryexec.journal")
 
 
-class Burial(NamedTuple):
+class LetterBatch(NamedTuple):
     """What became of some entries that were to be dead letters.
 
     Attributes:
-        buried: those whose rows may go now.
+        written: those whose rows may go now.
         postponed: those that could not be written now.
         error: what kept these from it; None if nothing did.
     """
 
-    buried: list[Entry]
+    written: list[Entry]
     postponed: list[Entry]
     error: Exception | None
 
 
-def bury(store: Store, answers: Answers, dying: list[Entry], now: float) -> Burial:
-    """Write dead letters of *dying*, each once; one that cannot be written costs itself alone."""
+def write_letters(store: Store, answers: Answers, failed: list[Entry], now: float) -> LetterBatch:
+    """Write dead letters of *failed*, each once; one that cannot be written stops no other."""
     try:
-        store.letters.insert([entry.as_letter(now) for entry in {e.id: e for e in dying}.values()])
+        store.letters.insert([entry.as_letter(now) for entry in {e.id: e for e in failed}.values()])
     except Exception as error:
         if store.is_unavailable(error):
-            return Burial([], dying, error)
-        if len(dying) == 1:
-            return _bury_plainly(store, answers, dying[0], error, now)
-        middle = len(dying) // 2
-        first = bury(store, answers, dying[:middle], now)
-        second = bury(store, answers, dying[middle:], now)
-        return Burial(
-            first.buried + second.buried,
+            return LetterBatch([], failed, error)
+        if len(failed) == 1:
+            return _write_without_errors(store, answers, failed[0], error, now)
+        middle = len(failed) // 2
+        first = write_letters(store, answers, failed[:middle], now)
+        second = write_letters(store, answers, failed[middle:], now)
+        return LetterBatch(
+            first.written + second.written,
             first.postponed + second.postponed,
             first.error or second.error,
         )
     stored = []
-    for entry in dying:
+    for entry in failed:
         entry.outcome = DONE  # as far as its own lane is concerned
         if entry.state is NEW:
             answers.end(entry)
         elif entry.state is STORED:
             stored.append(entry)
-    return Burial(stored, [], None)
+    return LetterBatch(stored, [], None)
 
 
-def _bury_plainly(
+def _write_without_errors(
     store: Store, answers: Answers, entry: Entry, error: Exception, now: float
-) -> Burial:
-    """Write a letter without what may be wrong with it, if it had anything of that kind."""
+) -> LetterBatch:
+    """Write a letter without its errors, if it had any: they may be what cannot be written."""
     outcome = entry.outcome
     assert outcome is not None
     if outcome.errors:
         logger.error("the errors of job %s cannot be kept: %r", entry.id, error)
         entry.outcome = outcome._replace(errors=())
-        return bury(store, answers, [entry], now)
+        return write_letters(store, answers, [entry], now)
     logger.error(
         "no dead letter can be made of job %s, which is run again after the next start: %r",
         entry.id,
@@ -68,4 +68,4 @@ def _bury_plainly(
     )
     if entry.state is NEW:
         answers.end(entry)
-    return Burial([], [], None)
+    return LetterBatch([], [], None)
