@@ -342,11 +342,12 @@ class Pool:
     def remove(self, job: AnyJob, cancelled: bool) -> None:
         """Remove *job*, which no worker was running when it ended, and count it, once."""
         with self.lock:
+            replaced = self.control.used and job.superseded_by is not None
             # The wait of one that was replaced goes on: it is that of the newer job.
-            if job.due is not None and job.superseded_by is None:
+            if job.due is not None and not replaced:
                 self.timekeeper.discard(job)
             if job in self.unfinished:
-                if self.control.used and job.superseded_by is not None:
+                if replaced:
                     self.control.superseded += 1  # and cancelled just after that
                 elif cancelled:
                     self.cancelled += 1

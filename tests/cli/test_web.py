@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.command import Result
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 
 Command = Callable[..., Result]
 
@@ -22,7 +22,7 @@ Command = Callable[..., Result]
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     path = tmp_path / "journal"
-    bury(path, [letter(1)])
+    write_letters(path, [letter(1)])
     return path
 
 

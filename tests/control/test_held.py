@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 import pytest
-from helpers.jobs import Boom, Fails
+from helpers.jobs import Boom, Fails, Gate
 
 from retryexec import RetryingExecutor, RetryPolicy, StopReason
 from retryexec._core.controlled import ControlledJob
@@ -73,10 +73,11 @@ def test_one_that_has_come_due_goes_before_those_whose_guards_were_not_asked() -
     with RetryingExecutor(max_workers=1) as executor:
         control = executor._pool.control
         view = executor.using(guards=[Reserves()])
-        executor.pause()
+        gate = Gate()
+        executor.submit(gate)
         future = view.submit(str, "first")
         others = [view.submit(str, "other") for _ in range(200)]
-        executor.resume()
+        gate.open()
         assert future.result(10) == "first"
         assert asked[:3] == ["first", "other", "first"]
         for other in others:

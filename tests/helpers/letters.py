@@ -52,7 +52,7 @@ def letter(
     )
 
 
-def bury(path: Path, letters: Iterable[LetterRow]) -> None:
+def write_letters(path: Path, letters: Iterable[LetterRow]) -> None:
     """Write *letters* into the journal in *path*, made if need be."""
     file = LetterFile(Directory(path))
     source = iter(letters)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 from helpers.visitor import Visitor
 
 import retryexec.web
@@ -33,7 +33,7 @@ def morning(place: Path) -> list[LetterRow]:
         else letter(n, kind="notify", error="ValueError", text=f"bad: {n!r}", died=now - n)
         for n in range(30)
     ]
-    bury(place, made)
+    write_letters(place, made)
     return made
 
 

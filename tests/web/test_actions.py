@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 from helpers.visitor import Visitor, rows_of, text_of
 
 from retryexec.journal import Inspector, JournalError
@@ -61,19 +61,19 @@ def test_an_error_in_the_traceback_of_another_one_is_not_meant(place: Path, visi
     row = letter(1, error="SaveError", text="not saved")
     assert row.errors is not None
     row.errors = row.errors.replace("Traceback", "ConnectionError: x\\n\\nTraceback", 1)
-    bury(place, [row, letter(2)])
+    write_letters(place, [row, letter(2)])
     visit().do("rerun", all="1", error="ConnectionError")
     assert dead(place) == {row.id}
 
 
 def test_what_dies_after_the_count_was_shown_is_left(place: Path, visit: Visit) -> None:
     now = time.time()
-    bury(place, [letter(1, died=now - 9)])
+    write_letters(place, [letter(1, died=now - 9)])
     visitor = visit()
     page = visitor.get("/confirm", verb="discard", all="1")
     until = page.partition('name="until" value="')[2].partition('"')[0]
     late = letter(2, died=float(until) + 5)
-    bury(place, [late])
+    write_letters(place, [late])
     assert "done: 1 job" in visitor.do("discard", all="1", until=until)
     assert dead(place) == {late.id}
 
@@ -96,7 +96,7 @@ def test_none_chosen_is_said(place: Path, morning: Any, visit: Visit) -> None:
 
 
 def test_stale_letters_are_left_unless_it_is_said(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1, key="a", stale=True), letter(2, key="b")])
+    write_letters(place, [letter(1, key="a", stale=True), letter(2, key="b")])
     visitor = visit()
     asked = text_of(visitor.get("/confirm", verb="rerun", all="1"))
     assert "also stale ones (1 of these)" in asked
@@ -108,7 +108,7 @@ def test_stale_letters_are_left_unless_it_is_said(place: Path, visit: Visit) -> 
 
 
 def test_a_letter_that_has_gone_is_not_counted_as_done(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     assert "done: 1 job; 1 left" in visit().do("rerun", id=[f"{1:032x}", f"{2:032x}"])
 
 
@@ -127,7 +127,7 @@ def test_the_log_tells_who_did_what(
 
 
 def test_fields_are_edited_and_the_job_is_rerun(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1, kind="mail")])
+    write_letters(place, [letter(1, kind="mail")])
     visitor = visit(jobs={"mail": Mail})
     page = visitor.get(f"/job/{1:032x}")
     assert 'name="text:email" value="u1@example.com"' in page
@@ -162,7 +162,7 @@ def test_fields_are_edited_and_the_job_is_rerun(place: Path, visit: Visit) -> No
 def test_an_edit_that_would_not_make_a_job_changes_nothing(
     place: Path, visit: Visit, fields: dict[str, str], words: str
 ) -> None:
-    bury(place, [letter(1, kind="mail")])
+    write_letters(place, [letter(1, kind="mail")])
     visitor = visit(jobs={"mail": Mail})
     answer = visitor.post(
         "/do", {"token": visitor.token(), "verb": "edit", "id": f"{1:032x}", **fields}
@@ -173,7 +173,7 @@ def test_an_edit_that_would_not_make_a_job_changes_nothing(
 
 
 def test_a_redacted_field_is_neither_shown_nor_overwritten(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1, kind="mail")])
+    write_letters(place, [letter(1, kind="mail")])
     visitor = visit(jobs={"mail": Mail}, redact=lambda kind, fields: fields | {"email": "(hidden)"})
     page = visitor.get(f"/job/{1:032x}")
     assert "u1@example.com" not in page
@@ -187,7 +187,7 @@ def test_a_redacted_field_is_neither_shown_nor_overwritten(place: Path, visit: V
 
 
 def test_without_the_class_the_page_says_how_to_edit(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1, kind="mail")])
+    write_letters(place, [letter(1, kind="mail")])
     page = text_of(visit().get(f"/job/{1:032x}"))
     assert "Its fields cannot be edited here: the class of 'mail' is not known" in page
     assert "--class mail=file.py:Class" in page
@@ -214,7 +214,7 @@ def test_a_parked_record_of_a_dead_process_is_discarded(place: Path, visit: Visi
 def test_what_takes_long_to_count_is_counted_aside_before_it_can_be_done(
     place: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bury(place, [letter(n, text=f"no {n % 2}", died=float(n)) for n in range(1000)])
+    write_letters(place, [letter(n, text=f"no {n % 2}", died=float(n)) for n in range(1000)])
     monkeypatch.setattr(_doing, "_WAIT", 0.0)
     go_on = threading.Event()
     chosen = Desk.chosen
@@ -248,7 +248,7 @@ def again(page: str) -> str:
 def test_a_count_that_cannot_be_made_says_so(
     place: Path, visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
 
     def chosen(self: Desk, filter_: Filter) -> Iterator[list[Line]]:
         raise JournalError("the disk is gone")

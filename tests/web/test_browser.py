@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.chromium import browsing, serving
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 
 import retryexec.web
 from retryexec import ConstantBackoff, RetryingExecutor, RetryPolicy
@@ -101,7 +101,7 @@ def ten_thousand(place: Path) -> Path:
             else:
                 yield letter(n, kind="mail", error="ValueError", text="not an address", died=died)
 
-    bury(place, rows())
+    write_letters(place, rows())
     return place
 
 
@@ -166,7 +166,7 @@ def test_chosen_letters_are_discarded(
 
 
 def test_a_letter_is_edited_and_rerun(place: Path, open_page: Callable[..., Any]) -> None:
-    bury(place, [letter(1, kind="mail", text="not an address")])
+    write_letters(place, [letter(1, kind="mail", text="not an address")])
     page = open_page(retryexec.web.app(place, jobs={"mail": Mail}), f"/job/{1:032x}")
     page.get_by_label("email").fill("ana@example.net")
     page.get_by_role("button", name="Save and rerun").click()
@@ -196,12 +196,12 @@ def test_the_page_is_brought_up_to_date_until_that_is_stopped(
     place: Path, open_page: Callable[..., Any]
 ) -> None:
     page = open_page(retryexec.web.app(place), "/dead")
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     page.locator("a.open").wait_for()
     page.get_by_role("button", name="Live").click()
     page.get_by_role("button", name="Stopped").wait_for()
     page.evaluate("window.ticks = 0; document.body.addEventListener('tick', () => { ticks++ })")
-    bury(place, [letter(2)])
+    write_letters(place, [letter(2)])
     page.wait_for_timeout(3500)  # longer than from one update to the next
     assert page.evaluate("ticks") == 0
     assert page.locator("a.open").count() == 1
@@ -212,7 +212,7 @@ def test_the_page_is_brought_up_to_date_until_that_is_stopped(
 
 
 def test_whoever_is_choosing_is_not_disturbed(place: Path, open_page: Callable[..., Any]) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     page = open_page(retryexec.web.app(place), "/dead")
     page.locator(BOX).check()
     page.evaluate("window.ticks = 0; document.body.addEventListener('tick', () => { ticks++ })")
@@ -325,7 +325,7 @@ def test_texts_without_a_blank_do_not_make_the_page_wide(
 ) -> None:
     word = "w" * 3000
     fields = {word: word, "<b>": [word]}
-    bury(place, [letter(1, kind=word, error=word, text=word, key=word, fields=fields)])
+    write_letters(place, [letter(1, kind=word, error=word, text=word, key=word, fields=fields)])
     page = open_page(retryexec.web.app(place), viewport=PHONE)
     query = f"text={word}&error={word}&key={word}"
     for path in ("/", f"/dead?{query}", f"/job/{1:032x}", f"/confirm?verb=rerun&all=1&{query}"):
@@ -350,7 +350,9 @@ def test_dark_mode_is_dark(morning: Any, place: Path, open_page: Callable[..., A
 def test_hostile_texts_stay_texts(place: Path, open_page: Callable[..., Any]) -> None:
     code = "document.title='hacked'"
     evil = f'<img src=/nothing onerror="{code}"><script>{code}</script>'
-    bury(place, [letter(1, kind=evil, error=evil, text=evil, key=evil, fields={evil: evil})])
+    write_letters(
+        place, [letter(1, kind=evil, error=evil, text=evil, key=evil, fields={evil: evil})]
+    )
     page = open_page(retryexec.web.app(place))
     page.locator("table.groups tbody tr").first.wait_for()
     for path in ("/", "/dead", f"/job/{1:032x}"):

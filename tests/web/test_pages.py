@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.journal_kit import JOBS, Save
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 from helpers.visitor import Visitor, rows_of, text_of
 
 import retryexec.web
@@ -43,7 +43,9 @@ def test_failures_are_grouped_by_job_and_error_with_count_and_age(
 
 def test_the_chart_has_the_deaths_of_the_last_hour(place: Path, visit: Visit) -> None:
     now = time.time()
-    bury(place, [letter(n, died=now - 600) for n in range(7)] + [letter(8, died=now - 7200)])
+    write_letters(
+        place, [letter(n, died=now - 600) for n in range(7)] + [letter(8, died=now - 7200)]
+    )
     page = counted(visit())
     assert "7 died in the last hour, at most 7 in one minute" in page
     assert "7 died 10 min ago" in page
@@ -77,7 +79,7 @@ def test_the_page_shows_a_journal_an_executor_or_both() -> None:
 
 
 def test_letters_are_listed_the_latest_first(place: Path, visit: Visit) -> None:
-    bury(place, [letter(n, died=1000.0 + n, text=f"no {n}") for n in range(3)])
+    write_letters(place, [letter(n, died=1000.0 + n, text=f"no {n}") for n in range(3)])
     rows = rows_of(visit().get("/dead"))
     assert [re.search(r"no \d", row)[0] for row in rows] == ["no 2", "no 1", "no 0"]  # type: ignore[index]
 
@@ -107,7 +109,7 @@ def test_letters_are_filtered(
 
 
 def test_letters_are_found_by_their_key(place: Path, visit: Visit) -> None:
-    bury(place, [letter(n, key=f"user {n % 3}") for n in range(9)])
+    write_letters(place, [letter(n, key=f"user {n % 3}") for n in range(9)])
     assert len(rows_of(visit().get("/dead", key="user 1"))) == 3
 
 
@@ -120,7 +122,7 @@ def test_a_filter_that_is_not_a_time_is_refused_in_words(place: Path, visit: Vis
 def test_pages_of_a_list_follow_each_other_without_gap_or_repetition(
     place: Path, visit: Visit
 ) -> None:
-    bury(place, [letter(n, died=5000.0 + n // 7) for n in range(230)])
+    write_letters(place, [letter(n, died=5000.0 + n // 7) for n in range(230)])
     visitor, found, path = visit(), list[str](), "/dead"
     for _ in range(10):
         page = visitor.get(path)
@@ -141,7 +143,9 @@ def test_a_place_that_is_not_one_is_refused(place: Path, visit: Visit) -> None:
 
 
 def test_a_jobs_page_tells_its_story(place: Path, visit: Visit) -> None:
-    bury(place, [letter(7, error="sqlite3.OperationalError", text="database is locked", key="u7")])
+    write_letters(
+        place, [letter(7, error="sqlite3.OperationalError", text="database is locked", key="u7")]
+    )
     page = text_of(visit().get(f"/job/{7:032x}"))
     for words in (
         "save dead",
@@ -158,7 +162,9 @@ def test_a_jobs_page_tells_its_story(place: Path, visit: Visit) -> None:
 
 
 def test_a_job_is_found_by_the_first_digits_of_its_id(place: Path, visit: Visit) -> None:
-    bury(place, [letter(int("abcd" + n * 28, 16)) for n in "12"] + [letter(int("ef" * 16, 16))])
+    write_letters(
+        place, [letter(int("abcd" + n * 28, 16)) for n in "12"] + [letter(int("ef" * 16, 16))]
+    )
     visitor = visit()
     assert "ef" * 16 in visitor.get("/job/efefe")
     assert "2 jobs begin with abcd" in text_of(visitor.get("/job/abcd"))
@@ -168,7 +174,7 @@ def test_a_job_is_found_by_the_first_digits_of_its_id(place: Path, visit: Visit)
 
 
 def test_fields_are_shown_as_the_redactor_lets_them(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
 
     def redact(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
         return fields | {"email": "…"}
@@ -180,7 +186,7 @@ def test_fields_are_shown_as_the_redactor_lets_them(place: Path, visit: Visit) -
 
 @pytest.mark.parametrize("fields", [{"a": 1}, ["no", "names"]], ids=str)
 def test_what_cannot_be_redacted_is_not_shown(place: Path, visit: Visit, fields: Any) -> None:
-    bury(place, [letter(1, fields=fields)])
+    write_letters(place, [letter(1, fields=fields)])
 
     def redact(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
         raise KeyError("email")
@@ -192,13 +198,13 @@ def test_what_cannot_be_redacted_is_not_shown(place: Path, visit: Visit, fields:
 
 def test_a_journal_object_brings_its_redactor(place: Path) -> None:
     journal = Journal(place, jobs=JOBS, redact=lambda kind, fields: {"email": "hidden"})
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     page = Visitor(retryexec.web.app(journal)).get(f"/job/{1:032x}")
     assert ("hidden" in page, "u1@example.com" in page) == (True, False)
 
 
 def test_numbers_are_exact(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1, fields={"n": 2**63 + 1})])
+    write_letters(place, [letter(1, fields={"n": 2**63 + 1})])
     assert str(2**63 + 1) in visit().get(f"/job/{1:032x}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.journal_kit import JOBS, Save, opened
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 from helpers.postgres import Schema
 from helpers.visitor import Visitor, rows_of, text_of
 
@@ -28,7 +28,7 @@ Visit = Callable[..., Visitor]
 
 
 def test_a_damaged_file_is_named_and_the_rest_is_shown(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     Journal(place, jobs=JOBS).put(Save("u1"))
     (place / "dead.db").write_bytes(b"not a database" * 100)
     visitor = visit()
@@ -40,7 +40,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(place: Path, visit: Visit
 
 
 def test_a_file_of_the_future_is_named(place: Path, visit: Visit) -> None:
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     sql = sqlite3.connect(place / "dead.db")
     sql.execute("PRAGMA user_version=4")
     sql.close()
@@ -53,7 +53,7 @@ def test_a_file_of_the_future_is_named(place: Path, visit: Visit) -> None:
 def test_a_row_that_is_not_as_it_must_be_is_shown_with_what_is_wrong(
     place: Path, visit: Visit
 ) -> None:
-    bury(place, [letter(1), letter(2, died=2e6)])
+    write_letters(place, [letter(1), letter(2, died=2e6)])
     sql = sqlite3.connect(place / "dead.db")
     sql.execute("UPDATE dead SET errors='[{',attempts=-1 WHERE id LIKE '%1'")
     sql.execute("UPDATE dead SET kind=CAST(x'ff41' AS TEXT) WHERE id LIKE '%2'")
@@ -79,7 +79,7 @@ def test_a_directory_that_has_gone_is_said(place: Path, visit: Visit) -> None:
 def test_a_page_looks_at_few_records_however_many_there_are(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bury(place, [letter(n, died=float(n)) for n in range(5000)])
+    write_letters(place, [letter(n, died=float(n)) for n in range(5000)])
     looked: list[int] = []
     original = DirectoryBrowser.letter_page
 
@@ -96,7 +96,7 @@ def test_a_page_looks_at_few_records_however_many_there_are(
 def test_where_few_match_the_page_says_how_far_it_has_looked(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bury(place, [letter(n, died=float(n)) for n in range(3000)])
+    write_letters(place, [letter(n, died=float(n)) for n in range(3000)])
     monkeypatch.setattr(_desk, "_BUDGET", 0.0)
     visitor, path, times = Visitor(retryexec.web.app(place)), "/dead?text=nowhere", 0
     page = visitor.get(path)
@@ -110,7 +110,7 @@ def test_where_few_match_the_page_says_how_far_it_has_looked(
 
 def test_the_page_of_a_rare_error_begins_where_the_latest_of_it_is(place: Path) -> None:
     rows = [letter(n, died=float(n)) for n in range(3000)]
-    bury(place, [*rows, letter(5000, died=7.0, error="RareError")])
+    write_letters(place, [*rows, letter(5000, died=7.0, error="RareError")])
     desk = Desk(place)
     while not desk.tally(wait=10).complete:
         """It is being counted."""
@@ -123,7 +123,7 @@ def test_the_page_of_a_rare_error_begins_where_the_latest_of_it_is(place: Path) 
 
 def test_looking_takes_over_nothing_and_changes_nothing(place: Path, visit: Visit) -> None:
     Journal(place, jobs=JOBS).put_many(Save(f"u{n}") for n in range(10))
-    bury(place, [letter(n) for n in range(10)])
+    write_letters(place, [letter(n) for n in range(10)])
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     visitor = visit()
     for path in ("/", "/dead", "/jobs", f"/job/{1:032x}", "/confirm?verb=discard&all=1", "/log"):
@@ -151,7 +151,7 @@ def test_looking_keeps_no_owner_from_its_log(place: Path, visit: Visit) -> None:
 
 
 def test_looking_keeps_no_letter_from_being_written(place: Path, visit: Visit) -> None:
-    bury(place, [letter(n, died=float(n)) for n in range(2000)])
+    write_letters(place, [letter(n, died=float(n)) for n in range(2000)])
     visitor, stop = visit(), threading.Event()
 
     def look() -> None:
@@ -162,7 +162,7 @@ def test_looking_keeps_no_letter_from_being_written(place: Path, visit: Visit) -
     thread.start()
     try:
         for n in range(20):
-            bury(place, [letter(10_000 + n)])
+            write_letters(place, [letter(10_000 + n)])
     finally:
         stop.set()
         thread.join()

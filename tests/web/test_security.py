@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.letters import bury, letter
+from helpers.letters import letter, write_letters
 from helpers.visitor import Visitor, text_of
 from starlette.testclient import TestClient
 
@@ -22,7 +22,7 @@ PAGES = ("/", "/dead", "/jobs", "/log", "/confirm?verb=rerun&all=1", f"/job/{1:0
 @pytest.fixture
 def one(place: Path) -> Path:
     """A journal with one dead letter."""
-    bury(place, [letter(1)])
+    write_letters(place, [letter(1)])
     return place
 
 
@@ -35,7 +35,7 @@ def count(place: Path) -> int:
 
 def test_no_text_of_a_job_becomes_markup(place: Path, visit: Visit) -> None:
     fields = {EVIL: EVIL, "n": [EVIL]}
-    bury(place, [letter(1, kind=EVIL, error=EVIL, text=EVIL, key=EVIL, fields=fields)])
+    write_letters(place, [letter(1, kind=EVIL, error=EVIL, text=EVIL, key=EVIL, fields=fields)])
     visitor = visit(redact=lambda kind, fields: fields | {"n": EVIL})
     for path in (*PAGES, "/dead?kind=" + EVIL, "/dead?text=" + EVIL, "/job/" + "z" * 5 + "<b>"):
         page = visitor.client.get(path).text

@@ -306,13 +306,15 @@ class PostgresLane:
         }
         self._patiently(lambda link, _: link.get().execute(self._sql["outdate"], values))
 
-    def bury(self, letters: dict[str, Any]) -> None:
+    def write_letters(self, letters: dict[str, Any]) -> None:
         """Write dead *letters*; raises as `apply`."""
         self._check()
 
         def insert(link: Link, _: bool) -> None:
             connection = link.get()
-            found = connection.execute(self._sql["bury"], {**letters, "me": self.life}).rowcount
+            found = connection.execute(
+                self._sql["write_letters"], {**letters, "me": self.life}
+            ).rowcount
             if found < 1 and not self._is_alive(connection):
                 self.lose()
                 raise Fenced(self._last_words())

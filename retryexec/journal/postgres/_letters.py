@@ -95,7 +95,7 @@ class LetterTable:
 
     def insert(self, letters: Sequence[LetterRow]) -> None:
         """Write *letters*; of those that are there already, the latest counts."""
-        self._lane().bury(
+        self._lane().write_letters(
             {
                 "ids": UUIDs.of([row.id for row in letters]),
                 "kinds": Texts.of([row.kind for row in letters]),

@@ -99,7 +99,7 @@ _TEXTS = {
     "put_quietly": "INSERT INTO {s}.job(id,kind,ver,data,accepted_at) SELECT * "
     "FROM unnest(%s::text[]::uuid[],%s::text[],%s::int4[],%s::text[],%s::float8[])",
     # ---- dead letters
-    "bury": "INSERT INTO {s}.dead AS d SELECT u.* FROM unnest(%(ids)s,%(kinds)s,%(vers)s,"
+    "write_letters": "INSERT INTO {s}.dead AS d SELECT u.* FROM unnest(%(ids)s,%(kinds)s,%(vers)s,"
     "%(datas)s,%(reasons)s,%(attempts)s,%(crashes)s,%(accepted)s,%(died)s,%(errors)s,%(sources)s,"
     "%(keys)s,%(latest)s,%(stale)s) u "
     "WHERE "
@@ -110,7 +110,7 @@ _TEXTS = {
     "stale=excluded.stale",
     "outdate": "UPDATE {s}.dead d SET stale=1 FROM unnest(%(keys)s,%(ids)s) u(k,i) "
     "WHERE d.key=u.k AND d.id<u.i AND d.stale IS NULL AND " + _ALIVE,
-    "buried": "SELECT encode(uuid_send(id),'hex') FROM {s}.dead WHERE id=ANY(%s)",
+    "written_letters": "SELECT encode(uuid_send(id),'hex') FROM {s}.dead WHERE id=ANY(%s)",
     "rerun": "WITH gone AS (DELETE FROM {s}.dead WHERE id=ANY(%s) RETURNING *) "
     "INSERT INTO {s}.job(owner,id,kind,ver,data,accepted_at,errors,key,latest,stale) "
     f"SELECT {FREE},id,kind,ver,data,accepted_at,errors,key,latest,stale FROM gone "

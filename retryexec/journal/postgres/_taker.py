@@ -253,7 +253,7 @@ class Taker:
         """Make entries of *rows*, which are this process's now; None if there is nothing to run."""
         lot = Lot(lane)
         ids = UUIDs.of([row[1] for row in rows])
-        died = {name for (name,) in connection.execute(self._sql["buried"], [ids])}
+        died = {name for (name,) in connection.execute(self._sql["written_letters"], [ids])}
         found = revive(lot, rows, self._codec, self._wall(), died)  # type: ignore[arg-type]
         self._write_down(connection, lane, found, lot, rows)
         alone = frozenset(mark.row for mark in found.marks)
