@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.future import FinalException
+from retryexec._core.holds import Hold, Holds, ObservedSteering
 from retryexec._core.job import Job, JobProgress
 from retryexec._core.pool import Pool
 from retryexec._exceptions import report
@@ -46,7 +47,7 @@ class AttemptObserver(Protocol):
 
     Attributes:
         wants_traces: whether jobs that a journal has kept a trace of are waiting for this observer,
-            so that they can be started once it is there.
+            so that they can be started once it is there; and whether it is told what holds jobs.
     """
 
     wants_traces: bool
@@ -65,6 +66,10 @@ class AttemptObserver(Protocol):
 
     def ended(self, told: Any, job: AnyJob, end: AttemptEnd) -> None:
         """Hear how the attempt ended, before its job's future does."""
+        ...
+
+    def held(self, told: Any, holds: Sequence[Hold]) -> None:
+        """Hear what has held the attempt back, if anything, where the observer wants traces."""
         ...
 
 
@@ -137,6 +142,7 @@ class ObservedJob(Job[Any]):
         if attempt is not None:
             exception = None if failure is None else failure.exception
             pool.attempt_ended(self, attempt, exception, reason)
+        pool.holds.forget(self)
         pool.job_left(self, "failed")
         return super().fail(reason, failure, refused)
 
@@ -145,6 +151,14 @@ class ObservedControlledJob(ObservedJob, ControlledJob[Any]):
     """As `ObservedJob`, of a job with a key or guards."""
 
     __slots__ = ()
+
+    @override
+    def hold(self, due: float) -> bool | None:
+        held_by = self.held_by
+        held = super().hold(due)
+        if held is not None and held_by is not None:
+            _observed_pool(self).note_hold(self, held_by)
+        return held
 
     @override
     def follow(self, newer: ControlledJob[Any], *, running: bool = False) -> bool:
@@ -156,6 +170,7 @@ class ObservedControlledJob(ObservedJob, ControlledJob[Any]):
             if attempt is not None:
                 pool.attempt_ended(self, attempt, exception, reason)
             pool.job_left(self, "superseded")
+            pool.holds.forget(self)
         return followed
 
 
@@ -175,17 +190,20 @@ class ObservedPool(Pool):
         attempt_observers, job_observers: replaced as a whole, never changed.
         open: the attempts that are under way. Each is added by the worker that begins it; whoever
             takes it out tells of its end.
+        holds: what has held jobs back, if an observer wants to know.
     """
 
     attempt_observers: Sequence[AttemptObserver] = ()
     job_observers: Sequence[JobObserver] = ()
     open: dict[AnyJob, _Open]
+    holds: Holds
 
     @override
     def accept(self, job: AnyJob, control: "Control | None" = None) -> None:
         job.__class__ = _OBSERVED[job.__class__]
         if not self.job_observers:
             super().accept(job, control)
+            self._note_key(job)
             return
         self._job_accepted(job)
         try:
@@ -194,6 +212,7 @@ class ObservedPool(Pool):
             if job not in self.unfinished:
                 self.job_left(job, None)
             raise
+        self._note_key(job)
 
     @override
     def start_taken_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
@@ -204,6 +223,8 @@ class ObservedPool(Pool):
         if any(observer.wants_traces for observer in self.attempt_observers):
             jobs = [(job, None if _waits_for_telemetry(job) else due) for job, due in jobs]
         super().start_taken_over(jobs)
+        for job, _ in jobs:
+            self._note_key(job)
 
     @override
     def remove(self, job: AnyJob, cancelled: bool) -> None:
@@ -211,6 +232,7 @@ class ObservedPool(Pool):
             superseded = self.control.used and job.superseded_by is not None
             ended = "superseded" if superseded else "cancelled" if cancelled else "failed"
             self.job_left(job, ended)
+        self.holds.forget(job)
         super().remove(job, cancelled)
 
     @override
@@ -226,12 +248,32 @@ class ObservedPool(Pool):
 
     def attempt_started(self, job: AnyJob, progress: JobProgress | bool, now: float) -> None:
         """Tell that an attempt of *job* has begun, which has come so far."""
-        number = 1
+        number, holds = 1, self.holds.take(job, now)
         if not isinstance(progress, bool):
             if progress.attempts and now - progress.began > job.settings.policy.elapsed_limit:
                 return  # the job has waited too long, and ends without another attempt
             number = progress.attempts + 1
         self.open_attempt(job, number, now)
+        if holds:
+            self._tell_holds(job, holds)
+
+    def _tell_holds(self, job: AnyJob, holds: Sequence[Hold]) -> None:
+        attempt = self.open.get(job)
+        for observer, given in () if attempt is None else attempt[2]:
+            try:
+                if observer.wants_traces:
+                    observer.held(given, holds)
+            except Exception:
+                report("telemetry failed as an attempt began; the job goes on")
+
+    def note_hold(self, job: AnyJob, by: str) -> None:
+        """Note that *job* is held from now on, if an observer wants to know."""
+        if any(observer.wants_traces for observer in self.attempt_observers):
+            self.holds.note(job, by, self.now())
+
+    def _note_key(self, job: AnyJob) -> None:
+        if isinstance(job, ControlledJob) and job.held_by == "key":
+            self.note_hold(job, "key")
 
     def open_attempt(
         self,
@@ -331,7 +373,8 @@ def observe(
     """Tell observers of all further attempts, and jobs, of *pool*, and of those under way."""
     with pool.lock:
         if not isinstance(pool, ObservedPool):
-            vars(pool)["open"] = {}
+            vars(pool).update(open={}, holds=Holds())
+            pool.steering.__class__ = ObservedSteering
             awaited = vars(pool).pop("awaited", None)  # of a DormantPool
             attempts = [*attempts, *([] if awaited is None else [awaited])]
             pool.__class__ = ObservedPool

@@ -9,6 +9,7 @@ from threading import RLock
 from types import FunctionType
 from typing import Any, TypeAlias
 
+from retryexec._core.holds import Hold
 from retryexec._core.job import Job
 from retryexec._core.observed import AttemptEnd
 from retryexec._outcome import StopReason, name_of
@@ -98,6 +99,9 @@ class Tally:
             with self._lock:
                 self._add(self.delays, name, late)
         return name
+
+    def held(self, told: Any, holds: Sequence[Hold]) -> None:
+        """Hear what has held an attempt; not told, since it wants no traces."""
 
     def ended(self, told: Any, job: AnyJob, end: AttemptEnd) -> None:
         """Count the attempt, unless it was lost with its engine and so was none."""

@@ -1,5 +1,6 @@
 """Traces for OpenTelemetry: a span for each attempt, in the trace of whoever submitted the job."""
 
+from collections.abc import Sequence
 from contextvars import Context
 from functools import partial
 from time import time_ns
@@ -18,6 +19,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from retryexec._core.holds import Hold
 from retryexec._core.job import Job
 from retryexec._core.observed import AttemptEnd, forget, observe, observe_once
 from retryexec._core.pool import Pool
@@ -126,6 +128,13 @@ class _Tracing:
         )
         otel_context.attach(trace.set_span_in_context(span))
         return span
+
+    def held(self, told: Any, holds: Sequence[Hold]) -> None:
+        """Add an event for each wait behind a key, a guard or a pause."""
+        span, _ = told
+        for hold in holds:
+            told_of = {"retryexec.held_by": hold.by, "retryexec.delay": hold.seconds}
+            span.add_event("held", told_of)
 
     def ended(self, told: Any, job: Job[Any], end: AttemptEnd) -> None:
         """End the span, and let the next attempt begin where the first did."""

@@ -268,6 +268,25 @@ def test_a_server_that_takes_its_time_to_end_costs_no_call(tmp_path: Path) -> No
     assert printed_without_fork(tmp_path, LATE) == ["4"]
 
 
+STUCK = """
+    from retryexec.engines import _pool
+    _pool.SERVER_GRACE = 0.0
+    Path("ending").touch()
+    try:
+        pool.submit(double, 2)
+    except OSError as error:
+        print(error)
+    _pool.SERVER_GRACE = 30.0
+    Path("refused").unlink()
+    Path("ending").unlink()
+"""
+
+
+def test_a_server_that_neither_answers_nor_ends_is_an_error_of_the_system(tmp_path: Path) -> None:
+    message = "the server that starts processes answers nobody, and does not end"
+    assert printed_without_fork(tmp_path, STUCK) == [message, "4"]
+
+
 ORPHAN = """
 import os, signal, sys
 from multiprocessing import get_context

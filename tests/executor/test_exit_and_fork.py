@@ -72,15 +72,21 @@ def test_ctrl_c_during_the_exit_names_what_is_left() -> None:
     """And it ends what would wait for a minute."""
     _, lines, errors = run("""
         import signal
+        import sys
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # unset in a background job
         executor = RetryingExecutor(1, policy=RetryPolicy(backoff=[60]))
         executor.submit(fails_once, "")
 
+        def functions(frame):
+            while frame is not None:
+                yield frame.f_code.co_name
+                frame = frame.f_back
+
         def interrupt():
-            while not executor._pool.refusal:
-                time.sleep(0.01)
-            time.sleep(0.5)
+            main = threading.main_thread().ident
+            while "_finish" not in functions(sys._current_frames()[main]):
+                time.sleep(0.01)  # until the exit waits for the job
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt, daemon=True).start()

@@ -137,13 +137,13 @@ class Round:
             assert len(future.history) <= 5
         elif x < 0.39:
             cf.wait([future], timeout=0.001)
-        elif x < 0.395:
+        elif x < 0.42:
             self.steer(future, rnd)
-        elif x < 0.40:
+        elif x < 0.43:
             quietly(lambda: list(cf.as_completed([future], timeout=0.001)))
-        elif x < 0.405:
+        elif x < 0.435:
             quietly(self.token.cancel)
-        elif x < 0.41:
+        elif x < 0.44:
             quietly(lambda: asyncio.run(asyncio.wait_for(asyncio.wrap_future(future), 0.001)))
 
     def shut_down(self) -> None:

@@ -27,6 +27,7 @@ from retryexec import (
     CircuitBreaker,
     GiveUp,
     PermanentError,
+    RateLimit,
     Retry,
     RetryingExecutor,
     RetryPolicy,
@@ -212,6 +213,55 @@ def test_hooks_run_in_the_span_that_they_are_told_of(spans: Spans) -> None:
         executor.submit(Fails(1, clock)).result(10)
         executor.submit(Fails(9, clock)).exception(10)
     assert seen == [span.context.span_id for span in spans.attempts if span.context]
+
+
+def held_events(span: ReadableSpan) -> list[tuple[Any, Any]]:
+    """Return what held the attempt back, and for how long."""
+    found = [dict(event.attributes or {}) for event in span.events if event.name == "held"]
+    return [(told["retryexec.held_by"], told["retryexec.delay"]) for told in found]
+
+
+def test_a_wait_behind_a_key_is_an_event(spans: Spans) -> None:
+    clock = VirtualClock()
+    policy = RetryPolicy(max_attempts=2, backoff=[2.5])
+    with RetryingExecutor(2, policy=policy, clock=clock, key="one") as executor:
+        instrument(executor, tracer_provider=spans.provider)
+        executor.submit(Fails(1, clock))
+        last = executor.submit(int)
+        clock.run_until(last.done)
+    assert [held_events(span) for span in spans.attempts] == [[], [], [("key", 2.5)]]
+
+
+def test_a_wait_behind_a_guard_is_an_event(spans: Spans) -> None:
+    clock = VirtualClock()
+    limit = RateLimit(1, per=4.0)
+    with RetryingExecutor(1, clock=clock, guards=[limit]) as executor:
+        instrument(executor, tracer_provider=spans.provider)
+        executor.submit(int)
+        last = executor.submit(int)
+        cancelled = executor.submit(int)
+        while cancelled.held_by is None:
+            clock.advance(0)
+        assert cancelled.cancel()
+        clock.run_until(last.done)
+        assert not vars(pool_of(executor))["holds"]._of
+    (first, second) = map(held_events, spans.attempts)
+    assert (first, [seconds for _, seconds in second]) == ([], [4.0])
+    assert "RateLimit" in second[0][0]
+
+
+def test_a_wait_in_a_pause_is_an_event(spans: Spans) -> None:
+    clock = VirtualClock()
+    with RetryingExecutor(1, clock=clock) as executor:
+        instrument(executor, tracer_provider=spans.provider)
+        executor.pause()
+        future = executor.submit(int)
+        while future.held_by is None:
+            clock.advance(0)
+        clock.advance(7.0)
+        executor.resume()
+        future.result(10)
+    assert [held_events(span) for span in spans.attempts] == [[("pause", 7.0)]]
 
 
 def test_keys_guards_and_views(executor: RetryingExecutor, spans: Spans) -> None:
