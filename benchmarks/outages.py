@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,7 +28,6 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from helpers.postgres import Server, serving
 
 THREADS = 64
-LEASE = 4.0
 BUCKET = 0.5  # seconds for which a rate is taken
 BACK = 0.95  # of the rate before
 EACH = 0.4  # seconds after which sessions are ended again
@@ -75,15 +75,18 @@ class Load:
 
 def measure(quick: bool) -> Iterator[Row]:
     """Yield the rows of all tables."""
-    seconds = 2.0 if quick else 8.0
+    seconds, after, lease = (1.0, 2.0, 2.0) if quick else (8.0, 12.0, 4.0)
     troubles: dict[str, Callable[[Server], None]] = {
         f"sessions are ended each {EACH} s": lambda server: _terminate(server, seconds),
         "the server crashes, and starts again": lambda server: server.restart(),
-        "the server is stopped for 1.5 leases": lambda server: _hang(server, LEASE * 1.5),
+        "the server is stopped for 1.5 leases": lambda server: _hang(server, lease * 1.5),
     }
-    for what, trouble in troubles.items():
-        with serving(durable=True) as server:
-            yield from _through(what, trouble, server, seconds, 3.0 if quick else 12.0)
+    with serving(durable=True) as server:
+        for number, (what, trouble) in enumerate(troubles.items()):
+            journal = Journal(
+                server.url, schema=f"trouble_{number}", jobs={"counted": Counted}, lease=lease
+            )
+            yield from _through(what, partial(trouble, server), journal, seconds, after)
 
 
 def answer(found: Sequence[Row]) -> str:
@@ -99,11 +102,10 @@ def answer(found: Sequence[Row]) -> str:
 
 
 def _through(
-    what: str, trouble: Callable[[Server], None], server: Server, seconds: float, after: float
+    what: str, trouble: Callable[[], None], journal: Journal, seconds: float, after: float
 ) -> Iterator[Row]:
-    """Yield the rows of one trouble, with so many seconds of calm before it and after it."""
+    """Yield the rows of one trouble, with so many seconds without any before it and after it."""
     Counted.times.clear()
-    journal = Journal(server.url, jobs={"counted": Counted}, lease=LEASE)
     policy = RetryPolicy.never()
     with RetryingExecutor(WORKERS, journal=journal, policy=policy) as executor:
         load = Load(executor)
@@ -111,7 +113,7 @@ def _through(
         start = time.perf_counter()
         time.sleep(seconds)
         begins = time.perf_counter()
-        trouble(server)
+        trouble()
         ends = time.perf_counter()
         time.sleep(after)
         stops = time.perf_counter()
