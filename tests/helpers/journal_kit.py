@@ -229,6 +229,7 @@ def settled(journal: Journal) -> bool:
     assert journal.flush(20)
     engine.tasks.put(done.set)
     assert done.wait(20)
+    assert journal.flush(20)  # a takeover, which is a task, leaves the turns to the writer
     return not any(lane.suspects or lane.turn for lane in engine.lanes.all())
 
 
