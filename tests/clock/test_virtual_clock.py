@@ -99,6 +99,21 @@ def test_ten_tenths_are_one_second(clock: VirtualClock) -> None:
         assert future.done()
 
 
+def test_three_steps_of_a_tenth_run_what_is_due_after_three_waits_of_a_tenth(
+    clock: VirtualClock,
+) -> None:
+    policy = RetryPolicy(max_attempts=None, max_elapsed=None, backoff=ConstantBackoff(0.1))
+    with RetryingExecutor(1, policy=policy, clock=clock) as executor:
+        future = executor.submit(Script(clock, *[OSError] * 41))
+        clock.advance(0)
+        attempts = [future.attempts]
+        for _ in range(40):
+            clock.advance(0.1)
+            attempts.append(future.attempts)
+        future.cancel()
+    assert attempts == list(range(1, 42))
+
+
 def test_advance_waits_for_callbacks_and_for_what_they_submit(clock: VirtualClock) -> None:
     done: list[float] = []
 
