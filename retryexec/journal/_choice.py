@@ -55,8 +55,16 @@ class Numbered(NamedTuple):
 
 
 def plain_id(text: str) -> str:
-    """Return an id as records have it, given with or without a UUID's hyphens."""
-    return text.replace("-", "").lower()
+    """Return an id as records have it, given with or without a UUID's hyphens.
+
+    Raises:
+        TypeError: it is not a str, but a whole letter, for one.
+    """
+    given: object = text
+    if not isinstance(given, str):
+        msg = f"an id is a str, as a letter's .id or a job's job_id is (got {given!r})"
+        raise TypeError(msg)
+    return given.replace("-", "").lower()
 
 
 def is_prefix(name: str) -> bool:

@@ -354,7 +354,7 @@ class Journal:
         """Write *job* down for whichever process has an executor on this journal; return its id.
 
         It needs no executor here, and starts no thread. In a directory, the processes find it at
-        their next look (``poll``); on PostgreSQL they are told.
+        their next look (``poll``); on PostgreSQL they are told. The job has no key.
 
         Args:
             connection: on PostgreSQL, your own connection of psycopg: the job is part of its

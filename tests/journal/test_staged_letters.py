@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.journal_kit import JOBS, Call, FakeHost, Save, killed
@@ -35,6 +36,18 @@ def test_shown_dead_letter_is_redacted(open_journal: Open, directory: Path) -> N
     assert journal.dead.shown(letter) == {"email": "save", "n": 3}
     plain = Journal(directory, jobs=JOBS)
     assert plain.dead.shown(letter) == {"email": "secret", "n": 3}
+
+
+def test_a_letter_in_place_of_its_id_is_refused(open_journal: Open) -> None:
+    journal, _ = open_journal()
+    journal.died(journal.accept(Save("ann", 3)), "permanent", 1)
+    assert journal.flush(10)
+    (letter,) = journal.dead
+    given: Any = letter
+    for call in (journal.dead.get, journal.dead.discard, journal.dead.rerun, journal.dead.edit):
+        with pytest.raises(TypeError, match=r"an id is a str, as a letter's \.id .*DeadLetter"):
+            call(given)
+    assert list(journal.dead) == [letter]
 
 
 @dataclass
