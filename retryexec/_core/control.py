@@ -260,6 +260,7 @@ class Control:
             attempt_timeout=job.settings.policy.attempt_timeout,
             by_exec=job.by_exec,
         )
+        request.origin = self.pool
         passage: Passage = module.Passage(job.settings.guards, request)
         job.passage = passage
         return passage

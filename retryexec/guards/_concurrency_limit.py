@@ -31,7 +31,15 @@ class _Permits(GuardState):
         else:
             self._line.setdefault(request)
             self._grant(now, asking=request)
-        return None if request in self._granted else math.inf
+        return None if request in self._granted else self._time_of(request)
+
+    def _time_of(self, request: AttemptRequest) -> float:
+        """Return when to ask again for *request*, which is in the line, if nobody wakes it."""
+        if self._unclaimed and next(iter(self._line)) is request:
+            absent, since = next(iter(self._unclaimed.items()))
+            if absent.origin is not request.origin:
+                return math.nextafter(since + ABSENT, math.inf)  # it may not come
+        return math.inf
 
     @override
     def release(self, request: AttemptRequest, outcome: Outcome | None, now: float) -> None:  # noqa: ARG002  Guard's
@@ -55,6 +63,17 @@ class _Permits(GuardState):
                 self._unclaimed[first] = now
             self._granted.add(first)
             del self._line[first]
+            if first is not asking:
+                self._watch(first)
+
+    def _watch(self, woken: AttemptRequest) -> None:
+        """Have the next in the line told when to ask, if it has workers that *woken* may not have.
+
+        In one executor it is not woken for that: no worker would be free for it either.
+        """
+        following = next(iter(self._line), None)
+        if following is not None and following.origin is not woken.origin:
+            self.woken.append(following)
 
     @override
     def is_idle(self, now: float) -> bool:  # noqa: ARG002  GuardState's

@@ -66,6 +66,37 @@ def test_one_that_is_woken_and_does_not_come_is_passed_by() -> None:
     assert asker.ask_at(10.0) == math.inf  # it has come, and runs for as long as it likes
 
 
+def test_a_busy_executor_keeps_a_permit_from_another_one_for_a_second_only() -> None:
+    """Nobody else asks meanwhile: so the next in the line is told when to ask."""
+    asker = Asker(ConcurrencyLimit(1))
+    running, absent, waiting = requests = [asker.request() for _ in range(3)]
+    running.origin = absent.origin = "busy"
+    waiting.origin = "idle"
+    for request in requests:
+        asker.ask(request)
+    asker.guard.release(running, SUCCESS)
+    assert asker.woken == [absent, waiting]
+    due = asker.ask(waiting)
+    assert due == pytest.approx(1.0)
+    assert asker.ask_at(due, waiting) is None
+    assert asker.ask(absent) == math.inf
+    asker.guard.release(waiting, SUCCESS)
+    assert asker.ask(absent) is None
+
+
+def test_who_comes_after_one_that_does_not_come_has_the_permit_after_a_second() -> None:
+    asker = Asker(ConcurrencyLimit(1))
+    running, absent = requests = [asker.request() for _ in range(2)]
+    for request in requests:
+        asker.ask(request)
+    asker.guard.release(running, SUCCESS)
+    newcomer = asker.request()
+    newcomer.origin = "another executor"
+    due = asker.ask_at(0.5, newcomer)
+    assert due == pytest.approx(1.0)
+    assert asker.ask_at(due, newcomer) is None
+
+
 def test_one_that_is_cancelled_leaves_the_line() -> None:
     asker = Asker(ConcurrencyLimit(1))
     running, cancelled, next_one = requests = [asker.request() for _ in range(3)]
