@@ -22,8 +22,9 @@ class Line:
     def __init__(self, woken: "deque[AttemptRequest]") -> None:
         self._woken = woken  # to be woken once the lock is free
         self._line: OrderedDict[AttemptRequest, None] = OrderedDict()
-        # When the first is expected to ask; infinity if it has just been woken.
-        self._told = math.inf
+        # When the first is expected to ask: infinity if it waits to be woken, and None if it has
+        # been, and nobody has asked since.
+        self._told: float | None = None
 
     def __len__(self) -> int:
         return len(self._line)
@@ -32,8 +33,8 @@ class Line:
         """Return whether nobody is before *request*, which need not be in the line yet."""
         if not self._line or self._first() is request:
             return True
-        if self._told == math.inf:
-            self._told = now  # it has been woken, and is expected from now on
+        if self._told is None:
+            self._told = now  # it is expected from now on
         elif now > self._told + ABSENT:
             self.leave(self._first())  # when it asks after all, it is a newcomer
             return not self._line or self._first() is request
@@ -65,7 +66,7 @@ class Line:
 
     def wake_first(self) -> None:
         """Have the first asked, so that it is told another time."""
-        self._told = math.inf
+        self._told = None
         if self._line:
             self._woken.append(self._first())
 

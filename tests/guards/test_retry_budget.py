@@ -36,6 +36,17 @@ def test_retries_are_a_share_of_first_attempts() -> None:
     assert [retry(asker) for _ in range(4)] == [None, None, math.inf, math.inf]
 
 
+def test_a_retry_that_waits_for_first_attempts_is_not_passed_by_and_forgotten() -> None:
+    """It is told no time, and so it is not one that was woken and does not come."""
+    asker = Asker(RetryBudget(0.5, reserve=0.0))
+    waiting = [asker.request(number=2) for _ in range(3)]
+    assert [asker.ask_at(10.0 * i, waiting[i]) for i in range(3)] == [math.inf] * 3
+    assert asker.woken == []
+    first(asker, 2)
+    assert asker.woken == waiting[:1]
+    assert [asker.ask(request) for request in waiting] == [None, math.inf, math.inf]
+
+
 def test_a_share_that_a_float_cannot_hold_exactly_adds_up() -> None:
     for ratio in (0.1, 0.3, 0.7):
         asker = Asker(RetryBudget(ratio, reserve=0.0))
