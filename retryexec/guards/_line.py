@@ -1,7 +1,8 @@
-"""Line: those who wait at a guard, of whom only the first is told a time."""
+"""Line: those who wait at a guard, of whom mostly the first alone is told a time."""
 
 import math
 from collections import OrderedDict, deque
+from itertools import islice
 
 from retryexec.guards._guard import AttemptRequest
 
@@ -14,7 +15,8 @@ class Line:
     """Those who wait, first come first served; used under the lock of its guard.
 
     The first is told when to ask again. The others are woken when they have become the first: so
-    however many wait, there is one entry in a queue of due times, and one is woken at a time.
+    however many wait, there is one entry in a queue of due times, and one is woken at a time. But
+    if the second is another executor's, it is told when to ask in case the first does not come.
     """
 
     __slots__ = ("_line", "_told", "_woken")
@@ -52,9 +54,19 @@ class Line:
             if ahead:
                 self._line.move_to_end(request, last=False)
         if self._first() is not request:
-            return math.inf
+            return self._time_of_second(request, until if self._told is None else self._told)
         self._told = until
         return until
+
+    def _time_of_second(self, request: AttemptRequest, expected: float) -> float:
+        """Return when to ask for *request* if the first, *expected* at that time, does not come.
+
+        In one executor it would not come either, since all workers are busy.
+        """
+        first, second = islice(self._line, 2)
+        if second is request and second.origin is not first.origin:
+            return math.nextafter(expected + ABSENT, math.inf)
+        return math.inf
 
     def leave(self, request: AttemptRequest) -> None:
         """Take *request* out, if it is in, and wake the next one if it was the first."""
@@ -67,8 +79,10 @@ class Line:
     def wake_first(self) -> None:
         """Have the first asked, so that it is told another time."""
         self._told = None
-        if self._line:
-            self._woken.append(self._first())
+        woken = [*islice(self._line, 2)]
+        if len(woken) == 2 and woken[0].origin is woken[1].origin:
+            del woken[1]  # it need not be told when to ask if the first does not come
+        self._woken.extend(woken)
 
     def dissolve(self) -> None:
         """Wake all, and let them go."""

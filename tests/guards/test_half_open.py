@@ -133,6 +133,36 @@ def test_the_first_in_the_line_is_told_when_a_probe_counts_as_lost() -> None:
     assert asker.ask(second) == 20.0
 
 
+def test_another_executor_probes_if_the_first_is_that_of_a_busy_one() -> None:
+    """Nobody else asks meanwhile, and nobody wakes the second: so it is told when to ask."""
+    guard, asker = opened()
+    busy, idle = asker.request(), asker.request()
+    idle.origin = "another executor"
+    assert asker.ask(busy) == 10.0
+    due = asker.ask(idle)
+    asked = 0
+    while due is not None:
+        assert asker.clock.time < due < 13.0
+        due = asker.ask_at(due, idle)
+        asked += 1
+    assert (asked, guard.state) == (2, "half_open")
+    guard.release(idle, SUCCESS)
+    assert guard.state == "closed"
+
+
+def test_the_second_of_one_executor_is_not_asked_in_vain() -> None:
+    guard, asker = opened()
+    first, second, third = requests = [asker.request() for _ in range(3)]
+    third.origin = "another executor"
+    for request in requests:
+        asker.ask(request)
+    asker.woken.clear()
+    guard.release(first, None)
+    assert asker.woken == [second, third]
+    assert asker.ask(second) == 10.0
+    assert asker.ask(third) == pytest.approx(11.0)
+
+
 def test_a_first_that_does_not_come_is_passed_by() -> None:
     """Its executor may be paused, while others share the breaker."""
     _guard, asker = opened()
