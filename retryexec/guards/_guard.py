@@ -76,8 +76,8 @@ class AttemptRequest:
         self.attempt_timeout = attempt_timeout
         # Whether the attempt is job.exec(*args), and not job(*args).
         self.by_exec = hasattr(type(job), "exec") if by_exec is None else by_exec
-        # The executor's pool; None for a call of `retry`. Where all workers of one are busy, those of
-        # another may be free.
+        # The executor's pool; None for a call of `retry`. Where all workers of one are busy, those
+        # of another may be free.
         self.origin: object = None
         # The guards of ours that have let it go before a later one held it: at those it is no
         # newcomer when it comes back. Made when there is one.

@@ -86,7 +86,7 @@ def test_a_busy_executor_keeps_a_permit_from_another_one_for_a_second_only() -> 
 
 def test_who_comes_after_one_that_does_not_come_has_the_permit_after_a_second() -> None:
     asker = Asker(ConcurrencyLimit(1))
-    running, absent = requests = [asker.request() for _ in range(2)]
+    running, _ = requests = [asker.request() for _ in range(2)]
     for request in requests:
         asker.ask(request)
     asker.guard.release(running, SUCCESS)
