@@ -77,6 +77,7 @@ def test_a_busy_executor_keeps_a_permit_from_another_one_for_a_second_only() -> 
     asker.guard.release(running, SUCCESS)
     assert asker.woken == [absent, waiting]
     due = asker.ask(waiting)
+    assert due is not None
     assert due == pytest.approx(1.0)
     assert asker.ask_at(due, waiting) is None
     assert asker.ask(absent) == math.inf
@@ -93,6 +94,7 @@ def test_who_comes_after_one_that_does_not_come_has_the_permit_after_a_second() 
     newcomer = asker.request()
     newcomer.origin = "another executor"
     due = asker.ask_at(0.5, newcomer)
+    assert due is not None
     assert due == pytest.approx(1.0)
     assert asker.ask_at(due, newcomer) is None
 
