@@ -4,6 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Token
 from dataclasses import dataclass
 from types import CoroutineType, MappingProxyType
@@ -91,7 +92,8 @@ class Call:
     def __exit__(self, *_: object) -> None:
         if self.guarded is not None:
             self.guarded.settle(None)  # if it was interrupted
-        retrying_here.reset(self._token)
+        with suppress(ValueError):  # a coroutine that is closed in another context than it ran in
+            retrying_here.reset(self._token)
         self.clock.thread_idle()
         if self.options.timer is not None:
             self.options.timer.stop()

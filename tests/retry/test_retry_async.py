@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -240,3 +241,12 @@ def test_giving_up_stops_the_timer_so_that_its_thread_can_end(loop: Any) -> None
     with pytest.raises(ExceptionGroup):
         loop.run(lambda: loop.gather(run, beside))
     assert timer.stops
+
+
+def test_a_coroutine_may_be_closed_in_another_context_than_it_ran_in() -> None:
+    """As the garbage collector does with the tasks of a loop that was closed too early."""
+    timer = AtOnceTimer()
+    coroutine = retry_async(partial(asyncio.sleep, 0), policy=TENS, timer=timer)
+    copy_context().run(coroutine.send, None)
+    coroutine.close()
+    assert timer.stops == 1
