@@ -17,19 +17,20 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
-from threading import RLock, Thread, current_thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from retryexec._core.control import Control
 from retryexec._core.controlled import ControlledJob
 from retryexec._core.job import Job
+from retryexec._core.room import Room
 from retryexec._core.settings import Setup
 from retryexec._core.shutdown import Shutdown
 from retryexec._core.signals import Resuming, in_one_call
 from retryexec._core.steering import Steering
 from retryexec._core.timekeeper import Timekeeper
 from retryexec._core.worker import Worker
-from retryexec._errors import PendingLimitError, ShutdownError
+from retryexec._errors import ShutdownError
 from retryexec._exceptions import report
 from retryexec._outcome import name_of, summarize_names
 
@@ -91,10 +92,8 @@ class Pool:
         self.growing = True  # False once all workers have been started
         self.cancelled = 0  # jobs that were
         self.abandoned = 0  # while pending; workers count those they ended themselves
-        # With max_pending: a thread that waits for room gets an item from here, and then checks.
-        # One is put when a job has ended, if there is none yet; and by a thread that finds more
-        # room than it needs, for the next thread.
-        self.room: SimpleQueue[None] | None = None if setup.max_pending is None else SimpleQueue()
+        most = setup.max_pending
+        self.room = None if most is None else Room(self, most)
         # A clock that tests move waits until the pool is at rest, and is told when it is.
         self._tell_rest = setup.clock.attach(self)
         self.watched = self._tell_rest is not None
@@ -130,7 +129,7 @@ class Pool:
             if self.room is None:
                 self.unfinished.add(job)
             elif control is None or not control.place_by_replacing(job):
-                self._add_once_there_is_room(self.room, job)
+                self.room.add(job)
             # Only now: close() sets `refusal` before a worker looks whether any job is unfinished.
             # So either a worker stays to run this one, or we see `refusal` here.
             if self.refusal is not None:
@@ -183,35 +182,6 @@ class Pool:
         None stands for all unfinished jobs.
         """
         return Resuming(self.interrupted, job, self.wake_worker)
-
-    def _add_once_there_is_room(self, room: "SimpleQueue[None]", job: AnyJob) -> None:
-        """Add *job* to the unfinished ones; not if the pool is closed before there is room."""
-        most = self.setup.max_pending
-        assert most is not None
-        while self.refusal is None:
-            with self.lock:
-                if len(self.unfinished) < most:
-                    self.unfinished.add(job)
-                    break
-            if current_thread() in self._workers:
-                msg = (
-                    f"the executor is full (max_pending={most}), and a job that waits for room in "
-                    "its own executor could wait for ever: submit from outside, or to another "
-                    "executor"
-                )
-                raise PendingLimitError(msg)
-            # Raises in the thread that moves a virtual clock, if room would take time to come.
-            self.setup.clock.before_endless_wait(lambda: not self._is_full(most))
-            try:
-                room.get()
-            except BaseException:
-                room.put(None)  # an interrupt may have come just after the item was taken
-                raise
-        if self.refusal is not None or len(self.unfinished) < most:
-            self._tell_of_room(room)  # for the next thread that waits
-
-    def _is_full(self, most: int) -> bool:
-        return self.refusal is None and len(self.unfinished) >= most
 
     def take_over(self, jobs: Sequence[tuple[AnyJob, float | None]]) -> None:
         """Take *jobs* that were accepted before, each with when it is due, or None; room or not."""
@@ -365,14 +335,9 @@ class Pool:
     def after_removal(self) -> None:
         """Wake those who wait for room, or for all jobs to end: a job has been removed."""
         if self.room is not None:
-            self._tell_of_room(self.room)
+            self.room.tell()
         if self.refusal is not None:
             self.wake_if_drained()
-
-    def _tell_of_room(self, room: "SimpleQueue[None]") -> None:
-        """Make a thread that waits for room check whether there is some."""
-        if room.empty():
-            room.put(None)
 
     def _sweep(self) -> None:
         """Drop ended jobs from the queue if they are the majority there.

@@ -60,7 +60,7 @@ class Shutdown:
         # At every call: an interrupt may have kept the first one from doing it.
         pool.wake_worker()
         if pool.room is not None:
-            pool.room.put(None)  # each thread that waits for room puts it back, for the next
+            pool.room.close()
 
     def fail_all(self, refusal: Callable[[], Exception]) -> None:
         """Take no more jobs, and end all pending ones with what *refusal* makes."""

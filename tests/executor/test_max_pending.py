@@ -118,17 +118,18 @@ def test_a_submit_that_finds_more_room_than_it_needs_lets_the_next_one_know() ->
     """Two jobs end before the first of two submits wakes up, and only one of them tells of it."""
     gates, both_ended = [Gate() for _ in range(4)], Event()
     with RetryingExecutor(4, max_pending=2) as executor:
-        pool = executor._pool
-        room_get = pool.room.get  # type: ignore[union-attr]
+        room = executor._pool.room
+        assert room is not None
+        news = room._news
 
-        class Room:
-            put, empty = pool.room.put, pool.room.empty  # type: ignore[union-attr]
+        class News:
+            put, empty = news.put, news.empty
 
             def get(self) -> None:
                 assert both_ended.wait(10)
-                room_get()
+                news.get()
 
-        pool.room = Room()  # type: ignore[assignment]
+        room._news = News()  # type: ignore[assignment]
         first = [executor.submit(gate) for gate in gates[:2]]
         late = [InThread(executor.submit, gate) for gate in gates[2:]]
         for gate in gates[:2]:

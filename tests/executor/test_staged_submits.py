@@ -86,16 +86,16 @@ def test_submit_refused_while_it_waits_for_room_runs_nothing() -> None:
     pool.queue = RunsAtOnce(pool, late)  # type: ignore[assignment]
     executor.submit(first)
     assert pool.room is not None
-    room_get = pool.room.get
+    news = pool.room._news
 
-    class Room:
-        put, empty = pool.room.put, pool.room.empty
+    class News:
+        put, empty = news.put, news.empty
 
         def get(self) -> None:
             waiting.set()
-            room_get()
+            news.get()
 
-    pool.room = Room()  # type: ignore[assignment]
+    pool.room._news = News()  # type: ignore[assignment]
     submitter = InThread(executor.submit, late)
     assert waiting.wait(10)
     first.open()
