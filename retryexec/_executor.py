@@ -40,7 +40,7 @@ from retryexec._events import GiveUp, Retry, ShutdownReport, Stats, Success
 from retryexec._journal_api import JobJournal, JournalLink, Recovered, checked_journal
 from retryexec._policy import PolicyChanges, RetryPolicy, checked_policy
 from retryexec._retriable import Retriable, runs_by_exec
-from retryexec._suggest import suggests_names
+from retryexec._suggest import check_using, suggests_names
 from retryexec._typing import Unpack, override
 from retryexec._validate import (
     Seconds,
@@ -314,6 +314,7 @@ class RetryingExecutor(Executor):
         Raises:
             TypeError, ValueError: an argument is invalid; the message names it.
         """
+        check_using(changes)
         view = object.__new__(RetryingExecutor)
         view._whole = self._whole or self
         view._on_retry, view._on_give_up = self._on_retry, self._on_give_up

@@ -101,6 +101,14 @@ def unknown_argument(callee: str, name: str, takes: Collection[str]) -> str:
     return f"{callee} does not take {name!r}{question} It takes {', '.join(takes)}."
 
 
+def check_using(changes: Collection[str]) -> None:
+    """Raise TypeError for a name that `RetryingExecutor.using` does not take."""
+    takes = ("policy", "cancel", "key", "keep", "guards", *POLICY_NAMES)
+    for name in changes:
+        if name not in takes:
+            raise TypeError(unknown_argument("using", name, takes))
+
+
 def _meant(name: str, takes: Collection[str]) -> Iterator[str]:
     """Yield what *name* may have been meant to be, as code to write, best first."""
     known = [*takes, *(POLICY_NAMES if "policy" in takes else ())]

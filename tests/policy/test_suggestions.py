@@ -120,3 +120,11 @@ def test_any_function_may_ask() -> None:
     assert unknown_argument("walk", "speeed", ["speed", "to"]) == (
         "walk does not take 'speeed': did you mean speed=? It takes speed, to."
     )
+
+
+@pytest.mark.parametrize(("name", "meant"), [("keys", "key="), ("guard", "guards=")])
+def test_a_view_takes_more_than_a_policy(name: str, meant: str) -> None:
+    wrong: dict[str, Any] = {name: None}
+    with RetryingExecutor() as executor, pytest.raises(TypeError) as caught:
+        executor.using(**wrong)
+    assert f"using does not take {name!r}: did you mean {meant}?" in str(caught.value)
